@@ -1,0 +1,1 @@
+"""A durable execution server for AI agents that speaks the Temporal API."""
