@@ -1,0 +1,67 @@
+"""Every limit and setting of a server, in one frozen value; each name ends in its unit.
+
+Defaults are generous beside Temporal's, because agents carry whole conversations in payloads.
+`durably serve` reads each from the environment as `DURABLY_<NAME>` in capitals.
+"""
+
+from dataclasses import dataclass, field
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    # Where
+    store: str = "memory:"
+    host: str = "127.0.0.1"
+    port: int = 7233
+    namespaces: tuple[str, ...] = ("default",)
+
+    # What one call may carry
+    message_bytes_max: int = 128 * MIB
+    payload_bytes_max: int = 32 * MIB
+    payload_warn_bytes: int = 4 * MIB
+    memo_bytes_max: int = 8 * MIB
+    identifier_chars_max: int = 1000
+    concurrent_streams_max: int = 10_000
+
+    # One execution
+    history_events_max: int = 200_000
+    history_bytes_max: int = 1024 * MIB
+    history_events_suggest_continue_as_new: int = 10_000
+    history_bytes_suggest_continue_as_new: int = 64 * MIB
+    pending_activities_max: int = 20_000
+    pending_children_max: int = 20_000
+    pending_signals_max: int = 20_000
+    pending_cancels_max: int = 20_000
+    signals_max: int = 100_000
+    buffered_events_max: int = 10_000
+    buffered_queries_max: int = 1_000
+
+    # Long polls and timeouts
+    task_poll_timeout_s: float = 60.0
+    history_poll_timeout_s: float = 20.0
+    query_timeout_s: float = 10.0
+    workflow_task_timeout_default_s: float = 10.0
+    workflow_task_timeout_max_s: float = 120.0
+    sticky_poller_unavailable_s: float = 10.0
+    shutdown_drain_s: float = 5.0
+
+    # Pages and memory
+    history_page_events_default: int = 256
+    history_page_bytes_max: int = 4 * MIB
+    list_page_size_default: int = 20
+    list_page_size_max: int = 1000
+    cached_executions_max: int = 20_000
+    cached_history_bytes_per_execution: int = 256 * 1024
+    backlog_in_memory_per_queue_max: int = 10_000
+
+    # Background
+    deadline_sweep_interval_s: float = 15.0
+    retention_default_s: float = 24 * 3600.0
+    default_activity_retry_initial_interval_s: float = 1.0
+    default_activity_retry_backoff: float = 2.0
+    default_activity_retry_interval_max_factor: float = 100.0
+
+    # Search attributes that exist in every namespace from the start, name -> type name
+    search_attributes: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,168 @@
+"""The refusals a caller can see.
+
+Rule 1: every error that leaves the server is a `Refusal`; anything else is a bug and leaves as INTERNAL.
+Rule 2: a refusal says what to do next, and nothing has changed when it is raised.
+
+Each class carries its gRPC status; those with a detail message carry it as the API's
+`temporal.api.errordetails.v1` type, so that SDKs raise their own typed errors.
+"""
+
+from enum import IntEnum
+
+from google.protobuf.message import Message
+from temporalio.api.errordetails.v1 import message_pb2 as details
+
+
+class Status(IntEnum):
+    """gRPC status codes (https://grpc.io/docs/guides/status-codes/)."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+HTTP_STATUS: dict[Status, int] = {
+    Status.OK: 200,
+    Status.CANCELLED: 499,
+    Status.UNKNOWN: 500,
+    Status.INVALID_ARGUMENT: 400,
+    Status.DEADLINE_EXCEEDED: 504,
+    Status.NOT_FOUND: 404,
+    Status.ALREADY_EXISTS: 409,
+    Status.PERMISSION_DENIED: 403,
+    Status.RESOURCE_EXHAUSTED: 429,
+    Status.FAILED_PRECONDITION: 400,
+    Status.ABORTED: 409,
+    Status.OUT_OF_RANGE: 400,
+    Status.UNIMPLEMENTED: 501,
+    Status.INTERNAL: 500,
+    Status.UNAVAILABLE: 503,
+    Status.DATA_LOSS: 500,
+    Status.UNAUTHENTICATED: 401,
+}
+
+
+class Refusal(Exception):
+    """Something the caller asked for is not done; nothing has changed.
+
+    `status` is the gRPC status, `message` is shown to the caller, `detail` (optional) is packed into
+    `google.rpc.Status.details`.
+    """
+
+    status: Status = Status.UNKNOWN
+
+    def __init__(self, message: str, detail: Message | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+
+
+class InvalidArgument(Refusal):
+    status = Status.INVALID_ARGUMENT
+
+
+class NotFound(Refusal):
+    status = Status.NOT_FOUND
+
+    def __init__(self, message: str, detail: Message | None = None) -> None:
+        super().__init__(message, detail or details.NotFoundFailure())
+
+
+class NamespaceNotFound(Refusal):
+    status = Status.NOT_FOUND
+
+    def __init__(self, namespace: str) -> None:
+        super().__init__(
+            f"Namespace {namespace} is not found.",
+            details.NamespaceNotFoundFailure(namespace=namespace),
+        )
+
+
+class NamespaceAlreadyExists(Refusal):
+    status = Status.ALREADY_EXISTS
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, details.NamespaceAlreadyExistsFailure())
+
+
+class WorkflowExecutionAlreadyStarted(Refusal):
+    """StartWorkflowExecution met an execution that its policies do not let it replace."""
+
+    status = Status.ALREADY_EXISTS
+
+    def __init__(self, message: str, start_request_id: str, run_id: str) -> None:
+        super().__init__(
+            message,
+            details.WorkflowExecutionAlreadyStartedFailure(
+                start_request_id=start_request_id, run_id=run_id
+            ),
+        )
+
+
+class AlreadyExists(Refusal):
+    status = Status.ALREADY_EXISTS
+
+
+class QueryFailed(Refusal):
+    """The worker answered a query with a failure; `detail` is a QueryFailedFailure."""
+
+    status = Status.INVALID_ARGUMENT
+
+
+class FailedPrecondition(Refusal):
+    status = Status.FAILED_PRECONDITION
+
+
+class WorkflowNotReady(Refusal):
+    status = Status.FAILED_PRECONDITION
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, details.WorkflowNotReadyFailure())
+
+
+class ResourceExhausted(Refusal):
+    status = Status.RESOURCE_EXHAUSTED
+
+
+class PermissionDenied(Refusal):
+    status = Status.PERMISSION_DENIED
+
+
+class DeadlineExceeded(Refusal):
+    status = Status.DEADLINE_EXCEEDED
+
+
+class Cancelled(Refusal):
+    status = Status.CANCELLED
+
+
+class Aborted(Refusal):
+    status = Status.ABORTED
+
+
+class Unimplemented(Refusal):
+    status = Status.UNIMPLEMENTED
+
+
+class Unavailable(Refusal):
+    """The server cannot do this now; the SDKs retry it."""
+
+    status = Status.UNAVAILABLE
+
+
+class Internal(Refusal):
+    status = Status.INTERNAL
