@@ -1,0 +1,157 @@
+"""Journal entries that the API keeps out of history.
+
+Rule 1: a change of state is either a `HistoryEvent` or one of these records; there is no third way.
+Rule 2: a record carries all that `apply` needs; applying it never asks the clock or the world.
+Rule 3: records are stored. Fields are only ever added, with defaults; a tag is never used again.
+
+Times are nanoseconds since the epoch. Bytes fields hold serialized API messages.
+"""
+
+from msgspec import Struct
+
+
+class Record(Struct, frozen=True, tag=True, tag_field="t", array_like=True, omit_defaults=True):
+    """Base of all records."""
+
+
+class ActivityStarted(Record, frozen=True, tag="as"):
+    """A worker took an attempt; the ActivityTaskStarted event is written when the attempt ends."""
+
+    scheduled_event_id: int
+    attempt: int
+    at_ns: int
+    identity: str
+    request_id: str
+    worker_version: bytes = b""
+
+
+class ActivityRetryScheduled(Record, frozen=True, tag="ar"):
+    """An attempt ended and another will follow at `retry_at_ns`."""
+
+    scheduled_event_id: int
+    attempt: int
+    retry_at_ns: int
+    failure: bytes
+    ended_ns: int
+
+
+class ActivityRetryDispatched(Record, frozen=True, tag="ad"):
+    """The backoff of a retried attempt is over: its task is on its queue since `at_ns`."""
+
+    scheduled_event_id: int
+    attempt: int
+    at_ns: int
+
+
+class WorkflowTaskAttemptScheduled(Record, frozen=True, tag="ws"):
+    """A transient workflow task (attempt > 1): scheduled without an event in history."""
+
+    scheduled_event_id: int
+    attempt: int
+    at_ns: int
+    timeout_ns: int
+
+
+class WorkflowTaskDispatched(Record, frozen=True, tag="wd"):
+    """The queue on which the pending workflow task waits: its sticky queue or its normal one."""
+
+    queue: str
+    sticky: bool
+
+
+class WorkflowTaskAttemptStarted(Record, frozen=True, tag="wt"):
+    """What history does not say of a started task; for a transient one, also that it started."""
+
+    scheduled_event_id: int
+    started_event_id: int
+    attempt: int
+    at_ns: int
+    request_id: str
+    identity: str
+    history_size_bytes: int
+    suggest_continue_as_new: bool = False
+    worker_version: bytes = b""
+
+
+class WorkflowTaskAttemptEnded(Record, frozen=True, tag="we"):
+    """A transient workflow task failed or timed out: no event in history."""
+
+    increment_attempt: bool
+
+
+class WorkflowTaskBackoffEnded(Record, frozen=True, tag="wb"):
+    """The delay before the first workflow task is over (start delay, retry backoff or cron)."""
+
+
+class StickySet(Record, frozen=True, tag="ss"):
+    """The worker that completed a task keeps the workflow in its cache and polls this queue for it."""
+
+    queue: str
+    schedule_to_start_timeout_ns: int
+
+
+class StickyCleared(Record, frozen=True, tag="sc"):
+    pass
+
+
+class EventBuffered(Record, frozen=True, tag="eb"):
+    """Something happened while a workflow task was in flight; its event gets its id when that ends."""
+
+    event: bytes
+
+
+class BufferFlushed(Record, frozen=True, tag="bf"):
+    """The next `count` events of the journal come out of the buffer, and are applied already."""
+
+    count: int
+
+
+class RequestSeen(Record, frozen=True, tag="rq"):
+    """A signal or cancel with this request id was accepted, and must not apply twice."""
+
+    request_id: str
+
+
+class ChildStartRequested(Record, frozen=True, tag="cs"):
+    """The request id under which a child is started, so that a repeated start finds the first."""
+
+    initiated_event_id: int
+    request_id: str
+
+
+class ExternalRequested(Record, frozen=True, tag="xr"):
+    """The request id under which an external signal or cancel is delivered."""
+
+    initiated_event_id: int
+    request_id: str
+
+
+class ParentReported(Record, frozen=True, tag="pr"):
+    """The parent has recorded how this execution ended, or no longer wants to know."""
+
+
+class ParentClosePolicyApplied(Record, frozen=True, tag="pc"):
+    """The parent close policy of one child has been carried out."""
+
+    initiated_event_id: int
+
+
+AnyRecord = (
+    ActivityStarted
+    | ActivityRetryScheduled
+    | ActivityRetryDispatched
+    | WorkflowTaskAttemptScheduled
+    | WorkflowTaskDispatched
+    | WorkflowTaskAttemptStarted
+    | WorkflowTaskAttemptEnded
+    | WorkflowTaskBackoffEnded
+    | StickySet
+    | StickyCleared
+    | EventBuffered
+    | BufferFlushed
+    | RequestSeen
+    | ChildStartRequested
+    | ExternalRequested
+    | ParentReported
+    | ParentClosePolicyApplied
+)

@@ -1,0 +1,246 @@
+"""The state of one workflow execution: `fold(apply, journal)`.
+
+Rule 1: only `apply.py` writes to these; everything else reads.
+Rule 2: nothing here grows with the length of the history; only with what is pending.
+Rule 3: `outstanding(state)` is the outbox: what the execution still owes to others is derived from
+        its state, so a crash between a commit and its effects loses nothing.
+
+Times are nanoseconds since the epoch, durations nanoseconds; 0 means "not set" for both.
+"""
+
+from typing import Any
+
+import msgspec
+from google.protobuf.message import Message
+from msgspec import Struct, field
+from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
+from temporalio.api.failure.v1 import message_pb2 as failure
+from temporalio.api.history.v1 import message_pb2 as history
+
+RUNNING = workflow_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
+
+BUFFERED_EVENT_ID = -123
+"""The id of an event that waits in the buffer, as the API's own server shows it."""
+
+
+class WorkflowTask(Struct):
+    """The pending workflow task. Attempts after the first are transient: not in history."""
+
+    scheduled_event_id: int
+    attempt: int
+    scheduled_ns: int
+    original_scheduled_ns: int
+    timeout_ns: int
+    queue: str = ""
+    sticky: bool = False
+    started_event_id: int = 0
+    started_ns: int = 0
+    request_id: str = ""
+    identity: str = ""
+    history_size_bytes: int = 0
+    suggest_continue_as_new: bool = False
+    worker_version: bytes = b""
+
+    @property
+    def started(self) -> bool:
+        return self.started_event_id != 0
+
+    @property
+    def transient(self) -> bool:
+        return self.attempt > 1
+
+
+class Activity(Struct):
+    """One pending activity, wherever its attempts stand."""
+
+    scheduled_event_id: int
+    scheduled: history.ActivityTaskScheduledEventAttributes
+    first_scheduled_ns: int
+    dispatched_ns: int
+    """When the present attempt was put on its queue; schedule-to-start counts from here."""
+    attempt: int = 1
+    started_ns: int = 0
+    identity: str = ""
+    request_id: str = ""
+    worker_version: bytes = b""
+    retry_at_ns: int = 0
+    """Not 0: the attempt has not been dispatched, and will be at this time."""
+    last_failure: failure.Failure | None = None
+    last_started_ns: int = 0
+    last_ended_ns: int = 0
+    last_identity: str = ""
+    heartbeat_ns: int = 0
+    heartbeat_details: common.Payloads | None = None
+    cancel_requested_event_id: int = 0
+
+    @property
+    def activity_id(self) -> str:
+        return self.scheduled.activity_id
+
+    @property
+    def started(self) -> bool:
+        return self.started_ns != 0
+
+    @property
+    def cancel_requested(self) -> bool:
+        return self.cancel_requested_event_id != 0
+
+
+class Timer(Struct):
+    timer_id: str
+    started_event_id: int
+    fire_at_ns: int
+
+
+class Child(Struct):
+    """A child workflow between its initiation and the record of its end."""
+
+    initiated_event_id: int
+    initiated: history.StartChildWorkflowExecutionInitiatedEventAttributes
+    user_metadata: bytes = b""
+    request_id: str = ""
+    started_event_id: int = 0
+    run_id: str = ""
+    clock_ns: int = 0
+
+    @property
+    def started(self) -> bool:
+        return self.started_event_id != 0
+
+
+class ExternalSignal(Struct):
+    initiated_event_id: int
+    initiated: history.SignalExternalWorkflowExecutionInitiatedEventAttributes
+    request_id: str = ""
+
+
+class ExternalCancel(Struct):
+    initiated_event_id: int
+    initiated: history.RequestCancelExternalWorkflowExecutionInitiatedEventAttributes
+    request_id: str = ""
+
+
+class ResetPoint(Struct):
+    """The first workflow task that a build completed: where a reset by build would go."""
+
+    build_id: str
+    binary_checksum: str
+    first_workflow_task_completed_event_id: int
+    created_ns: int
+
+
+class WorkflowState(Struct):
+    """Everything that the next decision about an execution may depend on."""
+
+    namespace_id: str
+    namespace: str
+    workflow_id: str
+    run_id: str
+    failover_version: int = 0
+
+    # What it was started with. `started` is the first event's attributes, whole.
+    started: history.WorkflowExecutionStartedEventAttributes = field(
+        default_factory=history.WorkflowExecutionStartedEventAttributes
+    )
+    user_metadata: bytes = b""
+    create_request_id: str = ""
+    start_ns: int = 0
+    execution_ns: int = 0
+    """When the first workflow task is due: start plus delay or backoff."""
+    execution_expires_ns: int = 0
+    run_expires_ns: int = 0
+    backoff_pending: bool = False
+
+    # Where it stands
+    status: int = 0
+    close_ns: int = 0
+    close_event_id: int = 0
+    next_event_id: int = 1
+    history_size_bytes: int = 0
+    last_event_ns: int = 0
+    transitions: int = 0
+    first_completion_event_id: int = 0
+    cancel_requested: bool = False
+    signals: int = 0
+    memo: common.Memo = field(default_factory=common.Memo)
+    search_attributes: common.SearchAttributes = field(default_factory=common.SearchAttributes)
+    sdk_name: str = ""
+    sdk_version: str = ""
+    reset_points: list[ResetPoint] = field(default_factory=list)
+    worker_version: bytes = b""
+
+    # Workflow task
+    workflow_task: WorkflowTask | None = None
+    workflow_task_attempt: int = 1
+    """Attempt of the next workflow task to be scheduled."""
+    workflow_task_scheduled_first_ns: int = 0
+    last_started_event_id: int = 0
+    """Started event of the last completed workflow task: what a worker's cache has seen."""
+    last_completed_event_id: int = 0
+    sticky_queue: str = ""
+    sticky_timeout_ns: int = 0
+    buffered: list[history.HistoryEvent] = field(default_factory=list)
+    flushing: int = 0
+
+    # Pending, by the id of the event that opened them
+    activities: dict[int, Activity] = field(default_factory=dict)
+    activity_ids: dict[str, int] = field(default_factory=dict)
+    timers: dict[str, Timer] = field(default_factory=dict)
+    children: dict[int, Child] = field(default_factory=dict)
+    external_signals: dict[int, ExternalSignal] = field(default_factory=dict)
+    external_cancels: dict[int, ExternalCancel] = field(default_factory=dict)
+    requests_seen: set[str] = field(default_factory=set)
+
+    # What is owed to others after the close
+    parent_reported: bool = False
+    policies_due: dict[int, int] = field(default_factory=dict)
+    """Children whose parent close policy is to be carried out: initiated event id -> policy."""
+
+    @property
+    def running(self) -> bool:
+        return self.status == RUNNING
+
+    @property
+    def closed(self) -> bool:
+        return self.status not in (0, RUNNING)
+
+    @property
+    def task_queue(self) -> str:
+        return self.started.task_queue.name
+
+    @property
+    def workflow_type(self) -> str:
+        return self.started.workflow_type.name
+
+    @property
+    def has_parent(self) -> bool:
+        return bool(self.started.parent_workflow_execution.workflow_id)
+
+
+# --- Snapshots --------------------------------------------------------------------------------
+
+
+def _encode_message(value: Any) -> Any:
+    if isinstance(value, Message):
+        return value.SerializeToString()
+    raise NotImplementedError(f"cannot store a {type(value).__name__}")
+
+
+def _decode_message(kind: type, value: Any) -> Any:
+    if issubclass(kind, Message):
+        return kind.FromString(value)
+    raise NotImplementedError(f"cannot load a {kind.__name__}")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_message)
+_decoder = msgspec.msgpack.Decoder(WorkflowState, dec_hook=_decode_message)
+
+
+def encode_state(state: WorkflowState) -> bytes:
+    """A snapshot: `decode_state` gives an equal state back."""
+    return _encoder.encode(state)
+
+
+def decode_state(snapshot: bytes) -> WorkflowState:
+    return _decoder.decode(snapshot)

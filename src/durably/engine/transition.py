@@ -1,0 +1,289 @@
+"""A transition under construction: what one input does to one execution.
+
+Rule 1: `record` and `note` are the only ways to change a state, and both go through `apply`, so that
+        replaying the journal gives the state back.
+Rule 2: effects are data, consumed after the commit; the list of them is closed.
+Rule 3: time and ids come in from outside: `now_ns`, `new_id`.
+Rule 4: a refusal raised before the first entry leaves the state untouched; one raised after it means
+        that the caller must drop this state and load it again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from temporalio.api.enums.v1 import event_type_pb2 as event_types
+from temporalio.api.history.v1 import message_pb2 as history
+from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
+
+from durably.engine.apply import apply_event, apply_record
+from durably.engine.records import AnyRecord, BufferFlushed, EventBuffered
+from durably.engine.state import BUFFERED_EVENT_ID, WorkflowState
+
+SECOND_NS = 1_000_000_000
+
+# --- Effects ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchWorkflowTask:
+    """The workflow task waits for a worker on `queue`."""
+
+    queue: str
+    sticky: bool
+    scheduled_event_id: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchActivity:
+    """The present attempt of an activity waits for a worker on `queue`."""
+
+    queue: str
+    scheduled_event_id: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartChild:
+    initiated_event_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignalExternal:
+    initiated_event_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelExternal:
+    initiated_event_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyParentClosePolicy:
+    initiated_event_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReportToParent:
+    """The execution closed for good; its parent is to record how."""
+
+
+Dispatch = DispatchWorkflowTask | DispatchActivity
+Delivery = StartChild | SignalExternal | CancelExternal | ApplyParentClosePolicy | ReportToParent
+Effect = Dispatch | Delivery
+
+
+def outstanding(state: WorkflowState) -> list[Delivery]:
+    """What the execution owes to others now; the outbox is exactly this."""
+    owed: list[Delivery] = []
+    if state.running:
+        owed += [StartChild(i) for i, child in state.children.items() if not child.started]
+        owed += [SignalExternal(i) for i in state.external_signals]
+        owed += [CancelExternal(i) for i in state.external_cancels]
+        return owed
+    owed += [ApplyParentClosePolicy(i) for i in state.policies_due]
+    if state.closed and state.has_parent and not state.parent_reported:
+        owed.append(ReportToParent())
+    return owed
+
+
+# --- Events -----------------------------------------------------------------------------------
+
+
+def _event_fields() -> dict[str, tuple[int, str]]:
+    """Attributes message name -> (event type, field of HistoryEvent)."""
+    fields: dict[str, tuple[int, str]] = {}
+    for field in history.HistoryEvent.DESCRIPTOR.oneofs_by_name["attributes"].fields:
+        type_name = "EVENT_TYPE_" + field.name.removesuffix("_event_attributes").upper()
+        fields[field.message_type.name] = (event_types.EventType.Value(type_name), field.name)
+    return fields
+
+
+EVENT_FIELDS = _event_fields()
+
+NEVER_BUFFERED = frozenset(
+    event_types.EventType.Value("EVENT_TYPE_" + name)
+    for name in (
+        "WORKFLOW_EXECUTION_STARTED",
+        "WORKFLOW_EXECUTION_COMPLETED",
+        "WORKFLOW_EXECUTION_FAILED",
+        "WORKFLOW_EXECUTION_TIMED_OUT",
+        "WORKFLOW_EXECUTION_TERMINATED",
+        "WORKFLOW_EXECUTION_CONTINUED_AS_NEW",
+        "WORKFLOW_EXECUTION_CANCELED",
+        "WORKFLOW_TASK_SCHEDULED",
+        "WORKFLOW_TASK_STARTED",
+        "WORKFLOW_TASK_COMPLETED",
+        "WORKFLOW_TASK_FAILED",
+        "WORKFLOW_TASK_TIMED_OUT",
+        "ACTIVITY_TASK_SCHEDULED",
+        "ACTIVITY_TASK_CANCEL_REQUESTED",
+        "TIMER_STARTED",
+        "TIMER_CANCELED",
+        "MARKER_RECORDED",
+        "START_CHILD_WORKFLOW_EXECUTION_INITIATED",
+        "SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED",
+        "REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED",
+        "UPSERT_WORKFLOW_SEARCH_ATTRIBUTES",
+        "WORKFLOW_PROPERTIES_MODIFIED",
+        "WORKFLOW_EXECUTION_UPDATE_ACCEPTED",
+        "WORKFLOW_EXECUTION_UPDATE_COMPLETED",
+    )
+)
+"""Written at once even while a workflow task is in flight: what the task's own completion causes."""
+
+FLUSHED_LAST = frozenset(
+    event_types.EventType.Value("EVENT_TYPE_" + name)
+    for name in (
+        "ACTIVITY_TASK_COMPLETED",
+        "ACTIVITY_TASK_FAILED",
+        "ACTIVITY_TASK_CANCELED",
+        "ACTIVITY_TASK_TIMED_OUT",
+        "CHILD_WORKFLOW_EXECUTION_COMPLETED",
+        "CHILD_WORKFLOW_EXECUTION_FAILED",
+        "CHILD_WORKFLOW_EXECUTION_CANCELED",
+        "CHILD_WORKFLOW_EXECUTION_TIMED_OUT",
+        "CHILD_WORKFLOW_EXECUTION_TERMINATED",
+    )
+)
+"""Out of the buffer these follow all others, so that an end never precedes its start."""
+
+
+def stamp_event(event: history.HistoryEvent, at_ns: int) -> None:
+    event.event_time.seconds, event.event_time.nanos = divmod(at_ns, SECOND_NS)
+
+
+class Transition:
+    """One execution's next step.
+
+    `events`, `encoded` (the same, serialized) and `records` (position among the events, record) are
+    the new journal entries; `effects` is what follows from them; `deadline_ns` is the earliest new
+    moment at which the execution wants attention (0: none new).
+    """
+
+    __slots__ = (
+        "deadline_ns",
+        "effects",
+        "encoded",
+        "events",
+        "heartbeats",
+        "new_id",
+        "now_ns",
+        "records",
+        "reschedule",
+        "state",
+        "successor",
+        "visible",
+    )
+
+    def __init__(self, state: WorkflowState, now_ns: int, new_id: Callable[[], str]) -> None:
+        self.state = state
+        self.now_ns = now_ns
+        self.new_id = new_id
+        self.events: list[history.HistoryEvent] = []
+        self.encoded: list[bytes] = []
+        self.records: list[tuple[int, AnyRecord]] = []
+        self.effects: list[Effect] = []
+        self.heartbeats: list[int] = []
+        """Scheduled event ids of activities whose heartbeat row changes."""
+        self.deadline_ns = 0
+        self.reschedule = False
+        """Replace the stored deadline by `deadline_ns` instead of taking the earlier of the two."""
+        self.visible = False
+        """Whether the visibility row changes."""
+        self.successor: Transition | None = None
+        """The first transition of the run that follows this one, committed with it."""
+
+    @property
+    def changed(self) -> bool:
+        return bool(
+            self.events or self.records or self.heartbeats or self.successor or self.reschedule
+        )
+
+    def record(
+        self,
+        attributes: object,
+        *,
+        user_metadata: sdk.UserMetadata | None = None,
+        at_ns: int = 0,
+        **extra: object,
+    ) -> int:
+        """Append one event; its id, or BUFFERED_EVENT_ID while a workflow task is in flight.
+
+        `attributes` is an `...EventAttributes` message; `extra` sets other fields of HistoryEvent.
+        """
+        event_type, field = EVENT_FIELDS[type(attributes).__name__]
+        event = history.HistoryEvent(
+            event_type=event_type,  # type: ignore[arg-type]
+            version=self.state.failover_version,
+            **{field: attributes},  # type: ignore[arg-type]
+            **extra,  # type: ignore[arg-type]
+        )
+        stamp_event(event, at_ns or self.now_ns)
+        if user_metadata is not None and user_metadata.ByteSize():
+            event.user_metadata.CopyFrom(user_metadata)
+        return self._append_or_buffer(event)
+
+    def _append_or_buffer(self, event: history.HistoryEvent) -> int:
+        task = self.state.workflow_task
+        if task is not None and task.started and event.event_type not in NEVER_BUFFERED:
+            event.event_id = BUFFERED_EVENT_ID
+            self.note(EventBuffered(event.SerializeToString()))
+            return BUFFERED_EVENT_ID
+        return self._append(event)
+
+    def _append(self, event: history.HistoryEvent) -> int:
+        event.event_id = self.state.next_event_id
+        encoded = event.SerializeToString()
+        self.events.append(event)
+        self.encoded.append(encoded)
+        apply_event(self.state, event, len(encoded))
+        return event.event_id
+
+    def note(self, record: AnyRecord) -> None:
+        """Append one internal record."""
+        self.records.append((len(self.events), record))
+        apply_record(self.state, record)
+
+    def flush_buffered(self) -> bool:
+        """Give the buffered events their ids, now that no workflow task is in flight."""
+        waiting = self.state.buffered
+        if not waiting:
+            return False
+        ordered = [e for e in waiting if e.event_type not in FLUSHED_LAST]
+        ordered += [e for e in waiting if e.event_type in FLUSHED_LAST]
+        self.note(BufferFlushed(len(ordered)))
+        started: dict[int, int] = {}
+        for event in ordered:
+            _wire_started(event, started)
+            event_id = self._append(event)
+            _remember_started(event, event_id, started)
+        return True
+
+    def emit(self, effect: Effect) -> None:
+        self.effects.append(effect)
+
+    def attend(self, at_ns: int) -> None:
+        """Ask to be woken at `at_ns`, if nothing earlier has been asked for."""
+        if at_ns and (not self.deadline_ns or at_ns < self.deadline_ns):
+            self.deadline_ns = at_ns
+
+
+def _remember_started(event: history.HistoryEvent, event_id: int, started: dict[int, int]) -> None:
+    kind = event.WhichOneof("attributes")
+    if kind == "activity_task_started_event_attributes":
+        started[event.activity_task_started_event_attributes.scheduled_event_id] = event_id
+    elif kind == "child_workflow_execution_started_event_attributes":
+        attributes = event.child_workflow_execution_started_event_attributes
+        started[attributes.initiated_event_id] = event_id
+
+
+def _wire_started(event: history.HistoryEvent, started: dict[int, int]) -> None:
+    """An end that was buffered together with its start names the id that the start now has."""
+    if event.event_type not in FLUSHED_LAST:
+        return
+    attributes = getattr(event, event.WhichOneof("attributes") or "")
+    if attributes.started_event_id != BUFFERED_EVENT_ID:
+        return
+    opened = getattr(attributes, "scheduled_event_id", 0) or attributes.initiated_event_id
+    attributes.started_event_id = started[opened]

@@ -1,0 +1,1 @@
+"""Where everything is kept: every query once, group commit, and the List Filter."""

@@ -1,0 +1,176 @@
+"""What the rest of the server may ask of a store, and the values that cross.
+
+Rule 1: nothing is acknowledged before `commit`'s future is done; what it wrote is then on disk.
+Rule 2: a commit is atomic: all of its writes, or none. It is a compare-and-set on the version of
+        each execution it writes; a lost race raises `Conflict`, and nothing has changed.
+Rule 3: no rule of the engine lives in SQL.
+
+Every table of executions leads its primary key with `shard` (0 in a store of one shard). Times are
+nanoseconds since the epoch; 0 means none.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+
+class Conflict(Exception):
+    """Another writer was first: load again and decide again. Never shown to a caller."""
+
+
+class TaskKind(IntEnum):
+    WORKFLOW = 1
+    ACTIVITY = 2
+
+
+@dataclass(frozen=True, slots=True)
+class QueueKey:
+    namespace_id: str
+    kind: TaskKind
+    name: str
+
+
+@dataclass(slots=True)
+class TaskRow:
+    """One task that found no waiting poller. `stamp` is the attempt it belongs to."""
+
+    task_id: int
+    queue: QueueKey
+    execution_id: int
+    scheduled_event_id: int
+    stamp: int
+    created_ns: int
+    sticky: bool = False
+
+
+@dataclass(slots=True)
+class Heartbeat:
+    """The last heartbeat of an activity attempt; overwritten, never a journal entry.
+
+    `details` is a serialized Payloads message.
+    """
+
+    scheduled_event_id: int
+    attempt: int
+    at_ns: int
+    details: bytes
+
+
+@dataclass(slots=True)
+class VisibilityRow:
+    """What lists and counts see of an execution; written when it starts, closes or upserts."""
+
+    workflow_type: str
+    task_queue: str
+    status: int
+    start_ns: int
+    execution_ns: int
+    close_ns: int
+    history_length: int
+    history_size_bytes: int
+    state_transitions: int
+    parent_workflow_id: str
+    parent_run_id: str
+    root_workflow_id: str
+    root_run_id: str
+    memo: bytes
+    """Serialized Memo."""
+    search_attributes: bytes
+    """Serialized SearchAttributes, as shown to clients."""
+    search_values: dict[str, object]
+    """The custom attributes and those system ones that have no column (BuildIds,
+    TemporalChangeVersion, ...), decoded for queries: str, int, float, bool, list[str]; a Datetime is
+    its text in RFC 3339, UTC, nanoseconds, so that text order is time order."""
+
+
+@dataclass(slots=True)
+class ExecutionWrite:
+    """The next version of one execution.
+
+    `expected_version` 0 creates it. `events` is the wire form of a `History` message with the new
+    events (empty if none), `records` the encoded internal records (empty if none); together they
+    are one journal row with key (execution_id, expected_version + 1).
+    """
+
+    execution_id: int
+    expected_version: int
+    namespace_id: str
+    workflow_id: str
+    run_id: str
+    status: int
+    next_event_id: int
+    next_deadline_ns: int
+    """Earliest moment at which the execution wants attention; 0: never."""
+    first_event_id: int = 0
+    """Id of the first event in `events`; 0 if there are none."""
+    events: bytes = b""
+    records: bytes = b""
+    snapshot: bytes = b""
+    """Not empty: the state at this version; loading starts here."""
+    visibility: VisibilityRow | None = None
+    heartbeats: list[Heartbeat] = field(default_factory=list)
+    replaces_current: int | None = None
+    """On creation: the execution id that `current_runs` names now for this workflow id (0: no row).
+    If it names another, the commit is a Conflict. None: `current_runs` is not touched."""
+
+
+@dataclass(slots=True)
+class Commit:
+    """One atomic unit. Usually one write; two when a run is followed by another."""
+
+    writes: list[ExecutionWrite]
+    tasks_added: list[TaskRow] = field(default_factory=list)
+    tasks_removed: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class JournalRow:
+    version: int
+    first_event_id: int
+    events: bytes
+    records: bytes
+
+
+@dataclass(slots=True)
+class StoredExecution:
+    """All that is needed to bring an execution back: a snapshot and the journal after it."""
+
+    execution_id: int
+    namespace_id: str
+    workflow_id: str
+    run_id: str
+    version: int
+    status: int
+    next_event_id: int
+    next_deadline_ns: int
+    snapshot: bytes
+    """Empty: none was taken; the journal then starts at version 1."""
+    snapshot_version: int
+    journal: list[JournalRow]
+    heartbeats: list[Heartbeat]
+
+
+@dataclass(slots=True)
+class RunRow:
+    execution_id: int
+    run_id: str
+    status: int
+
+
+@dataclass(slots=True)
+class NamespaceRow:
+    """`record` is encoded by the service that owns namespaces."""
+
+    namespace_id: str
+    name: str
+    version: int
+    record: bytes
+
+
+@dataclass(slots=True)
+class VisibleExecution:
+    """One row of a list."""
+
+    execution_id: int
+    workflow_id: str
+    run_id: str
+    row: VisibilityRow
