@@ -14,6 +14,14 @@ class Record(Struct, frozen=True, tag=True, tag_field="t", array_like=True, omit
     """Base of all records."""
 
 
+class Created(Record, frozen=True, tag="cr"):
+    """The first entry of every journal: what the first event does not say."""
+
+    namespace: str
+    request_id: str
+    attached_request_ids: tuple[str, ...] = ()
+
+
 class ActivityStarted(Record, frozen=True, tag="as"):
     """A worker took an attempt; the ActivityTaskStarted event is written when the attempt ends."""
 
@@ -137,7 +145,8 @@ class ParentClosePolicyApplied(Record, frozen=True, tag="pc"):
 
 
 AnyRecord = (
-    ActivityStarted
+    Created
+    | ActivityStarted
     | ActivityRetryScheduled
     | ActivityRetryDispatched
     | WorkflowTaskAttemptScheduled

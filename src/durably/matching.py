@@ -1,0 +1,204 @@
+"""Task queues: pairs waiting pollers with tasks; knows nothing of histories.
+
+Rule 1: synchronous data structure first. Only `poll` waits.
+Rule 2: pollers are served in the order they came, tasks in the order they were added.
+Rule 3: a poller is `reserved` for a task that is about to be committed; after the commit it is
+        served with `deliver`, or given back with `release`.
+Rule 4: a backlog is a hint. Whether a task may still start is decided by its execution, not here.
+
+Items are opaque to this file: rows of the store's `tasks` table, direct queries, and what a
+transition started for a reserved poller.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from durably.store.store import QueueKey
+
+
+@dataclass(slots=True, eq=False)
+class Poll:
+    """One worker's long poll. `attributes` is what the service wants to remember of the request."""
+
+    key: QueueKey
+    identity: str
+    attributes: Any
+    started_ns: int
+    result: asyncio.Future[Any]
+
+
+@dataclass(slots=True)
+class PollerSeen:
+    """When a worker last polled a queue; what DescribeTaskQueue lists."""
+
+    identity: str
+    attributes: Any
+    at_ns: int
+
+
+@dataclass(slots=True)
+class Queue:
+    waiting: deque[Poll] = field(default_factory=deque)
+    backlog: deque[Any] = field(default_factory=deque)
+    pollers: OrderedDict[str, PollerSeen] = field(default_factory=OrderedDict)
+    loaded: bool = False
+    """Whether the rows that a former server left in the store have been added to the backlog."""
+
+    @property
+    def idle(self) -> bool:
+        return not (self.waiting or self.backlog or self.pollers)
+
+
+POLLER_REMEMBERED_NS = 300 * 1_000_000_000
+"""How long a poller is listed after its last poll (DescribeTaskQueue: about five minutes)."""
+
+
+class Matching:
+    """All task queues of this node."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self._clock = clock
+        self._queues: dict[QueueKey, Queue] = {}
+
+    def queue(self, key: QueueKey) -> Queue:
+        found = self._queues.get(key)
+        if found is None:
+            found = self._queues[key] = Queue()
+        return found
+
+    def reserve(self, key: QueueKey) -> Poll | None:
+        """A poller that waits on this queue, taken out of it; None if a backlog is before it."""
+        queue = self._queues.get(key)
+        if queue is None or queue.backlog:
+            return None
+        while queue.waiting:
+            poll = queue.waiting.popleft()
+            if not poll.result.done():
+                return poll
+        return None
+
+    def deliver(self, poll: Poll, item: Any) -> bool:
+        """Serve a reserved poller; False if it has gone away meanwhile."""
+        if poll.result.done():
+            return False
+        poll.result.set_result(item)
+        return True
+
+    def release(self, poll: Poll) -> None:
+        """Give a reserved poller back: first in line, or served from the backlog at once."""
+        if poll.result.done():
+            return
+        queue = self.queue(poll.key)
+        if queue.backlog:
+            poll.result.set_result(queue.backlog.popleft())
+        else:
+            queue.waiting.appendleft(poll)
+
+    def add(self, key: QueueKey, item: Any, *, first: bool = False) -> None:
+        """Hand an item to a waiting poller, or put it into the backlog (`first`: at its head)."""
+        poll = self.reserve(key)
+        if poll is not None:
+            poll.result.set_result(item)
+            return
+        backlog = self.queue(key).backlog
+        if first:
+            backlog.appendleft(item)
+        else:
+            backlog.append(item)
+
+    def withdraw(self, key: QueueKey, item: Any) -> bool:
+        """Take an item out of the backlog again (a query whose caller gave up)."""
+        queue = self._queues.get(key)
+        if queue is None or item not in queue.backlog:
+            return False
+        queue.backlog.remove(item)
+        return True
+
+    async def poll(self, key: QueueKey, identity: str, attributes: Any, timeout_s: float) -> Any:
+        """The next item of the queue, or None when `timeout_s` passes without one.
+
+        Cancelling the call takes the poller out of the queue; an item it was just given goes back.
+        """
+        queue = self.queue(key)
+        self._remember(queue, identity, attributes)
+        if queue.backlog:
+            return queue.backlog.popleft()
+        loop = asyncio.get_running_loop()
+        poll = Poll(key, identity, attributes, self._clock(), loop.create_future())
+        queue.waiting.append(poll)
+        timer = loop.call_later(timeout_s, _expire, poll)
+        try:
+            return await poll.result
+        except asyncio.CancelledError:
+            self._give_back(poll)
+            raise
+        finally:
+            timer.cancel()
+            self._forget(queue, poll)
+
+    def cancel_polls(self, key: QueueKey, identity: str) -> int:
+        """Answer a worker's waiting polls with nothing (it is shutting down); how many."""
+        queue = self._queues.get(key)
+        ended = [p for p in queue.waiting if p.identity == identity] if queue else []
+        for poll in ended:
+            _expire(poll)
+        return len(ended)
+
+    def end_all_polls(self) -> None:
+        """Answer every waiting poll with nothing: the server drains."""
+        for queue in self._queues.values():
+            for poll in list(queue.waiting):
+                _expire(poll)
+
+    def polled_within(self, key: QueueKey, within_ns: int) -> bool:
+        """Whether a worker waits on this queue, or did so not longer than `within_ns` ago."""
+        queue = self._queues.get(key)
+        if queue is None:
+            return False
+        if queue.waiting:
+            return True
+        since = self._clock() - within_ns
+        return any(seen.at_ns >= since for seen in queue.pollers.values())
+
+    def pollers(self, key: QueueKey) -> list[PollerSeen]:
+        """The workers that polled this queue lately."""
+        queue = self._queues.get(key)
+        if queue is None:
+            return []
+        since = self._clock() - POLLER_REMEMBERED_NS
+        return [seen for seen in queue.pollers.values() if seen.at_ns >= since]
+
+    def _remember(self, queue: Queue, identity: str, attributes: Any) -> None:
+        now_ns = self._clock()
+        queue.pollers[identity] = PollerSeen(identity, attributes, now_ns)
+        queue.pollers.move_to_end(identity)
+        while queue.pollers:
+            oldest = next(iter(queue.pollers.values()))
+            if oldest.at_ns >= now_ns - POLLER_REMEMBERED_NS:
+                break
+            queue.pollers.popitem(last=False)
+
+    def _give_back(self, poll: Poll) -> None:
+        if poll.result.done() and not poll.result.cancelled():
+            item = poll.result.result()
+            if item is not None:
+                self.add(poll.key, item, first=True)
+        else:
+            poll.result.cancel()
+
+    def _forget(self, queue: Queue, poll: Poll) -> None:
+        seen = queue.pollers.get(poll.identity)
+        if seen is not None:
+            seen.at_ns = self._clock()
+        try:
+            queue.waiting.remove(poll)
+        except ValueError:
+            pass
+
+
+def _expire(poll: Poll) -> None:
+    if not poll.result.done():
+        poll.result.set_result(None)

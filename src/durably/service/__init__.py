@@ -1,0 +1,1 @@
+"""Authorise, validate, route: one short function per RPC, named after the RPC."""

@@ -1,0 +1,631 @@
+"""load -> decide -> reserve -> commit -> announce: how every execution changes.
+
+Rule 1: the only caller of `Store.commit` for executions.
+Rule 2: deciding is one synchronous breath; no lock is held across a commit. The next transition
+        decides on the state as it will be and joins the next group. If an earlier commit fails, what
+        was decided on top of it fails its compare-and-set too, and is decided again.
+Rule 3: nothing is announced, and no caller hears anything - not even a refusal or a read - that
+        rests on a state which is not committed yet.
+Rule 4: a cached state is an optimisation that the compare-and-set keeps honest.
+"""
+
+import asyncio
+import heapq
+import secrets
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from typing import TypeVar
+
+import msgspec
+from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.history.v1 import message_pb2 as history
+
+from durably.config import Config
+from durably.engine import activity, workflow_task
+from durably.engine.apply import apply_event, apply_record
+from durably.engine.records import AnyRecord
+from durably.engine.state import WorkflowState, decode_state, encode_state
+from durably.engine.transition import (
+    Delivery,
+    DispatchActivity,
+    DispatchWorkflowTask,
+    Transition,
+    outstanding,
+)
+from durably.errors import NotFound, Refusal, Unavailable
+from durably.matching import Matching, Poll
+from durably.service.search_attributes import visibility_row
+from durably.store.store import (
+    Commit,
+    Conflict,
+    ExecutionWrite,
+    Heartbeat,
+    JournalRow,
+    QueueKey,
+    Store,
+    StoredExecution,
+    TaskKind,
+    TaskRow,
+)
+
+R = TypeVar("R")
+Decide = Callable[[Transition], R]
+
+CONFLICT_RETRIES = 20
+SNAPSHOT_BYTES_MIN = 64 * 1024
+DELIVERY_RETRY_NS = 10 * 1_000_000_000
+
+_records_encoder = msgspec.msgpack.Encoder()
+_records_decoder = msgspec.msgpack.Decoder(list[tuple[int, AnyRecord]])
+
+
+def new_execution_id(now_ns: int) -> int:
+    """A 63-bit id that grows with time, so that new rows land at the end of every index."""
+    return (now_ns // 1_000_000) << 21 | secrets.randbits(21)
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+@dataclass(slots=True, eq=False)
+class RecentEvents:
+    """The last events of an execution, so that a worker's next task needs no read."""
+
+    events: list[history.HistoryEvent] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    size: int = 0
+
+    def extend(self, events: Sequence[history.HistoryEvent], encoded: Sequence[bytes]) -> None:
+        self.events.extend(events)
+        lengths = [len(e) for e in encoded]
+        self.sizes.extend(lengths)
+        self.size += sum(lengths)
+
+    def trim(self, bytes_max: int) -> None:
+        """Forget the oldest, in large steps so that the cost stays constant per event."""
+        if self.size <= 2 * bytes_max:
+            return
+        drop = 0
+        while self.size > bytes_max and drop < len(self.events):
+            self.size -= self.sizes[drop]
+            drop += 1
+        del self.events[:drop]
+        del self.sizes[:drop]
+
+    def since(self, first_event_id: int) -> list[history.HistoryEvent] | None:
+        """The events from this id on; None if some of them are forgotten."""
+        if not self.events:
+            return None
+        skip = first_event_id - self.events[0].event_id
+        return self.events[skip:] if skip >= 0 else None
+
+
+@dataclass(slots=True, eq=False)
+class Execution:
+    """A cached execution: its state as it will be once every pending commit is done."""
+
+    execution_id: int
+    state: WorkflowState
+    version: int
+    deadline_ns: int
+    replaces_current: int | None = None
+    recent: RecentEvents = field(default_factory=RecentEvents)
+    last_commit: asyncio.Future[None] | None = None
+    journal_bytes: int = 0
+    """Journal written since the last snapshot."""
+    snapshot_bytes: int = 0
+    watchers: set[asyncio.Future[None]] = field(default_factory=set)
+
+    def wake_watchers(self) -> None:
+        watchers, self.watchers = self.watchers, set()
+        for watcher in watchers:
+            if not watcher.done():
+                watcher.set_result(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A task that was started in the transition that scheduled it, for a poller that waited."""
+
+    execution: Execution
+    grant: workflow_task.WorkflowTaskGrant | activity.ActivityGrant
+
+
+@dataclass(slots=True)
+class _Unit:
+    """One commit on its way: what to announce when it is done."""
+
+    parts: list[tuple[Execution, Transition]]
+    granted: list[tuple[Poll, Granted]] = field(default_factory=list)
+    tasks: list[TaskRow] = field(default_factory=list)
+
+
+class Executions:
+    """The executions of this node: a cache over the store, and the one way to change them."""
+
+    def __init__(
+        self,
+        store: Store,
+        matching: Matching,
+        clock: Callable[[], int],
+        config: Config,
+        retention_ns: Callable[[str], int],
+    ) -> None:
+        self.store = store
+        self.matching = matching
+        self.clock = clock
+        self.config = config
+        self._retention_ns = retention_ns
+        self._cache: OrderedDict[int, Execution] = OrderedDict()
+        self._current: dict[tuple[str, str], int] = {}
+        self._loading: dict[int, asyncio.Future[Execution]] = {}
+        self._settling: dict[int, asyncio.Future[None]] = {}
+        self._near: list[tuple[int, int]] = []
+        self.near_changed = asyncio.Event()
+        self.deliveries: asyncio.Queue[tuple[int, Delivery]] = asyncio.Queue()
+
+    # --- Load ---------------------------------------------------------------------------------
+
+    async def find(self, namespace_id: str, workflow_id: str, run_id: str = "") -> Execution:
+        """The execution with this run id, or the current one; NotFound if there is none."""
+        execution = await self.find_or_none(namespace_id, workflow_id, run_id)
+        if execution is None:
+            raise NotFound(f"workflow not found for ID: {workflow_id}")
+        return execution
+
+    async def find_or_none(
+        self, namespace_id: str, workflow_id: str, run_id: str = ""
+    ) -> Execution | None:
+        current = self._current.get((namespace_id, workflow_id))
+        if current is not None:
+            execution = self._cache.get(current)
+            if execution is not None and run_id in ("", execution.state.run_id):
+                self._cache.move_to_end(current)
+                return execution
+        if run_id:
+            row = await self.store.find_run(namespace_id, workflow_id, run_id)
+        else:
+            row = await self.store.current_run(namespace_id, workflow_id)
+        if row is None:
+            return await self._just_created(namespace_id, workflow_id, run_id)
+        return await self.get(row.execution_id)
+
+    async def _just_created(
+        self, namespace_id: str, workflow_id: str, run_id: str
+    ) -> Execution | None:
+        """It may have been created while the store was being asked."""
+        current = self._current.get((namespace_id, workflow_id))
+        execution = self._cache.get(current) if current is not None else None
+        if execution is not None and run_id in ("", execution.state.run_id):
+            return execution
+        return None
+
+    async def get(self, execution_id: int) -> Execution:
+        """The execution with this id, from the cache or the store; NotFound if it is gone."""
+        cached = self._cache.get(execution_id)
+        if cached is not None:
+            self._cache.move_to_end(execution_id)
+            return cached
+        loading = self._loading.get(execution_id)
+        if loading is None:
+            loading = asyncio.ensure_future(self._load(execution_id))
+            self._loading[execution_id] = loading
+            loading.add_done_callback(lambda _: self._loading.pop(execution_id, None))
+        return await asyncio.shield(loading)
+
+    async def _load(self, execution_id: int) -> Execution:
+        settling = self._settling.pop(execution_id, None)
+        if settling is not None and not settling.done():
+            await asyncio.wait([settling])
+        stored = await self.store.load(execution_id)
+        if stored is None:
+            raise NotFound("workflow execution not found; it may have passed its retention period")
+        execution = rebuild(stored)
+        self._remember(execution)
+        return execution
+
+    def _remember(self, execution: Execution) -> None:
+        self._cache[execution.execution_id] = execution
+        state = execution.state
+        if not state.closed:
+            self._current[state.namespace_id, state.workflow_id] = execution.execution_id
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Forget the least recently used; one that is busy is passed over, once round."""
+        for _ in range(min(8, len(self._cache))):
+            if len(self._cache) <= self.config.cached_executions_max:
+                return
+            execution_id, execution = next(iter(self._cache.items()))
+            if execution.watchers or _busy(execution):
+                self._cache.move_to_end(execution_id)
+            else:
+                self._forget(execution)
+
+    def _forget(self, execution: Execution) -> None:
+        """Drop a cached state. A load waits until its pending commits are settled."""
+        if self._cache.get(execution.execution_id) is execution:
+            del self._cache[execution.execution_id]
+        key = (execution.state.namespace_id, execution.state.workflow_id)
+        if self._current.get(key) == execution.execution_id:
+            del self._current[key]
+        if _busy(execution) and execution.last_commit is not None:
+            self._settling[execution.execution_id] = execution.last_commit
+        execution.wake_watchers()
+
+    # --- Decide and commit --------------------------------------------------------------------
+
+    async def transact(
+        self, execution_id: int, decide: Decide[R], *, task_id: int = 0
+    ) -> R:
+        """Load, decide, commit; decided again when another writer was first.
+
+        `task_id`: a row of `tasks` that this transition consumes. Raises what `decide` raises, after
+        everything it could have seen is committed, and Unavailable if the store cannot write.
+        """
+        for _ in range(CONFLICT_RETRIES):
+            execution = await self.get(execution_id)
+            t = self.begin(execution.state)
+            try:
+                result = decide(t)
+            except BaseException as error:
+                await self._refused(execution, t, error)
+                raise
+            if not t.changed and not task_id:
+                await self.settled(execution)
+                return result
+            try:
+                await self.commit([(execution, t)], task_id=task_id)
+            except Conflict:
+                continue
+            return result
+        raise Unavailable("this execution is too busy; try again")
+
+    async def _refused(self, execution: Execution, t: Transition, error: BaseException) -> None:
+        if t.changed:
+            self._forget(execution)
+        if isinstance(error, Refusal):
+            await self.settled(execution)
+
+    async def settled(self, execution: Execution) -> None:
+        """Wait until all that the cached state says is committed."""
+        if _busy(execution) and execution.last_commit is not None:
+            try:
+                await asyncio.shield(execution.last_commit)
+            except Conflict as error:
+                raise Unavailable("the state changed while it was read; try again") from error
+
+    def begin(self, state: WorkflowState) -> Transition:
+        return Transition(state, self.clock(), new_id)
+
+    def create(self, state: WorkflowState, replaces_current: int | None) -> Execution:
+        """A new execution, in no cache and no store until its first transition is committed."""
+        return Execution(
+            execution_id=new_execution_id(self.clock()),
+            state=state,
+            version=0,
+            deadline_ns=0,
+            replaces_current=replaces_current,
+        )
+
+    async def commit(
+        self, parts: list[tuple[Execution, Transition]], *, task_id: int = 0
+    ) -> None:
+        """Commit transitions as one atomic unit, then announce them.
+
+        A transition's successor (the next run of a chain) joins the unit. Raises Conflict.
+        """
+        unit = _Unit(parts=[])
+        for execution, t in parts:
+            unit.parts.append((execution, t))
+            if t.successor is not None:
+                followed_by = self.create(t.successor.state, execution.execution_id)
+                unit.parts.append((followed_by, t.successor))
+        for execution, t in unit.parts:
+            self._reserve(unit, execution, t)
+        commit = Commit(
+            writes=[self._write(execution, t) for execution, t in unit.parts],
+            tasks_added=unit.tasks,
+            tasks_removed=[task_id] if task_id else [],
+        )
+        done = self.store.commit(commit)
+        for execution, _ in unit.parts:
+            execution.last_commit = done
+        done.add_done_callback(partial(self._settle, unit))
+        await asyncio.shield(done)
+
+    def _reserve(self, unit: _Unit, execution: Execution, t: Transition) -> None:
+        """Start at once what a waiting poller can take; the rest becomes task rows."""
+        for effect in list(t.effects):
+            match effect:
+                case DispatchWorkflowTask():
+                    key = QueueKey(t.state.namespace_id, TaskKind.WORKFLOW, effect.queue)
+                    poll = self.matching.reserve(key)
+                    if poll is None:
+                        unit.tasks.append(self._task(key, execution, effect))
+                        continue
+                    task = workflow_task.start(
+                        t,
+                        effect.scheduled_event_id,
+                        effect.attempt,
+                        poll.identity,
+                        new_id(),
+                        self.config,
+                    )
+                    unit.granted.append((poll, Granted(execution, task)))
+                case DispatchActivity():
+                    key = QueueKey(t.state.namespace_id, TaskKind.ACTIVITY, effect.queue)
+                    poll = self.matching.reserve(key)
+                    if poll is None:
+                        unit.tasks.append(self._task(key, execution, effect))
+                        continue
+                    attempt = activity.start(
+                        t, effect.scheduled_event_id, effect.attempt, poll.identity, new_id()
+                    )
+                    unit.granted.append((poll, Granted(execution, attempt)))
+                case _:
+                    pass
+
+    def _task(
+        self,
+        key: QueueKey,
+        execution: Execution,
+        effect: DispatchWorkflowTask | DispatchActivity,
+    ) -> TaskRow:
+        return TaskRow(
+            task_id=new_execution_id(self.clock()),
+            queue=key,
+            execution_id=execution.execution_id,
+            scheduled_event_id=effect.scheduled_event_id,
+            stamp=effect.attempt,
+            created_ns=self.clock(),
+            sticky=isinstance(effect, DispatchWorkflowTask) and effect.sticky,
+        )
+
+    def _write(self, execution: Execution, t: Transition) -> ExecutionWrite:
+        """Advance the cached execution and describe its next version to the store."""
+        state = t.state
+        events = history_bytes(t.encoded)
+        records = _records_encoder.encode(t.records) if t.records else b""
+        write = ExecutionWrite(
+            execution_id=execution.execution_id,
+            expected_version=execution.version,
+            namespace_id=state.namespace_id,
+            workflow_id=state.workflow_id,
+            run_id=state.run_id,
+            status=state.status,
+            next_event_id=state.next_event_id,
+            next_deadline_ns=self._next_deadline(execution, t),
+            first_event_id=t.events[0].event_id if t.events else 0,
+            events=events,
+            records=records,
+            heartbeats=[_heartbeat(state, i) for i in t.heartbeats if i in state.activities],
+            replaces_current=execution.replaces_current,
+        )
+        if t.visible or execution.version == 0:
+            write.visibility = visibility_row(state)
+        execution.journal_bytes += len(events) + len(records)
+        if execution.journal_bytes > max(SNAPSHOT_BYTES_MIN, 2 * execution.snapshot_bytes):
+            write.snapshot = encode_state(state)
+            execution.snapshot_bytes = len(write.snapshot)
+            execution.journal_bytes = 0
+        execution.version += 1
+        execution.deadline_ns = write.next_deadline_ns
+        execution.recent.extend(t.events, t.encoded)
+        if execution.replaces_current is not None:
+            self._remember(execution)
+            execution.replaces_current = None
+        return write
+
+    def _next_deadline(self, execution: Execution, t: Transition) -> int:
+        """Never later than the moment at which the execution wants attention; 0: never."""
+        if outstanding(t.state):
+            return t.now_ns
+        if t.state.closed:
+            return t.state.close_ns + self._retention_ns(t.state.namespace_id)
+        if t.reschedule or not execution.deadline_ns:
+            return t.deadline_ns
+        return min(execution.deadline_ns, t.deadline_ns or execution.deadline_ns)
+
+    # --- Announce -----------------------------------------------------------------------------
+
+    def _settle(self, unit: _Unit, done: asyncio.Future[None]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            for execution, _ in unit.parts:
+                self._forget(execution)
+            for poll, _granted in unit.granted:
+                self.matching.release(poll)
+            return
+        for execution, t in unit.parts:
+            self._announce(execution, t)
+        for poll, granted in unit.granted:
+            self.matching.deliver(poll, granted)
+        for task in unit.tasks:
+            self.matching.add(task.queue, task)
+
+    def _announce(self, execution: Execution, t: Transition) -> None:
+        execution.recent.trim(self.config.cached_history_bytes_per_execution)
+        if t.state.closed and not _busy(execution):
+            key = (t.state.namespace_id, t.state.workflow_id)
+            if self._current.get(key) == execution.execution_id:
+                del self._current[key]
+        owed = False
+        for effect in t.effects:
+            if isinstance(effect, Delivery):
+                owed = True
+                self.deliveries.put_nowait((execution.execution_id, effect))
+        if execution.deadline_ns:
+            at_ns = execution.deadline_ns
+            self.arm(execution.execution_id, at_ns + DELIVERY_RETRY_NS if owed else at_ns)
+        if t.events:
+            execution.wake_watchers()
+
+    # --- Deadlines ----------------------------------------------------------------------------
+
+    def arm(self, execution_id: int, at_ns: int) -> None:
+        """Remember a deadline in memory, if it comes before the next sweep of the store."""
+        horizon_ns = self.clock() + int(2e9 * self.config.deadline_sweep_interval_s)
+        if at_ns > horizon_ns:
+            return
+        if not self._near or at_ns < self._near[0][0]:
+            self.near_changed.set()
+        heapq.heappush(self._near, (at_ns, execution_id))
+
+    def due(self, now_ns: int) -> list[int]:
+        """Take the executions whose near deadline has come; each once."""
+        found: dict[int, None] = {}
+        while self._near and self._near[0][0] <= now_ns:
+            found[heapq.heappop(self._near)[1]] = None
+        return list(found)
+
+    def next_near(self) -> int:
+        return self._near[0][0] if self._near else 0
+
+    # --- History ------------------------------------------------------------------------------
+
+    async def events(
+        self, execution: Execution, first_event_id: int, bytes_max: int
+    ) -> list[history.HistoryEvent]:
+        """Committed events from `first_event_id` on: at least one if there is one, then as many as
+        fit into `bytes_max`."""
+        await self.settled(execution)
+        recent = execution.recent.since(first_event_id)
+        if recent is not None:
+            return _fit(recent, bytes_max)
+        rows = await self.store.read_events(execution.execution_id, first_event_id, bytes_max)
+        parsed = chain.from_iterable(history.History.FromString(r.events).events for r in rows)
+        return [e for e in parsed if e.event_id >= first_event_id]
+
+    async def history_pages(
+        self, execution: Execution, first_event_id: int, bytes_max: int
+    ) -> AsyncIterator[list[history.HistoryEvent]]:
+        """All committed events from `first_event_id` on, page by page."""
+        while first_event_id < execution.state.next_event_id:
+            page = await self.events(execution, first_event_id, bytes_max)
+            if not page:
+                return
+            yield page
+            first_event_id = page[-1].event_id + 1
+
+    async def wait_for_change(self, execution: Execution, timeout_s: float) -> bool:
+        """Wait until new events are committed; False when `timeout_s` passes without any."""
+        loop = asyncio.get_running_loop()
+        watcher: asyncio.Future[None] = loop.create_future()
+        execution.watchers.add(watcher)
+        try:
+            await asyncio.wait_for(watcher, timeout_s)
+        except TimeoutError:
+            return False
+        finally:
+            execution.watchers.discard(watcher)
+        return True
+
+    async def delete(self, execution: Execution) -> None:
+        """Remove an execution and all that is stored of it."""
+        await self.settled(execution)
+        self._forget(execution)
+        await self.store.delete_execution(execution.execution_id)
+
+
+def _busy(execution: Execution) -> bool:
+    return execution.last_commit is not None and not execution.last_commit.done()
+
+
+def _heartbeat(state: WorkflowState, scheduled_event_id: int) -> Heartbeat:
+    pending = state.activities[scheduled_event_id]
+    details = pending.heartbeat_details
+    return Heartbeat(
+        scheduled_event_id=scheduled_event_id,
+        attempt=pending.attempt,
+        at_ns=pending.heartbeat_ns,
+        details=details.SerializeToString() if details is not None else b"",
+    )
+
+
+def _fit(events: list[history.HistoryEvent], bytes_max: int) -> list[history.HistoryEvent]:
+    total = 0
+    for index, event in enumerate(events):
+        total += event.ByteSize()
+        if total > bytes_max and index:
+            return events[:index]
+    return events
+
+
+_TAG = b"\x0a"
+"""Field 1, length-delimited: `History.events`."""
+
+
+def history_bytes(encoded: Sequence[bytes]) -> bytes:
+    """The wire form of a `History` message from events that are already serialized."""
+    parts: list[bytes] = []
+    for event in encoded:
+        parts += (_TAG, _varint(len(event)), event)
+    return b"".join(parts)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+# --- Rebuild ------------------------------------------------------------------------------------
+
+
+def rebuild(stored: StoredExecution) -> Execution:
+    """Snapshot plus journal tail: the state as the last commit left it."""
+    if stored.snapshot:
+        state = decode_state(stored.snapshot)
+    else:
+        state = WorkflowState(
+            namespace_id=stored.namespace_id,
+            namespace="",
+            workflow_id=stored.workflow_id,
+            run_id=stored.run_id,
+        )
+    execution = Execution(
+        execution_id=stored.execution_id,
+        state=state,
+        version=stored.version,
+        deadline_ns=stored.next_deadline_ns,
+        snapshot_bytes=len(stored.snapshot),
+    )
+    for row in stored.journal:
+        _replay(execution, row)
+    for heartbeat in stored.heartbeats:
+        _overlay(state, heartbeat)
+    return execution
+
+
+def _replay(execution: Execution, row: JournalRow) -> None:
+    events = list(history.History.FromString(row.events).events)
+    encoded = [e.SerializeToString() for e in events]
+    records = _records_decoder.decode(row.records) if row.records else []
+    state = execution.state
+    position = 0
+    for before, record in records:
+        while position < before:
+            apply_event(state, events[position], len(encoded[position]))
+            position += 1
+        apply_record(state, record)
+    for event, wire in zip(events[position:], encoded[position:], strict=True):
+        apply_event(state, event, len(wire))
+    execution.journal_bytes += len(row.events) + len(row.records)
+    execution.recent.extend(events, encoded)
+
+
+def _overlay(state: WorkflowState, heartbeat: Heartbeat) -> None:
+    pending = state.activities.get(heartbeat.scheduled_event_id)
+    if pending is None or heartbeat.at_ns < pending.heartbeat_ns:
+        return
+    pending.heartbeat_ns = heartbeat.at_ns
+    if heartbeat.details:
+        pending.heartbeat_details = common.Payloads.FromString(heartbeat.details)
