@@ -114,6 +114,12 @@ class BufferFlushed(Record, frozen=True, tag="bf"):
     count: int
 
 
+class BufferedTimerDropped(Record, frozen=True, tag="bd"):
+    """A timer that had fired into the buffer was canceled before its event was written."""
+
+    timer_id: str
+
+
 class RequestSeen(Record, frozen=True, tag="rq"):
     """A signal or cancel with this request id was accepted, and must not apply twice."""
 
@@ -158,6 +164,7 @@ AnyRecord = (
     | StickyCleared
     | EventBuffered
     | BufferFlushed
+    | BufferedTimerDropped
     | RequestSeen
     | ChildStartRequested
     | ExternalRequested

@@ -156,6 +156,8 @@ class WorkflowState(Struct):
     status: int = 0
     close_ns: int = 0
     close_event_id: int = 0
+    successor_run_id: str = ""
+    """The run that follows this one: continued as new, retried, or by cron."""
     next_event_id: int = 1
     history_size_bytes: int = 0
     last_event_ns: int = 0
@@ -174,7 +176,6 @@ class WorkflowState(Struct):
     workflow_task: WorkflowTask | None = None
     workflow_task_attempt: int = 1
     """Attempt of the next workflow task to be scheduled."""
-    workflow_task_scheduled_first_ns: int = 0
     last_started_event_id: int = 0
     """Started event of the last completed workflow task: what a worker's cache has seen."""
     last_completed_event_id: int = 0

@@ -1,0 +1,543 @@
+"""apply(state, entry): the only writer of state.
+
+Rule 1: live running, recovery and replication all change a state here and nowhere else.
+Rule 2: an entry that is in the journal was valid when it was written; nothing is refused here.
+Rule 3: what applying does depends on the state and the entry alone.
+
+One exception: `apply_heartbeat`. Of heartbeats only the last matters, so they are a row that is
+overwritten instead of journal entries.
+"""
+
+from collections.abc import Callable
+from typing import Any, assert_never
+
+from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import event_type_pb2 as event_types
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
+from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
+from temporalio.api.failure.v1 import message_pb2 as failure
+from temporalio.api.history.v1 import message_pb2 as history
+
+from durably.engine import records as r
+from durably.engine.state import (
+    BUFFERED_EVENT_ID,
+    RUNNING,
+    Activity,
+    Child,
+    ExternalCancel,
+    ExternalSignal,
+    ResetPoint,
+    Timer,
+    WorkflowState,
+    WorkflowTask,
+)
+
+RESET_POINTS_MAX = 100
+
+SECOND_NS = 1_000_000_000
+
+
+def nanoseconds(value: Any) -> int:
+    """A Timestamp or Duration message in nanoseconds; 0 when it is not set."""
+    return int(value.seconds) * SECOND_NS + int(value.nanos)
+
+
+# --- Events -----------------------------------------------------------------------------------
+
+
+def apply_event(state: WorkflowState, event: history.HistoryEvent, size_bytes: int) -> None:
+    """Append one event. Its `event_id` is the state's next, unless it comes out of the buffer."""
+    state.next_event_id = event.event_id + 1
+    state.history_size_bytes += size_bytes
+    state.last_event_ns = nanoseconds(event.event_time)
+    if state.flushing:
+        state.flushing -= 1
+        _take_id_from_buffer(state, event)
+        return
+    _change(state, event)
+
+
+def _change(state: WorkflowState, event: history.HistoryEvent) -> None:
+    change = _CHANGES.get(event.event_type)
+    if change is not None:
+        change(state, event)
+
+
+def _take_id_from_buffer(state: WorkflowState, event: history.HistoryEvent) -> None:
+    """The event was applied when it was buffered; what remembers its id learns it now."""
+    if event.event_type != event_types.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED:
+        return
+    attributes = event.child_workflow_execution_started_event_attributes
+    child = state.children.get(attributes.initiated_event_id)
+    if child is not None:
+        child.started_event_id = event.event_id
+
+
+def _workflow_started(state: WorkflowState, event: history.HistoryEvent) -> None:
+    attributes = event.workflow_execution_started_event_attributes
+    state.started.CopyFrom(attributes)
+    state.user_metadata = event.user_metadata.SerializeToString()
+    state.status = RUNNING
+    state.start_ns = nanoseconds(event.event_time)
+    backoff_ns = nanoseconds(attributes.first_workflow_task_backoff)
+    state.execution_ns = state.start_ns + backoff_ns
+    state.backoff_pending = backoff_ns > 0
+    state.execution_expires_ns = nanoseconds(attributes.workflow_execution_expiration_time)
+    run_timeout_ns = nanoseconds(attributes.workflow_run_timeout)
+    state.run_expires_ns = state.execution_ns + run_timeout_ns if run_timeout_ns else 0
+    state.memo.CopyFrom(attributes.memo)
+    state.search_attributes.CopyFrom(attributes.search_attributes)
+
+
+def _signaled(state: WorkflowState, event: history.HistoryEvent) -> None:
+    state.signals += 1
+
+
+def _cancel_requested(state: WorkflowState, event: history.HistoryEvent) -> None:
+    state.cancel_requested = True
+
+
+def _closed(status: int) -> Callable[[WorkflowState, history.HistoryEvent], None]:
+    def close(state: WorkflowState, event: history.HistoryEvent) -> None:
+        state.status = status
+        state.close_ns = nanoseconds(event.event_time)
+        state.close_event_id = event.event_id
+        attributes = getattr(event, event.WhichOneof("attributes") or "")
+        state.successor_run_id = getattr(attributes, "new_execution_run_id", "")
+        state.parent_reported = bool(state.successor_run_id)
+        _owe_policies(state)
+        state.workflow_task = None
+        state.activities.clear()
+        state.activity_ids.clear()
+        state.timers.clear()
+        state.external_signals.clear()
+        state.external_cancels.clear()
+        state.requests_seen.clear()
+        state.buffered.clear()
+        state.sticky_queue = ""
+
+    return close
+
+
+def _owe_policies(state: WorkflowState) -> None:
+    """Of the children, keep those whose parent close policy asks for something.
+
+    One that was initiated and not started yet is not started any more.
+    """
+    kept = {
+        initiated: child
+        for initiated, child in state.children.items()
+        if child.started
+        and child.initiated.parent_close_policy != workflow_enums.PARENT_CLOSE_POLICY_ABANDON
+    }
+    state.children = kept
+    state.policies_due = {i: c.initiated.parent_close_policy for i, c in kept.items()}
+
+
+def _search_attributes_upserted(state: WorkflowState, event: history.HistoryEvent) -> None:
+    upserted = event.upsert_workflow_search_attributes_event_attributes.search_attributes
+    merge_payloads(state.search_attributes.indexed_fields, upserted.indexed_fields)
+
+
+def _properties_modified(state: WorkflowState, event: history.HistoryEvent) -> None:
+    modified = event.workflow_properties_modified_event_attributes
+    if modified.HasField("upserted_memo"):
+        merge_payloads(state.memo.fields, modified.upserted_memo.fields)
+
+
+def merge_payloads(into: Any, upserted: Any) -> None:
+    """Upsert a map of payloads; a null payload (encoding binary/null or JSON null) removes its key."""
+    for key, payload in upserted.items():
+        if payload_is_null(payload):
+            into.pop(key, None)
+        else:
+            into[key].CopyFrom(payload)
+
+
+def payload_is_null(payload: common.Payload) -> bool:
+    encoding = payload.metadata.get("encoding", b"")
+    if encoding == b"binary/null":
+        return True
+    return encoding == b"json/plain" and payload.data in (b"null", b"[]", b"")
+
+
+# Workflow task
+
+
+def _workflow_task_scheduled(state: WorkflowState, event: history.HistoryEvent) -> None:
+    attributes = event.workflow_task_scheduled_event_attributes
+    at_ns = nanoseconds(event.event_time)
+    queue = attributes.task_queue
+    state.workflow_task_attempt = attributes.attempt
+    state.workflow_task = WorkflowTask(
+        scheduled_event_id=event.event_id,
+        attempt=attributes.attempt,
+        scheduled_ns=at_ns,
+        original_scheduled_ns=at_ns,
+        timeout_ns=nanoseconds(attributes.start_to_close_timeout),
+        queue=queue.name,
+        sticky=queue.kind == queue_enums.TASK_QUEUE_KIND_STICKY,
+    )
+
+
+def _workflow_task_started(state: WorkflowState, event: history.HistoryEvent) -> None:
+    attributes = event.workflow_task_started_event_attributes
+    task = state.workflow_task
+    assert task is not None
+    task.started_event_id = event.event_id
+    task.started_ns = nanoseconds(event.event_time)
+    task.request_id = attributes.request_id
+    task.identity = attributes.identity
+    task.history_size_bytes = attributes.history_size_bytes
+    task.suggest_continue_as_new = attributes.suggest_continue_as_new
+
+
+def _workflow_task_completed(state: WorkflowState, event: history.HistoryEvent) -> None:
+    attributes = event.workflow_task_completed_event_attributes
+    state.workflow_task = None
+    state.workflow_task_attempt = 1
+    state.last_started_event_id = attributes.started_event_id
+    state.last_completed_event_id = event.event_id
+    sdk = attributes.sdk_metadata
+    if sdk.sdk_name:
+        state.sdk_name, state.sdk_version = sdk.sdk_name, sdk.sdk_version
+    if attributes.HasField("worker_version"):
+        state.worker_version = attributes.worker_version.SerializeToString()
+    _note_reset_point(state, event)
+
+
+def _note_reset_point(state: WorkflowState, event: history.HistoryEvent) -> None:
+    attributes = event.workflow_task_completed_event_attributes
+    build_id = attributes.worker_version.build_id or attributes.binary_checksum
+    if not build_id or any(
+        build_id in (point.build_id, point.binary_checksum) for point in state.reset_points
+    ):
+        return
+    state.reset_points.append(
+        ResetPoint(
+            build_id=attributes.worker_version.build_id,
+            binary_checksum=attributes.binary_checksum,
+            first_workflow_task_completed_event_id=event.event_id,
+            created_ns=nanoseconds(event.event_time),
+        )
+    )
+    del state.reset_points[:-RESET_POINTS_MAX]
+
+
+def _end_workflow_task(state: WorkflowState, increment_attempt: bool) -> None:
+    state.workflow_task = None
+    state.sticky_queue = ""
+    if increment_attempt:
+        state.workflow_task_attempt += 1
+
+
+def _workflow_task_failed(state: WorkflowState, event: history.HistoryEvent) -> None:
+    _end_workflow_task(state, increment_attempt=True)
+
+
+def _workflow_task_timed_out(state: WorkflowState, event: history.HistoryEvent) -> None:
+    kind = event.workflow_task_timed_out_event_attributes.timeout_type
+    # A sticky worker that does not come for its task is not a failed attempt.
+    _end_workflow_task(state, kind != workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_START)
+
+
+# Activities
+
+
+def _activity_scheduled(state: WorkflowState, event: history.HistoryEvent) -> None:
+    attributes = event.activity_task_scheduled_event_attributes
+    at_ns = nanoseconds(event.event_time)
+    scheduled = history.ActivityTaskScheduledEventAttributes()
+    scheduled.CopyFrom(attributes)
+    state.activities[event.event_id] = Activity(
+        scheduled_event_id=event.event_id,
+        scheduled=scheduled,
+        first_scheduled_ns=at_ns,
+        dispatched_ns=at_ns,
+    )
+    state.activity_ids[attributes.activity_id] = event.event_id
+
+
+def _activity_cancel_requested(state: WorkflowState, event: history.HistoryEvent) -> None:
+    attributes = event.activity_task_cancel_requested_event_attributes
+    activity = state.activities.get(attributes.scheduled_event_id)
+    if activity is not None:
+        activity.cancel_requested_event_id = event.event_id
+
+
+def _activity_ended(state: WorkflowState, event: history.HistoryEvent) -> None:
+    attributes = getattr(event, event.WhichOneof("attributes") or "")
+    activity = state.activities.pop(attributes.scheduled_event_id, None)
+    if activity is not None:
+        state.activity_ids.pop(activity.activity_id, None)
+
+
+# Timers
+
+
+def _timer_started(state: WorkflowState, event: history.HistoryEvent) -> None:
+    attributes = event.timer_started_event_attributes
+    fire_at_ns = nanoseconds(event.event_time) + nanoseconds(attributes.start_to_fire_timeout)
+    state.timers[attributes.timer_id] = Timer(attributes.timer_id, event.event_id, fire_at_ns)
+
+
+def _timer_fired(state: WorkflowState, event: history.HistoryEvent) -> None:
+    state.timers.pop(event.timer_fired_event_attributes.timer_id, None)
+
+
+def _timer_canceled(state: WorkflowState, event: history.HistoryEvent) -> None:
+    state.timers.pop(event.timer_canceled_event_attributes.timer_id, None)
+
+
+# Children and external workflows
+
+
+def _child_initiated(state: WorkflowState, event: history.HistoryEvent) -> None:
+    initiated = history.StartChildWorkflowExecutionInitiatedEventAttributes()
+    initiated.CopyFrom(event.start_child_workflow_execution_initiated_event_attributes)
+    state.children[event.event_id] = Child(
+        initiated_event_id=event.event_id,
+        initiated=initiated,
+        user_metadata=event.user_metadata.SerializeToString(),
+    )
+
+
+def _child_started(state: WorkflowState, event: history.HistoryEvent) -> None:
+    attributes = event.child_workflow_execution_started_event_attributes
+    child = state.children.get(attributes.initiated_event_id)
+    if child is not None:
+        child.started_event_id = event.event_id
+        child.run_id = attributes.workflow_execution.run_id
+
+
+def _child_ended(state: WorkflowState, event: history.HistoryEvent) -> None:
+    attributes = getattr(event, event.WhichOneof("attributes") or "")
+    state.children.pop(attributes.initiated_event_id, None)
+
+
+def _external_signal_initiated(state: WorkflowState, event: history.HistoryEvent) -> None:
+    initiated = history.SignalExternalWorkflowExecutionInitiatedEventAttributes()
+    initiated.CopyFrom(event.signal_external_workflow_execution_initiated_event_attributes)
+    state.external_signals[event.event_id] = ExternalSignal(event.event_id, initiated)
+
+
+def _external_signal_ended(state: WorkflowState, event: history.HistoryEvent) -> None:
+    attributes = getattr(event, event.WhichOneof("attributes") or "")
+    state.external_signals.pop(attributes.initiated_event_id, None)
+
+
+def _external_cancel_initiated(state: WorkflowState, event: history.HistoryEvent) -> None:
+    initiated = history.RequestCancelExternalWorkflowExecutionInitiatedEventAttributes()
+    initiated.CopyFrom(event.request_cancel_external_workflow_execution_initiated_event_attributes)
+    state.external_cancels[event.event_id] = ExternalCancel(event.event_id, initiated)
+
+
+def _external_cancel_ended(state: WorkflowState, event: history.HistoryEvent) -> None:
+    attributes = getattr(event, event.WhichOneof("attributes") or "")
+    state.external_cancels.pop(attributes.initiated_event_id, None)
+
+
+_Change = Callable[[WorkflowState, history.HistoryEvent], None]
+
+
+def _event(name: str) -> int:
+    return event_types.EventType.Value("EVENT_TYPE_" + name)
+
+
+_CHANGES: dict[int, _Change] = {
+    _event("WORKFLOW_EXECUTION_STARTED"): _workflow_started,
+    _event("WORKFLOW_EXECUTION_SIGNALED"): _signaled,
+    _event("WORKFLOW_EXECUTION_CANCEL_REQUESTED"): _cancel_requested,
+    _event("WORKFLOW_EXECUTION_COMPLETED"): _closed(
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_COMPLETED
+    ),
+    _event("WORKFLOW_EXECUTION_FAILED"): _closed(workflow_enums.WORKFLOW_EXECUTION_STATUS_FAILED),
+    _event("WORKFLOW_EXECUTION_TIMED_OUT"): _closed(
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_TIMED_OUT
+    ),
+    _event("WORKFLOW_EXECUTION_CANCELED"): _closed(
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_CANCELED
+    ),
+    _event("WORKFLOW_EXECUTION_TERMINATED"): _closed(
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_TERMINATED
+    ),
+    _event("WORKFLOW_EXECUTION_CONTINUED_AS_NEW"): _closed(
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW
+    ),
+    _event("UPSERT_WORKFLOW_SEARCH_ATTRIBUTES"): _search_attributes_upserted,
+    _event("WORKFLOW_PROPERTIES_MODIFIED"): _properties_modified,
+    _event("WORKFLOW_TASK_SCHEDULED"): _workflow_task_scheduled,
+    _event("WORKFLOW_TASK_STARTED"): _workflow_task_started,
+    _event("WORKFLOW_TASK_COMPLETED"): _workflow_task_completed,
+    _event("WORKFLOW_TASK_FAILED"): _workflow_task_failed,
+    _event("WORKFLOW_TASK_TIMED_OUT"): _workflow_task_timed_out,
+    _event("ACTIVITY_TASK_SCHEDULED"): _activity_scheduled,
+    _event("ACTIVITY_TASK_CANCEL_REQUESTED"): _activity_cancel_requested,
+    _event("ACTIVITY_TASK_COMPLETED"): _activity_ended,
+    _event("ACTIVITY_TASK_FAILED"): _activity_ended,
+    _event("ACTIVITY_TASK_TIMED_OUT"): _activity_ended,
+    _event("ACTIVITY_TASK_CANCELED"): _activity_ended,
+    _event("TIMER_STARTED"): _timer_started,
+    _event("TIMER_FIRED"): _timer_fired,
+    _event("TIMER_CANCELED"): _timer_canceled,
+    _event("START_CHILD_WORKFLOW_EXECUTION_INITIATED"): _child_initiated,
+    _event("CHILD_WORKFLOW_EXECUTION_STARTED"): _child_started,
+    _event("START_CHILD_WORKFLOW_EXECUTION_FAILED"): _child_ended,
+    _event("CHILD_WORKFLOW_EXECUTION_COMPLETED"): _child_ended,
+    _event("CHILD_WORKFLOW_EXECUTION_FAILED"): _child_ended,
+    _event("CHILD_WORKFLOW_EXECUTION_CANCELED"): _child_ended,
+    _event("CHILD_WORKFLOW_EXECUTION_TIMED_OUT"): _child_ended,
+    _event("CHILD_WORKFLOW_EXECUTION_TERMINATED"): _child_ended,
+    _event("SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED"): _external_signal_initiated,
+    _event("EXTERNAL_WORKFLOW_EXECUTION_SIGNALED"): _external_signal_ended,
+    _event("SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED"): _external_signal_ended,
+    _event("REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED"): _external_cancel_initiated,
+    _event("EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED"): _external_cancel_ended,
+    _event("REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED"): _external_cancel_ended,
+}
+"""Event type -> what it changes. Types that are not here only take their place in history."""
+
+
+# --- Records ----------------------------------------------------------------------------------
+
+
+def apply_record(state: WorkflowState, record: r.AnyRecord) -> None:
+    """Apply one internal record."""
+    match record:
+        case r.Created():
+            state.namespace = record.namespace
+            state.create_request_id = record.request_id
+        case r.ActivityStarted():
+            _activity_attempt_started(state, record)
+        case r.ActivityRetryScheduled():
+            _activity_retry_scheduled(state, record)
+        case r.ActivityRetryDispatched():
+            activity = state.activities[record.scheduled_event_id]
+            activity.retry_at_ns = 0
+            activity.dispatched_ns = record.at_ns
+        case r.EventBuffered() | r.BufferFlushed() | r.BufferedTimerDropped():
+            _apply_buffer(state, record)
+        case r.RequestSeen():
+            state.requests_seen.add(record.request_id)
+        case r.ChildStartRequested():
+            state.children[record.initiated_event_id].request_id = record.request_id
+        case r.ExternalRequested():
+            _external_requested(state, record)
+        case r.ParentReported():
+            state.parent_reported = True
+        case r.ParentClosePolicyApplied():
+            state.policies_due.pop(record.initiated_event_id, None)
+            state.children.pop(record.initiated_event_id, None)
+        case _:
+            _apply_workflow_task(state, record)
+
+
+def _apply_buffer(
+    state: WorkflowState, record: r.EventBuffered | r.BufferFlushed | r.BufferedTimerDropped
+) -> None:
+    match record:
+        case r.EventBuffered():
+            event = history.HistoryEvent.FromString(record.event)
+            event.event_id = BUFFERED_EVENT_ID
+            state.buffered.append(event)
+            _change(state, event)
+        case r.BufferFlushed():
+            state.buffered.clear()
+            state.flushing = record.count
+        case r.BufferedTimerDropped():
+            state.buffered = [
+                e
+                for e in state.buffered
+                if e.timer_fired_event_attributes.timer_id != record.timer_id
+                or e.event_type != event_types.EVENT_TYPE_TIMER_FIRED
+            ]
+        case _:
+            assert_never(record)
+
+
+def _apply_workflow_task(
+    state: WorkflowState,
+    record: r.WorkflowTaskAttemptScheduled
+    | r.WorkflowTaskDispatched
+    | r.WorkflowTaskAttemptStarted
+    | r.WorkflowTaskAttemptEnded
+    | r.WorkflowTaskBackoffEnded
+    | r.StickySet
+    | r.StickyCleared,
+) -> None:
+    match record:
+        case r.WorkflowTaskAttemptScheduled():
+            state.workflow_task = WorkflowTask(
+                scheduled_event_id=record.scheduled_event_id,
+                attempt=record.attempt,
+                scheduled_ns=record.at_ns,
+                original_scheduled_ns=record.at_ns,
+                timeout_ns=record.timeout_ns,
+                queue=state.task_queue,
+            )
+        case r.WorkflowTaskDispatched():
+            assert state.workflow_task is not None
+            state.workflow_task.queue = record.queue
+            state.workflow_task.sticky = record.sticky
+        case r.WorkflowTaskAttemptStarted():
+            task = state.workflow_task
+            assert task is not None
+            task.started_event_id = record.started_event_id
+            task.started_ns = record.at_ns
+            task.request_id = record.request_id
+            task.identity = record.identity
+            task.history_size_bytes = record.history_size_bytes
+            task.suggest_continue_as_new = record.suggest_continue_as_new
+        case r.WorkflowTaskAttemptEnded():
+            _end_workflow_task(state, record.increment_attempt)
+        case r.WorkflowTaskBackoffEnded():
+            state.backoff_pending = False
+        case r.StickySet():
+            state.sticky_queue = record.queue
+            state.sticky_timeout_ns = record.schedule_to_start_timeout_ns
+        case r.StickyCleared():
+            state.sticky_queue = ""
+        case _:
+            assert_never(record)
+
+
+def _activity_attempt_started(state: WorkflowState, record: r.ActivityStarted) -> None:
+    activity = state.activities[record.scheduled_event_id]
+    activity.attempt = record.attempt
+    activity.retry_at_ns = 0
+    activity.started_ns = record.at_ns
+    activity.last_started_ns = record.at_ns
+    activity.identity = record.identity
+    activity.last_identity = record.identity
+    activity.request_id = record.request_id
+    activity.worker_version = record.worker_version
+
+
+def _activity_retry_scheduled(state: WorkflowState, record: r.ActivityRetryScheduled) -> None:
+    activity = state.activities[record.scheduled_event_id]
+    activity.attempt = record.attempt
+    activity.retry_at_ns = record.retry_at_ns
+    activity.dispatched_ns = record.retry_at_ns
+    activity.started_ns = 0
+    activity.identity = ""
+    activity.request_id = ""
+    activity.last_ended_ns = record.ended_ns
+    activity.last_failure = failure.Failure.FromString(record.failure)
+
+
+def _external_requested(state: WorkflowState, record: r.ExternalRequested) -> None:
+    pending = state.external_signals.get(record.initiated_event_id) or state.external_cancels.get(
+        record.initiated_event_id
+    )
+    if pending is not None:
+        pending.request_id = record.request_id
+
+
+def apply_heartbeat(
+    state: WorkflowState, scheduled_event_id: int, at_ns: int, details: common.Payloads | None
+) -> None:
+    """Keep the last heartbeat of an attempt; details are kept when a heartbeat brings none."""
+    activity = state.activities[scheduled_event_id]
+    activity.heartbeat_ns = at_ns
+    if details is not None and details.payloads:
+        activity.heartbeat_details = details
