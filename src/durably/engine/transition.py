@@ -162,6 +162,7 @@ class Transition:
     """
 
     __slots__ = (
+        "completing",
         "deadline_ns",
         "effects",
         "encoded",
@@ -173,6 +174,7 @@ class Transition:
         "reschedule",
         "state",
         "successor",
+        "task_wanted",
         "visible",
     )
 
@@ -191,6 +193,9 @@ class Transition:
         """Replace the stored deadline by `deadline_ns` instead of taking the earlier of the two."""
         self.visible = False
         """Whether the visibility row changes."""
+        self.completing = False
+        """A workflow task is being completed: another is scheduled at the end, if `task_wanted`."""
+        self.task_wanted = False
         self.successor: Transition | None = None
         """The first transition of the run that follows this one, committed with it."""
 

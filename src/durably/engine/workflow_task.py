@@ -1,8 +1,48 @@
-"""The workflow task machine (being written): the signatures others build on."""
+"""The workflow task machine: one task at a time asks a worker what the workflow does next.
+
+    state       input            to          journal
+    ---------   --------------   ---------   ---------------------------------------------------
+    none        schedule         scheduled   WorkflowTaskScheduled, or a record if transient
+    scheduled   start            started     WorkflowTaskStarted, or a record if transient
+    scheduled   sticky timeout   scheduled   WorkflowTaskTimedOut, scheduled on the normal queue
+    started     complete         none        WorkflowTaskCompleted, then the buffered events
+    started     fail, timeout    scheduled   WorkflowTaskFailed / TimedOut (first attempt only)
+
+Rule 1: at most one task is in flight. While one is started, events that it did not cause are
+        buffered, and get their ids when it ends.
+Rule 2: attempts after the first are transient: a worker that fails again and again does not make
+        history grow. A transient task enters history only when it completes, or when new events
+        come before it starts, which makes it a first attempt again.
+"""
 
 from dataclasses import dataclass, field
 
+from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import event_type_pb2 as event_types
+from temporalio.api.enums.v1 import failed_cause_pb2 as causes
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
+from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
+from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
+from temporalio.api.sdk.v1 import task_complete_metadata_pb2 as sdk
+from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
+
+from durably.config import Config
+from durably.engine import records as r
+from durably.engine.state import WorkflowState, WorkflowTask
+from durably.engine.transition import (
+    SECOND_NS,
+    DispatchWorkflowTask,
+    Transition,
+    stamp_event,
+)
+from durably.errors import NotFound
+
+BACKOFF_AFTER_ATTEMPT = 3
+BACKOFF_INITIAL_NS = 5 * SECOND_NS
+BACKOFF_MAX_NS = 600 * SECOND_NS
+
+TASK_NOT_FOUND = "Workflow task not found."
 
 
 @dataclass(slots=True)
@@ -21,3 +61,391 @@ class WorkflowTaskGrant:
     """History in the reply ends here; newer events belong to the next task."""
     transient_events: list[history.HistoryEvent] = field(default_factory=list)
     """Scheduled and started events of a transient task: shown, but not in history."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReference:
+    """What a task token says of the workflow task it belongs to."""
+
+    scheduled_event_id: int
+    started_event_id: int
+    attempt: int
+
+
+# --- Schedule ---------------------------------------------------------------------------------
+
+
+def schedule_if_none(t: Transition) -> None:
+    """Make sure that a worker will look at the new events.
+
+    Nothing happens while a task is pending already, or while the first task is delayed. During the
+    completion of a task it is only remembered: the completion schedules at its end.
+    """
+    state = t.state
+    if t.completing:
+        t.task_wanted = True
+    elif state.running and state.workflow_task is None and not state.backoff_pending:
+        schedule(t)
+
+
+def schedule(t: Transition, *, dispatch: bool = True) -> None:
+    """Schedule a workflow task. `dispatch` False: the caller starts it in the same transition."""
+    state = t.state
+    flushed = t.flush_buffered()
+    attempt = 1 if flushed else state.workflow_task_attempt
+    if attempt > 1:
+        _note_attempt(t, attempt)
+    else:
+        _record_scheduled(t, attempt, state.sticky_queue)
+    task = state.workflow_task
+    assert task is not None
+    if dispatch:
+        dispatch_task(t, task)
+
+
+def dispatch_task(t: Transition, task: WorkflowTask) -> None:
+    t.emit(DispatchWorkflowTask(task.queue, task.sticky, task.scheduled_event_id, task.attempt))
+    if task.sticky:
+        t.attend(t.now_ns + t.state.sticky_timeout_ns)
+
+
+def _record_scheduled(
+    t: Transition, attempt: int, sticky_queue: str, at_ns: int = 0, timeout_ns: int = 0
+) -> None:
+    state = t.state
+    queue = taskqueue.TaskQueue(name=state.task_queue, kind=queue_enums.TASK_QUEUE_KIND_NORMAL)
+    if sticky_queue:
+        queue = taskqueue.TaskQueue(
+            name=sticky_queue,
+            kind=queue_enums.TASK_QUEUE_KIND_STICKY,
+            normal_name=state.task_queue,
+        )
+    attributes = history.WorkflowTaskScheduledEventAttributes(task_queue=queue, attempt=attempt)
+    set_duration(attributes.start_to_close_timeout, timeout_ns or _timeout_ns(state, attempt))
+    t.record(attributes, at_ns=at_ns)
+
+
+def _note_attempt(t: Transition, attempt: int) -> None:
+    t.note(
+        r.WorkflowTaskAttemptScheduled(
+            scheduled_event_id=t.state.next_event_id,
+            attempt=attempt,
+            at_ns=t.now_ns,
+            timeout_ns=_timeout_ns(t.state, attempt),
+        )
+    )
+
+
+def _timeout_ns(state: WorkflowState, attempt: int) -> int:
+    """Start-to-close timeout of an attempt; from the fourth on it grows, to slow down a worker that
+    fails at the same place over and over."""
+    timeout = state.started.workflow_task_timeout
+    base_ns = int(timeout.seconds) * SECOND_NS + int(timeout.nanos)
+    if attempt <= BACKOFF_AFTER_ATTEMPT:
+        return base_ns
+    doublings = min(attempt - BACKOFF_AFTER_ATTEMPT - 1, 20)
+    return base_ns + min(BACKOFF_INITIAL_NS << doublings, BACKOFF_MAX_NS)
+
+
+def set_duration(message: object, nanoseconds: int) -> None:
+    """Fill a Duration message in place."""
+    seconds, nanos = divmod(nanoseconds, SECOND_NS)
+    message.seconds = seconds  # type: ignore[attr-defined]
+    message.nanos = nanos  # type: ignore[attr-defined]
+
+
+def end_backoff(t: Transition) -> None:
+    """The delay before the first task is over."""
+    if t.state.running and t.state.backoff_pending:
+        t.note(r.WorkflowTaskBackoffEnded())
+        schedule_if_none(t)
+
+
+def move_to_normal_queue(t: Transition) -> DispatchWorkflowTask:
+    """No worker polls the sticky queue any more: the pending task goes to the normal queue."""
+    task = t.state.workflow_task
+    assert task is not None and not task.started
+    t.note(r.StickyCleared())
+    t.note(r.WorkflowTaskDispatched(t.state.task_queue, sticky=False))
+    return DispatchWorkflowTask(task.queue, False, task.scheduled_event_id, task.attempt)
+
+
+def reset_sticky(t: Transition) -> None:
+    """ResetStickyTaskQueue: the next task goes to the normal queue."""
+    if t.state.sticky_queue:
+        t.note(r.StickyCleared())
+
+
+# --- Start ------------------------------------------------------------------------------------
+
+
+def start(
+    t: Transition,
+    scheduled_event_id: int,
+    attempt: int,
+    identity: str,
+    request_id: str,
+    config: Config,
+) -> WorkflowTaskGrant:
+    """A worker takes the task. NotFound if it is not there for taking any more."""
+    task = t.state.workflow_task
+    if (
+        task is None
+        or task.scheduled_event_id != scheduled_event_id
+        or task.attempt != attempt
+        or (task.started and task.request_id != request_id)
+    ):
+        raise NotFound(TASK_NOT_FOUND)
+    if not task.started:
+        previous = t.state.last_started_event_id
+        task = _start(t, task, identity, request_id, config)
+        t.attend(t.now_ns + task.timeout_ns)
+        return _grant(t.state, task, previous)
+    return _grant(t.state, task, t.state.last_started_event_id)
+
+
+def _start(
+    t: Transition, task: WorkflowTask, identity: str, request_id: str, config: Config
+) -> WorkflowTask:
+    state = t.state
+    if task.transient and task.scheduled_event_id != state.next_event_id:
+        # New events came after it was scheduled: it is a first attempt at those.
+        _record_scheduled(t, 1, "", task.scheduled_ns)
+        assert state.workflow_task is not None
+        task = state.workflow_task
+    suggest = _suggest_continue_as_new(state, config)
+    if task.transient:
+        t.note(
+            r.WorkflowTaskAttemptStarted(
+                scheduled_event_id=task.scheduled_event_id,
+                started_event_id=task.scheduled_event_id + 1,
+                attempt=task.attempt,
+                at_ns=t.now_ns,
+                request_id=request_id,
+                identity=identity,
+                history_size_bytes=state.history_size_bytes,
+                suggest_continue_as_new=suggest,
+            )
+        )
+    else:
+        t.record(
+            history.WorkflowTaskStartedEventAttributes(
+                scheduled_event_id=task.scheduled_event_id,
+                identity=identity,
+                request_id=request_id,
+                suggest_continue_as_new=suggest,
+                history_size_bytes=state.history_size_bytes,
+            )
+        )
+    assert state.workflow_task is not None
+    return state.workflow_task
+
+
+def _suggest_continue_as_new(state: WorkflowState, config: Config) -> bool:
+    return (
+        state.history_size_bytes >= config.history_bytes_suggest_continue_as_new
+        or state.next_event_id > config.history_events_suggest_continue_as_new
+    )
+
+
+def _grant(state: WorkflowState, task: WorkflowTask, previous: int) -> WorkflowTaskGrant:
+    return WorkflowTaskGrant(
+        scheduled_event_id=task.scheduled_event_id,
+        started_event_id=task.started_event_id,
+        attempt=task.attempt,
+        previous_started_event_id=previous,
+        scheduled_ns=task.scheduled_ns,
+        started_ns=task.started_ns,
+        sticky=task.sticky,
+        last_event_id=min(task.started_event_id, state.next_event_id - 1),
+        transient_events=transient_events(state) if task.transient else [],
+    )
+
+
+def transient_events(state: WorkflowState) -> list[history.HistoryEvent]:
+    """The events of a transient task as a worker is shown them; empty for any other task."""
+    task = state.workflow_task
+    if task is None or not task.transient:
+        return []
+    scheduled = history.HistoryEvent(
+        event_id=task.scheduled_event_id,
+        event_type=event_types.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
+        version=state.failover_version,
+        workflow_task_scheduled_event_attributes=history.WorkflowTaskScheduledEventAttributes(
+            task_queue=taskqueue.TaskQueue(
+                name=state.task_queue, kind=queue_enums.TASK_QUEUE_KIND_NORMAL
+            ),
+            attempt=task.attempt,
+        ),
+    )
+    set_duration(
+        scheduled.workflow_task_scheduled_event_attributes.start_to_close_timeout, task.timeout_ns
+    )
+    stamp_event(scheduled, task.scheduled_ns)
+    if not task.started:
+        return [scheduled]
+    started = history.HistoryEvent(
+        event_id=task.started_event_id,
+        event_type=event_types.EVENT_TYPE_WORKFLOW_TASK_STARTED,
+        version=state.failover_version,
+        workflow_task_started_event_attributes=_started_attributes(task),
+    )
+    stamp_event(started, task.started_ns)
+    return [scheduled, started]
+
+
+def _started_attributes(task: WorkflowTask) -> history.WorkflowTaskStartedEventAttributes:
+    return history.WorkflowTaskStartedEventAttributes(
+        scheduled_event_id=task.scheduled_event_id,
+        identity=task.identity,
+        request_id=task.request_id,
+        suggest_continue_as_new=task.suggest_continue_as_new,
+        history_size_bytes=task.history_size_bytes,
+    )
+
+
+# --- End --------------------------------------------------------------------------------------
+
+
+def in_flight(state: WorkflowState, reference: TaskReference) -> WorkflowTask:
+    """The started task that a token refers to; NotFound if it has ended or was replaced."""
+    task = state.workflow_task
+    if (
+        not state.running
+        or task is None
+        or not task.started
+        or task.scheduled_event_id != reference.scheduled_event_id
+        or task.started_event_id != reference.started_event_id
+        or task.attempt != reference.attempt
+    ):
+        raise NotFound(TASK_NOT_FOUND)
+    return task
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a worker says of itself and its build when it completes or fails a task."""
+
+    identity: str
+    binary_checksum: str = ""
+    worker_version: common.WorkerVersionStamp | None = None
+    sdk_metadata: sdk.WorkflowTaskCompletedMetadata | None = None
+    metering_metadata: common.MeteringMetadata | None = None
+
+
+def record_completed(t: Transition, reference: TaskReference, completion: Completion) -> int:
+    """The task is done; id of its completed event. The caller applies the commands next."""
+    task = in_flight(t.state, reference)
+    scheduled_event_id, started_event_id = task.scheduled_event_id, task.started_event_id
+    if task.transient:
+        scheduled_event_id, started_event_id = _record_transient(t, task)
+    attributes = history.WorkflowTaskCompletedEventAttributes(
+        scheduled_event_id=scheduled_event_id,
+        started_event_id=started_event_id,
+        identity=completion.identity,
+        binary_checksum=completion.binary_checksum,
+    )
+    if completion.worker_version is not None:
+        attributes.worker_version.CopyFrom(completion.worker_version)
+    if completion.sdk_metadata is not None:
+        attributes.sdk_metadata.CopyFrom(completion.sdk_metadata)
+    if completion.metering_metadata is not None:
+        attributes.metering_metadata.CopyFrom(completion.metering_metadata)
+    return t.record(attributes)
+
+
+def _record_transient(t: Transition, task: WorkflowTask) -> tuple[int, int]:
+    """A transient task that completes enters history, with the times it really had."""
+    started = _started_attributes(task)
+    started_ns, attempt = task.started_ns, task.attempt
+    _record_scheduled(t, attempt, "", task.scheduled_ns, task.timeout_ns)
+    pending = t.state.workflow_task
+    assert pending is not None
+    started.scheduled_event_id = pending.scheduled_event_id
+    started_event_id = t.record(started, at_ns=started_ns)
+    return pending.scheduled_event_id, started_event_id
+
+
+def fail(
+    t: Transition,
+    reference: TaskReference,
+    cause: causes.WorkflowTaskFailedCause.ValueType,
+    reason: failure.Failure | None,
+    completion: Completion,
+) -> None:
+    """The worker could not complete the task, or what it asked for is wrong: it is tried again."""
+    task = in_flight(t.state, reference)
+    if task.transient:
+        t.note(r.WorkflowTaskAttemptEnded(increment_attempt=True))
+    else:
+        attributes = history.WorkflowTaskFailedEventAttributes(
+            scheduled_event_id=task.scheduled_event_id,
+            started_event_id=task.started_event_id,
+            cause=cause,
+            identity=completion.identity,
+            binary_checksum=completion.binary_checksum,
+        )
+        if reason is not None:
+            attributes.failure.CopyFrom(reason)
+        if completion.worker_version is not None:
+            attributes.worker_version.CopyFrom(completion.worker_version)
+        t.record(attributes)
+    schedule(t)
+
+
+def abandon(t: Transition) -> None:
+    """End a task that is in flight because the execution is about to be closed from outside.
+
+    The failure is in history, as in the API's own server, so that every started task has an end.
+    """
+    task = t.state.workflow_task
+    if task is None or not task.started:
+        return
+    if task.transient:
+        t.note(r.WorkflowTaskAttemptEnded(increment_attempt=False))
+    else:
+        t.record(
+            history.WorkflowTaskFailedEventAttributes(
+                scheduled_event_id=task.scheduled_event_id,
+                started_event_id=task.started_event_id,
+                cause=causes.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND,
+                identity="history-service",
+            )
+        )
+    t.flush_buffered()
+
+
+# --- Deadlines --------------------------------------------------------------------------------
+
+
+def next_deadline(state: WorkflowState) -> int:
+    """When the pending task times out; 0: never."""
+    task = state.workflow_task
+    if task is None:
+        return 0
+    if task.started:
+        return task.started_ns + task.timeout_ns
+    return task.scheduled_ns + state.sticky_timeout_ns if task.sticky else 0
+
+
+def fire_due(t: Transition) -> None:
+    task = t.state.workflow_task
+    due_ns = next_deadline(t.state)
+    if task is None or not due_ns or due_ns > t.now_ns:
+        return
+    kind = (
+        workflow_enums.TIMEOUT_TYPE_START_TO_CLOSE
+        if task.started
+        else workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_START
+    )
+    if task.transient:
+        t.note(r.WorkflowTaskAttemptEnded(increment_attempt=True))
+    else:
+        t.record(
+            history.WorkflowTaskTimedOutEventAttributes(
+                scheduled_event_id=task.scheduled_event_id,
+                started_event_id=task.started_event_id,
+                timeout_type=kind,
+            )
+        )
+    schedule(t)
