@@ -10,7 +10,9 @@ Times are nanoseconds since the epoch. Bytes fields hold serialized API messages
 from msgspec import Struct
 
 
-class Record(Struct, frozen=True, tag=True, tag_field="t", array_like=True, omit_defaults=True):
+class Record(
+    Struct, frozen=True, tag=True, tag_field="t", array_like=True, omit_defaults=True
+):
     """Base of all records."""
 
 
@@ -126,20 +128,6 @@ class RequestSeen(Record, frozen=True, tag="rq"):
     request_id: str
 
 
-class ChildStartRequested(Record, frozen=True, tag="cs"):
-    """The request id under which a child is started, so that a repeated start finds the first."""
-
-    initiated_event_id: int
-    request_id: str
-
-
-class ExternalRequested(Record, frozen=True, tag="xr"):
-    """The request id under which an external signal or cancel is delivered."""
-
-    initiated_event_id: int
-    request_id: str
-
-
 class ParentReported(Record, frozen=True, tag="pr"):
     """The parent has recorded how this execution ended, or no longer wants to know."""
 
@@ -166,8 +154,6 @@ AnyRecord = (
     | BufferFlushed
     | BufferedTimerDropped
     | RequestSeen
-    | ChildStartRequested
-    | ExternalRequested
     | ParentReported
     | ParentClosePolicyApplied
 )

@@ -99,10 +99,8 @@ class Child(Struct):
     initiated_event_id: int
     initiated: history.StartChildWorkflowExecutionInitiatedEventAttributes
     user_metadata: bytes = b""
-    request_id: str = ""
     started_event_id: int = 0
     run_id: str = ""
-    clock_ns: int = 0
 
     @property
     def started(self) -> bool:
@@ -112,13 +110,11 @@ class Child(Struct):
 class ExternalSignal(Struct):
     initiated_event_id: int
     initiated: history.SignalExternalWorkflowExecutionInitiatedEventAttributes
-    request_id: str = ""
 
 
 class ExternalCancel(Struct):
     initiated_event_id: int
     initiated: history.RequestCancelExternalWorkflowExecutionInitiatedEventAttributes
-    request_id: str = ""
 
 
 class ResetPoint(Struct):
@@ -166,7 +162,9 @@ class WorkflowState(Struct):
     cancel_requested: bool = False
     signals: int = 0
     memo: common.Memo = field(default_factory=common.Memo)
-    search_attributes: common.SearchAttributes = field(default_factory=common.SearchAttributes)
+    search_attributes: common.SearchAttributes = field(
+        default_factory=common.SearchAttributes
+    )
     sdk_name: str = ""
     sdk_version: str = ""
     reset_points: list[ResetPoint] = field(default_factory=list)
@@ -191,7 +189,8 @@ class WorkflowState(Struct):
     children: dict[int, Child] = field(default_factory=dict)
     external_signals: dict[int, ExternalSignal] = field(default_factory=dict)
     external_cancels: dict[int, ExternalCancel] = field(default_factory=dict)
-    requests_seen: set[str] = field(default_factory=set)
+    requests_seen: dict[str, int] = field(default_factory=dict)
+    """Request ids of the latest signals and cancels -> 0; bounded, see `apply`."""
 
     # What is owed to others after the close
     parent_reported: bool = False

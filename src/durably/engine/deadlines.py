@@ -1,0 +1,33 @@
+"""Everything in an execution that time can do, in one place.
+
+Rule 1: a deadline that comes too early finds nothing due, and changes nothing but the next deadline.
+Rule 2: timers fire in the order of their times.
+"""
+
+from durably.engine import activity, timer, workflow, workflow_task
+from durably.engine.state import WorkflowState
+from durably.engine.transition import Transition
+
+
+def next_deadline(state: WorkflowState) -> int:
+    """The earliest moment at which this open execution wants attention; 0: never."""
+    moments = [workflow.next_deadline(state), workflow_task.next_deadline(state)]
+    moments += [pending.fire_at_ns for pending in state.timers.values()]
+    moments += [
+        activity.next_deadline(pending) for pending in state.activities.values()
+    ]
+    return min((m for m in moments if m), default=0)
+
+
+def fire_due(t: Transition) -> None:
+    """Let everything happen whose time has come, then say when to look again."""
+    if t.state.running:
+        workflow.fire_due(t)
+    if t.state.running:
+        activity.fire_due(t)
+    if t.state.running:
+        timer.fire_due(t)
+    if t.state.running:
+        workflow_task.fire_due(t)
+    t.deadline_ns = next_deadline(t.state) if t.state.running else 0
+    t.reschedule = True
