@@ -202,9 +202,16 @@ def child_start_failed(
 
 
 def child_closed(
-    t: Transition, initiated_event_id: int, run_id: str, closed: history.HistoryEvent
+    t: Transition,
+    initiated_event_id: int,
+    first_run_id: str,
+    run_id: str,
+    closed: history.HistoryEvent,
 ) -> None:
-    """The child reports its closing event. Its start may not have been recorded yet."""
+    """The child reports its closing event. Its start may not have been recorded yet.
+
+    `first_run_id` is the run that was started, `run_id` the last of its chain.
+    """
     if not t.state.running or initiated_event_id not in t.state.children:
         return
     child_started(

@@ -80,7 +80,9 @@ class RecentEvents:
     sizes: list[int] = field(default_factory=list)
     size: int = 0
 
-    def extend(self, events: Sequence[history.HistoryEvent], encoded: Sequence[bytes]) -> None:
+    def extend(
+        self, events: Sequence[history.HistoryEvent], encoded: Sequence[bytes]
+    ) -> None:
         self.events.extend(events)
         lengths = [len(e) for e in encoded]
         self.sizes.extend(lengths)
@@ -114,6 +116,8 @@ class Execution:
     version: int
     deadline_ns: int
     replaces_current: int | None = None
+    committed_event_id: int = 0
+    """The last event that is known to be on disk."""
     recent: RecentEvents = field(default_factory=RecentEvents)
     last_commit: asyncio.Future[None] | None = None
     journal_bytes: int = 0
@@ -171,7 +175,9 @@ class Executions:
 
     # --- Load ---------------------------------------------------------------------------------
 
-    async def find(self, namespace_id: str, workflow_id: str, run_id: str = "") -> Execution:
+    async def find(
+        self, namespace_id: str, workflow_id: str, run_id: str = ""
+    ) -> Execution:
         """The execution with this run id, or the current one; NotFound if there is none."""
         execution = await self.find_or_none(namespace_id, workflow_id, run_id)
         if execution is None:
@@ -224,7 +230,9 @@ class Executions:
             await asyncio.wait([settling])
         stored = await self.store.load(execution_id)
         if stored is None:
-            raise NotFound("workflow execution not found; it may have passed its retention period")
+            raise NotFound(
+                "workflow execution not found; it may have passed its retention period"
+            )
         execution = rebuild(stored)
         self._remember(execution)
         return execution
@@ -233,7 +241,9 @@ class Executions:
         self._cache[execution.execution_id] = execution
         state = execution.state
         if not state.closed:
-            self._current[state.namespace_id, state.workflow_id] = execution.execution_id
+            self._current[state.namespace_id, state.workflow_id] = (
+                execution.execution_id
+            )
         self._shrink()
 
     def _shrink(self) -> None:
@@ -276,17 +286,19 @@ class Executions:
             except BaseException as error:
                 await self._refused(execution, t, error)
                 raise
-            if not t.changed and not task_id:
-                await self.settled(execution)
-                return result
             try:
-                await self.commit([(execution, t)], task_id=task_id)
+                if t.changed or task_id:
+                    await self.commit([(execution, t)], task_id=task_id)
+                else:
+                    await self._wait_for_commit(execution)
             except Conflict:
                 continue
             return result
         raise Unavailable("this execution is too busy; try again")
 
-    async def _refused(self, execution: Execution, t: Transition, error: BaseException) -> None:
+    async def _refused(
+        self, execution: Execution, t: Transition, error: BaseException
+    ) -> None:
         if t.changed:
             self._forget(execution)
         if isinstance(error, Refusal):
@@ -298,7 +310,9 @@ class Executions:
             try:
                 await asyncio.shield(execution.last_commit)
             except Conflict as error:
-                raise Unavailable("the state changed while it was read; try again") from error
+                raise Unavailable(
+                    "the state changed while it was read; try again"
+                ) from error
 
     def begin(self, state: WorkflowState) -> Transition:
         return Transition(state, self.clock(), new_id)
@@ -344,7 +358,10 @@ class Executions:
         for effect in list(t.effects):
             match effect:
                 case DispatchWorkflowTask():
-                    key = QueueKey(t.state.namespace_id, TaskKind.WORKFLOW, effect.queue)
+                    effect = self._unless_sticky_worker_left(t, effect)
+                    key = QueueKey(
+                        t.state.namespace_id, TaskKind.WORKFLOW, effect.queue
+                    )
                     poll = self.matching.reserve(key)
                     if poll is None:
                         unit.tasks.append(self._task(key, execution, effect))
@@ -359,17 +376,35 @@ class Executions:
                     )
                     unit.granted.append((poll, Granted(execution, task)))
                 case DispatchActivity():
-                    key = QueueKey(t.state.namespace_id, TaskKind.ACTIVITY, effect.queue)
+                    key = QueueKey(
+                        t.state.namespace_id, TaskKind.ACTIVITY, effect.queue
+                    )
                     poll = self.matching.reserve(key)
                     if poll is None:
                         unit.tasks.append(self._task(key, execution, effect))
                         continue
                     attempt = activity.start(
-                        t, effect.scheduled_event_id, effect.attempt, poll.identity, new_id()
+                        t,
+                        effect.scheduled_event_id,
+                        effect.attempt,
+                        poll.identity,
+                        new_id(),
                     )
                     unit.granted.append((poll, Granted(execution, attempt)))
                 case _:
                     pass
+
+    def _unless_sticky_worker_left(
+        self, t: Transition, effect: DispatchWorkflowTask
+    ) -> DispatchWorkflowTask:
+        """A sticky queue that nobody polls is not waited for."""
+        if not effect.sticky:
+            return effect
+        key = QueueKey(t.state.namespace_id, TaskKind.WORKFLOW, effect.queue)
+        within_ns = int(self.config.sticky_poller_unavailable_s * 1e9)
+        if self.matching.polled_within(key, within_ns):
+            return effect
+        return workflow_task.move_to_normal_queue(t)
 
     def _task(
         self,
@@ -390,6 +425,7 @@ class Executions:
     def _write(self, execution: Execution, t: Transition) -> ExecutionWrite:
         """Advance the cached execution and describe its next version to the store."""
         state = t.state
+        state.transitions = execution.version + 1
         events = history_bytes(t.encoded)
         records = _records_encoder.encode(t.records) if t.records else b""
         write = ExecutionWrite(
@@ -404,13 +440,17 @@ class Executions:
             first_event_id=t.events[0].event_id if t.events else 0,
             events=events,
             records=records,
-            heartbeats=[_heartbeat(state, i) for i in t.heartbeats if i in state.activities],
+            heartbeats=[
+                _heartbeat(state, i) for i in t.heartbeats if i in state.activities
+            ],
             replaces_current=execution.replaces_current,
         )
         if t.visible or execution.version == 0:
             write.visibility = visibility_row(state)
         execution.journal_bytes += len(events) + len(records)
-        if execution.journal_bytes > max(SNAPSHOT_BYTES_MIN, 2 * execution.snapshot_bytes):
+        if execution.journal_bytes > max(
+            SNAPSHOT_BYTES_MIN, 2 * execution.snapshot_bytes
+        ):
             write.snapshot = encode_state(state)
             execution.snapshot_bytes = len(write.snapshot)
             execution.journal_bytes = 0
@@ -461,8 +501,11 @@ class Executions:
                 self.deliveries.put_nowait((execution.execution_id, effect))
         if execution.deadline_ns:
             at_ns = execution.deadline_ns
-            self.arm(execution.execution_id, at_ns + DELIVERY_RETRY_NS if owed else at_ns)
+            self.arm(
+                execution.execution_id, at_ns + DELIVERY_RETRY_NS if owed else at_ns
+            )
         if t.events:
+            execution.committed_event_id = t.events[-1].event_id
             execution.wake_watchers()
 
     # --- Deadlines ----------------------------------------------------------------------------
@@ -494,18 +537,23 @@ class Executions:
         """Committed events from `first_event_id` on: at least one if there is one, then as many as
         fit into `bytes_max`."""
         await self.settled(execution)
+        last_event_id = execution.committed_event_id
         recent = execution.recent.since(first_event_id)
         if recent is not None:
-            return _fit(recent, bytes_max)
-        rows = await self.store.read_events(execution.execution_id, first_event_id, bytes_max)
-        parsed = chain.from_iterable(history.History.FromString(r.events).events for r in rows)
+            return _fit(recent[: last_event_id - first_event_id + 1], bytes_max)
+        rows = await self.store.read_events(
+            execution.execution_id, first_event_id, bytes_max
+        )
+        parsed = chain.from_iterable(
+            history.History.FromString(r.events).events for r in rows
+        )
         return [e for e in parsed if e.event_id >= first_event_id]
 
     async def history_pages(
         self, execution: Execution, first_event_id: int, bytes_max: int
     ) -> AsyncIterator[list[history.HistoryEvent]]:
         """All committed events from `first_event_id` on, page by page."""
-        while first_event_id < execution.state.next_event_id:
+        while first_event_id <= execution.committed_event_id:
             page = await self.events(execution, first_event_id, bytes_max)
             if not page:
                 return
@@ -547,7 +595,9 @@ def _heartbeat(state: WorkflowState, scheduled_event_id: int) -> Heartbeat:
     )
 
 
-def _fit(events: list[history.HistoryEvent], bytes_max: int) -> list[history.HistoryEvent]:
+def _fit(
+    events: list[history.HistoryEvent], bytes_max: int
+) -> list[history.HistoryEvent]:
     total = 0
     for index, event in enumerate(events):
         total += event.ByteSize()
@@ -602,6 +652,8 @@ def rebuild(stored: StoredExecution) -> Execution:
         _replay(execution, row)
     for heartbeat in stored.heartbeats:
         _overlay(state, heartbeat)
+    execution.committed_event_id = state.next_event_id - 1
+    state.transitions = stored.version
     return execution
 
 

@@ -1,0 +1,364 @@
+"""Delivers what committed executions owe to others.
+
+Rule 1: what is owed is part of the sender's state until the sender has recorded the answer; a crash in
+        between means that it is delivered again, under the same request id.
+Rule 2: a delivery that finds its sender changed, or its target gone, ends with an answer to the
+        sender, never with an exception.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import assert_never
+
+from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import failed_cause_pb2 as causes
+from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
+from temporalio.api.history.v1 import message_pb2 as history
+from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
+
+from durably.engine import external_workflow, workflow
+from durably.engine.external_workflow import delivery_request_id
+from durably.engine.state import Child, WorkflowState
+from durably.engine.transition import (
+    ApplyParentClosePolicy,
+    CancelExternal,
+    Delivery,
+    ReportToParent,
+    SignalExternal,
+    StartChild,
+)
+from durably.errors import (
+    NamespaceNotFound,
+    NotFound,
+    Refusal,
+    WorkflowExecutionAlreadyStarted,
+)
+from durably.service.transact import Execution, Executions
+
+logger = logging.getLogger(__name__)
+
+IDENTITY = "history-service"
+CONCURRENT_DELIVERIES = 500
+
+StartRun = Callable[
+    [str, ws.StartWorkflowExecutionRequest, workflow.Parent], Awaitable[str]
+]
+"""(namespace id, request, parent) -> run id; raises WorkflowExecutionAlreadyStarted or another
+Refusal. The same request id finds the run that it started before."""
+
+
+class Outbox:
+    """The deliveries of this node."""
+
+    def __init__(self, executions: Executions, start_run: StartRun) -> None:
+        self._executions = executions
+        self._start_run = start_run
+        self._slots = asyncio.Semaphore(CONCURRENT_DELIVERIES)
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        try:
+            while True:
+                execution_id, delivery = await self._executions.deliveries.get()
+                await self._slots.acquire()
+                task = asyncio.create_task(self._deliver_logged(execution_id, delivery))
+                self._under_way.add(task)
+                task.add_done_callback(self._under_way.discard)
+        finally:
+            for task in list(self._under_way):
+                task.cancel()
+
+    async def _deliver_logged(self, execution_id: int, delivery: Delivery) -> None:
+        """One that fails is left to the sender's deadline, which asks for it again."""
+        try:
+            await self.deliver(execution_id, delivery)
+        except NotFound:
+            pass  # The sender is gone; nothing is owed any more.
+        except Refusal as refusal:
+            logger.warning(
+                "delivery %s will be tried again: %s", delivery, refusal.message
+            )
+        except Exception:
+            logger.exception(
+                "delivery %s of execution %s failed", delivery, execution_id
+            )
+        finally:
+            self._slots.release()
+
+    async def deliver(self, execution_id: int, delivery: Delivery) -> None:
+        """Deliver one, and record the answer with the sender."""
+        sender = await self._executions.get(execution_id)
+        match delivery:
+            case StartChild():
+                await self._start_child(sender, delivery.initiated_event_id)
+            case SignalExternal():
+                await self._signal(sender, delivery.initiated_event_id)
+            case CancelExternal():
+                await self._cancel(sender, delivery.initiated_event_id)
+            case ApplyParentClosePolicy():
+                await self._apply_policy(sender, delivery.initiated_event_id)
+            case ReportToParent():
+                await self._report(sender)
+            case _:
+                assert_never(delivery)
+
+    # --- Children -----------------------------------------------------------------------------
+
+    async def _start_child(self, sender: Execution, initiated_event_id: int) -> None:
+        child = sender.state.children.get(initiated_event_id)
+        if child is None or child.started:
+            return
+        parent = parent_of(sender.state, initiated_event_id)
+        request = child_request(sender.state, child)
+        cause = (
+            causes.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
+        )
+        try:
+            run_id = await self._start_run(
+                child.initiated.namespace_id, request, parent
+            )
+        except WorkflowExecutionAlreadyStarted:
+            await self._child_failed(sender, initiated_event_id, cause)
+        except NamespaceNotFound:
+            cause = (
+                causes.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
+            )
+            await self._child_failed(sender, initiated_event_id, cause)
+        else:
+            await self._executions.transact(
+                sender.execution_id,
+                lambda t: external_workflow.child_started(
+                    t, initiated_event_id, run_id
+                ),
+            )
+
+    async def _child_failed(
+        self,
+        sender: Execution,
+        initiated_event_id: int,
+        cause: causes.StartChildWorkflowExecutionFailedCause.ValueType,
+    ) -> None:
+        await self._executions.transact(
+            sender.execution_id,
+            lambda t: external_workflow.child_start_failed(
+                t, initiated_event_id, cause
+            ),
+        )
+
+    async def _report(self, child: Execution) -> None:
+        """Tell the parent how this execution ended. A parent that is gone need not know."""
+        state = child.state
+        if state.parent_reported or not state.closed:
+            return
+        started = state.started
+        page = await self._executions.events(child, state.close_event_id, 1)
+        closed = page[0]
+        try:
+            parent = await self._executions.find(
+                started.parent_workflow_namespace_id,
+                started.parent_workflow_execution.workflow_id,
+                started.parent_workflow_execution.run_id,
+            )
+            await self._executions.transact(
+                parent.execution_id,
+                lambda t: external_workflow.child_closed(
+                    t,
+                    started.parent_initiated_event_id,
+                    started.first_execution_run_id,
+                    state.run_id,
+                    closed,
+                ),
+            )
+        except NotFound:
+            pass
+        await self._executions.transact(child.execution_id, workflow.parent_reported)
+
+    async def _apply_policy(self, sender: Execution, initiated_event_id: int) -> None:
+        state = sender.state
+        child = state.children.get(initiated_event_id)
+        if initiated_event_id not in state.policies_due or child is None:
+            return
+        try:
+            target = await self._executions.find(
+                child.initiated.namespace_id, child.initiated.workflow_id
+            )
+            if target.state.started.first_execution_run_id == child.run_id:
+                await self._end_child(
+                    sender, target, state.policies_due[initiated_event_id]
+                )
+        except NotFound:
+            pass
+        await self._executions.transact(
+            sender.execution_id,
+            lambda t: external_workflow.policy_applied(t, initiated_event_id),
+        )
+
+    async def _end_child(
+        self, sender: Execution, target: Execution, policy: int
+    ) -> None:
+        if policy == workflow_enums.PARENT_CLOSE_POLICY_TERMINATE:
+            await self._executions.transact(
+                target.execution_id,
+                lambda t: workflow.terminate(
+                    t, "by parent close policy", None, IDENTITY
+                ),
+            )
+            return
+        attributes = history.WorkflowExecutionCancelRequestedEventAttributes(
+            external_workflow_execution=execution_of(sender.state), identity=IDENTITY
+        )
+        await self._executions.transact(
+            target.execution_id, lambda t: workflow.request_cancel(t, attributes)
+        )
+
+    # --- Signals and cancels ------------------------------------------------------------------
+
+    async def _signal(self, sender: Execution, initiated_event_id: int) -> None:
+        pending = sender.state.external_signals.get(initiated_event_id)
+        if pending is None:
+            return
+        initiated = pending.initiated
+        attributes = history.WorkflowExecutionSignaledEventAttributes(
+            signal_name=initiated.signal_name,
+            input=initiated.input if initiated.HasField("input") else None,
+            header=initiated.header if initiated.HasField("header") else None,
+            identity=IDENTITY,
+            external_workflow_execution=execution_of(sender.state),
+            request_id=delivery_request_id(sender.state, initiated_event_id),
+        )
+        try:
+            target = await self._target(
+                sender,
+                initiated.namespace_id,
+                initiated.workflow_execution,
+                initiated.child_workflow_only,
+            )
+            await self._executions.transact(
+                target.execution_id,
+                lambda t: workflow.signal(t, attributes, self._executions.config),
+            )
+        except NotFound:
+            await self._signal_failed(
+                sender,
+                initiated_event_id,
+                causes.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND,
+            )
+        else:
+            await self._executions.transact(
+                sender.execution_id,
+                lambda t: external_workflow.signal_delivered(t, initiated_event_id),
+            )
+
+    async def _signal_failed(
+        self,
+        sender: Execution,
+        initiated_event_id: int,
+        cause: causes.SignalExternalWorkflowExecutionFailedCause.ValueType,
+    ) -> None:
+        await self._executions.transact(
+            sender.execution_id,
+            lambda t: external_workflow.signal_failed(t, initiated_event_id, cause),
+        )
+
+    async def _cancel(self, sender: Execution, initiated_event_id: int) -> None:
+        pending = sender.state.external_cancels.get(initiated_event_id)
+        if pending is None:
+            return
+        initiated = pending.initiated
+        attributes = history.WorkflowExecutionCancelRequestedEventAttributes(
+            cause=initiated.reason,
+            external_initiated_event_id=initiated_event_id,
+            external_workflow_execution=execution_of(sender.state),
+            identity=IDENTITY,
+        )
+        cause = causes.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND
+        try:
+            target = await self._target(
+                sender,
+                initiated.namespace_id,
+                initiated.workflow_execution,
+                initiated.child_workflow_only,
+            )
+            await self._executions.transact(
+                target.execution_id, lambda t: workflow.request_cancel(t, attributes)
+            )
+        except NotFound:
+            await self._executions.transact(
+                sender.execution_id,
+                lambda t: external_workflow.cancel_failed(t, initiated_event_id, cause),
+            )
+        else:
+            await self._executions.transact(
+                sender.execution_id,
+                lambda t: external_workflow.cancel_delivered(t, initiated_event_id),
+            )
+
+    async def _target(
+        self,
+        sender: Execution,
+        namespace_id: str,
+        execution: common.WorkflowExecution,
+        child_only: bool,
+    ) -> Execution:
+        target = await self._executions.find(
+            namespace_id, execution.workflow_id, execution.run_id
+        )
+        parent = target.state.started.parent_workflow_execution
+        if child_only and (parent.workflow_id, parent.run_id) != (
+            sender.state.workflow_id,
+            sender.state.run_id,
+        ):
+            raise NotFound("the target is not a child of this workflow")
+        return target
+
+
+def execution_of(state: WorkflowState) -> common.WorkflowExecution:
+    return common.WorkflowExecution(workflow_id=state.workflow_id, run_id=state.run_id)
+
+
+def parent_of(state: WorkflowState, initiated_event_id: int) -> workflow.Parent:
+    root = state.started.root_workflow_execution
+    return workflow.Parent(
+        namespace=state.namespace,
+        namespace_id=state.namespace_id,
+        workflow_id=state.workflow_id,
+        run_id=state.run_id,
+        initiated_event_id=initiated_event_id,
+        root_workflow_id=root.workflow_id or state.workflow_id,
+        root_run_id=root.run_id or state.run_id,
+    )
+
+
+def child_request(
+    state: WorkflowState, child: Child
+) -> ws.StartWorkflowExecutionRequest:
+    """The start that a child's initiated event asks for."""
+    initiated = child.initiated
+    request = ws.StartWorkflowExecutionRequest(
+        namespace=initiated.namespace,
+        workflow_id=initiated.workflow_id,
+        workflow_type=initiated.workflow_type,
+        task_queue=initiated.task_queue,
+        workflow_execution_timeout=initiated.workflow_execution_timeout,
+        workflow_run_timeout=initiated.workflow_run_timeout,
+        workflow_task_timeout=initiated.workflow_task_timeout,
+        workflow_id_reuse_policy=initiated.workflow_id_reuse_policy,
+        request_id=delivery_request_id(state, child.initiated_event_id),
+        cron_schedule=initiated.cron_schedule,
+        user_metadata=sdk.UserMetadata.FromString(child.user_metadata),
+    )
+    for field in (
+        "input",
+        "retry_policy",
+        "memo",
+        "search_attributes",
+        "header",
+        "priority",
+        "versioning_override",
+    ):
+        if initiated.HasField(field):  # type: ignore[arg-type]
+            getattr(request, field).CopyFrom(getattr(initiated, field))
+    return request
