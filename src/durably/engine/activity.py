@@ -1,8 +1,54 @@
-"""The activity machine (being written): the signatures others build on."""
+"""The activity machine.
+
+    state       input              to          journal
+    ---------   ----------------   ---------   --------------------------------------------------
+    none        schedule           scheduled   ActivityTaskScheduled
+    scheduled   start              started     record ActivityStarted
+    started     complete           none        ActivityTaskStarted, ActivityTaskCompleted
+    started     fail, time out     backoff     record ActivityRetryScheduled, if a retry follows
+    started     fail, time out     none        ActivityTaskStarted, ActivityTaskFailed / TimedOut
+    started     cancel confirmed   none        ActivityTaskStarted, ActivityTaskCanceled
+    backoff     due                scheduled   record ActivityRetryDispatched
+    any         request cancel     the same    ActivityTaskCancelRequested; not started: Canceled
+
+Rule 1: an attempt's end is accepted once. Its attempt number is its stamp: what comes from another
+        attempt, late, is refused.
+Rule 2: an attempt enters history when the activity ends; retries leave no events.
+"""
 
 from dataclasses import dataclass
 
+from temporalio.api.command.v1 import message_pb2 as command
+from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import failed_cause_pb2 as causes
+from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
+from temporalio.api.failure.v1 import message_pb2 as failure
+from temporalio.api.history.v1 import message_pb2 as history
+from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
+
+from durably.config import Config
+from durably.engine import records as r
+from durably.engine import workflow_task
+from durably.engine.apply import apply_heartbeat, nanoseconds
+from durably.engine.refusals import BadCommand
+from durably.engine.retry import (
+    RetryDecision,
+    next_retry,
+    validate_policy,
+    with_defaults,
+)
 from durably.engine.state import Activity
+from durably.engine.transition import DispatchActivity, Transition
+from durably.engine.workflow import cap, ensure_running, normal_queue
+from durably.engine.workflow_task import set_duration
+from durably.errors import InvalidArgument, NotFound
+
+BAD_SCHEDULE = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_ACTIVITY_ATTRIBUTES
+BAD_CANCEL = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_ACTIVITY_ATTRIBUTES
+
+NOT_FOUND = (
+    "invalid activityID or activity already timed out or invoking workflow is completed"
+)
 
 
 @dataclass(slots=True)
@@ -16,3 +62,475 @@ class ActivityGrant:
     attempt: int
     dispatched_ns: int
     started_ns: int
+
+
+# --- Schedule ---------------------------------------------------------------------------------
+
+
+def schedule(
+    t: Transition,
+    attributes: command.ScheduleActivityTaskCommandAttributes,
+    completed_event_id: int,
+    user_metadata: sdk.UserMetadata | None,
+    config: Config,
+    *,
+    dispatch: bool = True,
+) -> Activity:
+    """Command: schedule an activity. `dispatch` False: the caller starts it in this transition."""
+    _validate(t, attributes, config)
+    event = history.ActivityTaskScheduledEventAttributes(
+        activity_id=attributes.activity_id,
+        activity_type=attributes.activity_type,
+        task_queue=normal_queue(attributes.task_queue.name or t.state.task_queue),
+        workflow_task_completed_event_id=completed_event_id,
+    )
+    for field in ("header", "input", "priority"):
+        if attributes.HasField(field):  # type: ignore[arg-type]
+            getattr(event, field).CopyFrom(getattr(attributes, field))
+    event.retry_policy.CopyFrom(with_defaults(attributes.retry_policy))
+    _fill_timeouts(t, event, attributes)
+    event_id = t.record(event, user_metadata=user_metadata)
+    activity = t.state.activities[event_id]
+    if dispatch:
+        t.emit(DispatchActivity(activity.scheduled.task_queue.name, event_id, 1))
+    t.attend(next_deadline(activity))
+    return activity
+
+
+def _validate(
+    t: Transition,
+    attributes: command.ScheduleActivityTaskCommandAttributes,
+    config: Config,
+) -> None:
+    where = f"ActivityId={attributes.activity_id} ActivityType={attributes.activity_type.name}"
+    if not attributes.activity_id:
+        raise BadCommand(
+            BAD_SCHEDULE,
+            f"ActivityId is not set on ScheduleActivityTaskCommand. {where}",
+        )
+    if not attributes.activity_type.name:
+        raise BadCommand(
+            BAD_SCHEDULE,
+            f"ActivityType is not set on ScheduleActivityTaskCommand. {where}",
+        )
+    for value in (attributes.activity_id, attributes.activity_type.name):
+        if len(value) > config.identifier_chars_max:
+            raise BadCommand(
+                BAD_SCHEDULE, f"an identifier exceeds its length limit. {where}"
+            )
+    if attributes.HasField("retry_policy"):
+        try:
+            validate_policy(attributes.retry_policy)
+        except InvalidArgument as error:
+            raise BadCommand(
+                BAD_SCHEDULE,
+                f"Invalid ActivityRetryPolicy for SDK request: {error.message} {where}",
+            ) from error
+    _validate_timeouts(attributes, where)
+    if attributes.activity_id in t.state.activity_ids:
+        raise BadCommand(
+            causes.WORKFLOW_TASK_FAILED_CAUSE_SCHEDULE_ACTIVITY_DUPLICATE_ID,
+            f"an activity with this id is pending already. {where}",
+        )
+    if len(t.state.activities) >= config.pending_activities_max:
+        raise BadCommand(
+            causes.WORKFLOW_TASK_FAILED_CAUSE_PENDING_ACTIVITIES_LIMIT_EXCEEDED,
+            f"the number of pending activities, {len(t.state.activities)}, has reached the limit"
+            f" of {config.pending_activities_max}",
+        )
+
+
+def _validate_timeouts(
+    attributes: command.ScheduleActivityTaskCommandAttributes, where: str
+) -> None:
+    for name in (
+        "schedule_to_close",
+        "schedule_to_start",
+        "start_to_close",
+        "heartbeat",
+    ):
+        if nanoseconds(getattr(attributes, f"{name}_timeout")) < 0:
+            title = name.title().replace("_", "")
+            raise BadCommand(
+                BAD_SCHEDULE,
+                f"Invalid {title}Timeout for activity: negative duration. {where}",
+            )
+    if not nanoseconds(attributes.schedule_to_close_timeout) and not nanoseconds(
+        attributes.start_to_close_timeout
+    ):
+        raise BadCommand(
+            BAD_SCHEDULE,
+            f"A valid StartToClose or ScheduleToCloseTimeout is not set on ScheduleActivityTaskCommand. {where}",
+        )
+
+
+def _fill_timeouts(
+    t: Transition,
+    event: history.ActivityTaskScheduledEventAttributes,
+    attributes: command.ScheduleActivityTaskCommandAttributes,
+) -> None:
+    """Unset timeouts follow from the others; none is longer than the run may take."""
+    run_ns = nanoseconds(t.state.started.workflow_run_timeout)
+    schedule_to_close_ns = cap(
+        nanoseconds(attributes.schedule_to_close_timeout), run_ns
+    )
+    schedule_to_start_ns = nanoseconds(attributes.schedule_to_start_timeout)
+    start_to_close_ns = nanoseconds(attributes.start_to_close_timeout)
+    limit_ns = schedule_to_close_ns or run_ns
+    start_to_close_ns = cap(start_to_close_ns, limit_ns)
+    schedule_to_start_ns = cap(schedule_to_start_ns, limit_ns)
+    heartbeat_ns = nanoseconds(attributes.heartbeat_timeout)
+    if heartbeat_ns:
+        heartbeat_ns = cap(heartbeat_ns, start_to_close_ns)
+    set_duration(event.schedule_to_close_timeout, schedule_to_close_ns)
+    set_duration(event.schedule_to_start_timeout, schedule_to_start_ns)
+    set_duration(event.start_to_close_timeout, start_to_close_ns)
+    set_duration(event.heartbeat_timeout, heartbeat_ns)
+
+
+# --- Start ------------------------------------------------------------------------------------
+
+
+def start(
+    t: Transition, scheduled_event_id: int, attempt: int, identity: str, request_id: str
+) -> ActivityGrant:
+    """A worker takes the attempt. NotFound if it is not there for taking any more."""
+    activity = t.state.activities.get(scheduled_event_id)
+    if not t.state.running or activity is None or activity.attempt != attempt:
+        raise NotFound(NOT_FOUND)
+    if activity.started and activity.request_id != request_id:
+        raise NotFound(NOT_FOUND)
+    if not activity.started:
+        t.note(
+            r.ActivityStarted(
+                scheduled_event_id=scheduled_event_id,
+                attempt=attempt,
+                at_ns=t.now_ns,
+                identity=identity,
+                request_id=request_id,
+            )
+        )
+        t.attend(next_deadline(activity))
+    return ActivityGrant(
+        activity, activity.attempt, activity.dispatched_ns, activity.started_ns
+    )
+
+
+# --- End --------------------------------------------------------------------------------------
+
+
+def started_attempt(t: Transition, scheduled_event_id: int, attempt: int) -> Activity:
+    """The attempt that a token refers to (`attempt` 0: the present one); NotFound if it is over."""
+    ensure_running(t.state)
+    activity = t.state.activities.get(scheduled_event_id)
+    if activity is None or not activity.started or attempt not in (0, activity.attempt):
+        raise NotFound(NOT_FOUND)
+    return activity
+
+
+def complete(
+    t: Transition,
+    scheduled_event_id: int,
+    attempt: int,
+    result: common.Payloads | None,
+    identity: str,
+) -> None:
+    """RespondActivityTaskCompleted."""
+    activity = _completable(t, scheduled_event_id, attempt)
+    started_event_id = _record_started(t, activity)
+    t.record(
+        history.ActivityTaskCompletedEventAttributes(
+            result=result,
+            scheduled_event_id=scheduled_event_id,
+            started_event_id=started_event_id,
+            identity=identity,
+        )
+    )
+    workflow_task.schedule_if_none(t)
+
+
+def _completable(t: Transition, scheduled_event_id: int, attempt: int) -> Activity:
+    """Completion by id (`attempt` 0) is accepted between attempts too: the work is done."""
+    if attempt:
+        return started_attempt(t, scheduled_event_id, attempt)
+    ensure_running(t.state)
+    activity = t.state.activities.get(scheduled_event_id)
+    if activity is None:
+        raise NotFound(NOT_FOUND)
+    return activity
+
+
+def fail(
+    t: Transition,
+    scheduled_event_id: int,
+    attempt: int,
+    reason: failure.Failure,
+    identity: str,
+    last_heartbeat: common.Payloads | None = None,
+) -> None:
+    """RespondActivityTaskFailed: another attempt follows if the retry policy says so."""
+    activity = started_attempt(t, scheduled_event_id, attempt)
+    if last_heartbeat is not None and last_heartbeat.payloads:
+        _beat(t, activity, last_heartbeat)
+    decision = _decide_retry(t, activity, reason)
+    if decision.state == workflow_enums.RETRY_STATE_IN_PROGRESS:
+        _retry(t, activity, reason, decision.delay_ns)
+        return
+    started_event_id = _record_started(t, activity)
+    t.record(
+        history.ActivityTaskFailedEventAttributes(
+            failure=reason,
+            scheduled_event_id=scheduled_event_id,
+            started_event_id=started_event_id,
+            identity=identity,
+            retry_state=decision.state,
+        )
+    )
+    workflow_task.schedule_if_none(t)
+
+
+def _decide_retry(
+    t: Transition, activity: Activity, reason: failure.Failure
+) -> RetryDecision:
+    if activity.cancel_requested:
+        return RetryDecision(workflow_enums.RETRY_STATE_CANCEL_REQUESTED)
+    return next_retry(
+        activity.scheduled.retry_policy,
+        attempt=activity.attempt,
+        failure=reason,
+        now_ns=t.now_ns,
+        expires_ns=_closes_ns(activity),
+    )
+
+
+def _retry(
+    t: Transition, activity: Activity, reason: failure.Failure, delay_ns: int
+) -> None:
+    t.note(
+        r.ActivityRetryScheduled(
+            scheduled_event_id=activity.scheduled_event_id,
+            attempt=activity.attempt + 1,
+            retry_at_ns=t.now_ns + delay_ns,
+            failure=reason.SerializeToString(),
+            ended_ns=t.now_ns,
+        )
+    )
+    t.attend(next_deadline(activity))
+
+
+def confirm_cancel(
+    t: Transition,
+    scheduled_event_id: int,
+    attempt: int,
+    details: common.Payloads | None,
+    identity: str,
+) -> None:
+    """RespondActivityTaskCanceled: the worker obeyed a cancel request."""
+    activity = started_attempt(t, scheduled_event_id, attempt)
+    if not activity.cancel_requested:
+        raise InvalidArgument(
+            "Activity cancellation is not requested for this activity."
+        )
+    started_event_id = _record_started(t, activity)
+    t.record(
+        history.ActivityTaskCanceledEventAttributes(
+            details=details,
+            latest_cancel_requested_event_id=activity.cancel_requested_event_id,
+            scheduled_event_id=scheduled_event_id,
+            started_event_id=started_event_id,
+            identity=identity,
+        )
+    )
+    workflow_task.schedule_if_none(t)
+
+
+def heartbeat(
+    t: Transition,
+    scheduled_event_id: int,
+    attempt: int,
+    details: common.Payloads | None,
+) -> bool:
+    """RecordActivityTaskHeartbeat; whether the worker is asked to cancel the activity."""
+    activity = started_attempt(t, scheduled_event_id, attempt)
+    _beat(t, activity, details)
+    return activity.cancel_requested
+
+
+def _beat(t: Transition, activity: Activity, details: common.Payloads | None) -> None:
+    apply_heartbeat(t.state, activity.scheduled_event_id, t.now_ns, details)
+    t.heartbeats.append(activity.scheduled_event_id)
+
+
+def _record_started(t: Transition, activity: Activity) -> int:
+    """The attempt that ends enters history; its id."""
+    event = history.ActivityTaskStartedEventAttributes(
+        scheduled_event_id=activity.scheduled_event_id,
+        identity=activity.identity,
+        request_id=activity.request_id,
+        attempt=activity.attempt,
+        last_failure=activity.last_failure,
+    )
+    return t.record(event, at_ns=activity.started_ns)
+
+
+# --- Cancel -----------------------------------------------------------------------------------
+
+
+def request_cancel(
+    t: Transition, scheduled_event_id: int, completed_event_id: int
+) -> None:
+    """Command: cancel an activity. One that no worker has is canceled at once."""
+    if not scheduled_event_id:
+        raise BadCommand(
+            BAD_CANCEL, "ScheduledEventId is not set on RequestCancelActivityCommand."
+        )
+    activity = t.state.activities.get(scheduled_event_id)
+    if activity is None:
+        if scheduled_event_id >= t.state.next_event_id:
+            raise BadCommand(BAD_CANCEL, f"no activity has the id {scheduled_event_id}")
+        _record_cancel_requested(t, scheduled_event_id, completed_event_id)
+        return
+    if activity.cancel_requested:
+        return
+    event_id = _record_cancel_requested(t, scheduled_event_id, completed_event_id)
+    if activity.started:
+        return
+    details = None
+    if activity.heartbeat_details is not None:
+        details = activity.heartbeat_details
+    t.record(
+        history.ActivityTaskCanceledEventAttributes(
+            details=details,
+            latest_cancel_requested_event_id=event_id,
+            scheduled_event_id=scheduled_event_id,
+            identity=activity.identity,
+        )
+    )
+    workflow_task.schedule_if_none(t)
+
+
+def _record_cancel_requested(
+    t: Transition, scheduled_event_id: int, completed_event_id: int
+) -> int:
+    return t.record(
+        history.ActivityTaskCancelRequestedEventAttributes(
+            scheduled_event_id=scheduled_event_id,
+            workflow_task_completed_event_id=completed_event_id,
+        )
+    )
+
+
+# --- Deadlines --------------------------------------------------------------------------------
+
+
+def _closes_ns(activity: Activity) -> int:
+    timeout_ns = nanoseconds(activity.scheduled.schedule_to_close_timeout)
+    return activity.first_scheduled_ns + timeout_ns if timeout_ns else 0
+
+
+def next_deadline(activity: Activity) -> int:
+    """The earliest timeout or retry of this activity; 0: never."""
+    moments = [_closes_ns(activity)]
+    scheduled = activity.scheduled
+    if activity.started:
+        moments.append(
+            activity.started_ns + nanoseconds(scheduled.start_to_close_timeout)
+        )
+        moments.append(_heartbeat_due_ns(activity))
+    elif activity.retry_at_ns:
+        moments.append(activity.retry_at_ns)
+    elif nanoseconds(scheduled.schedule_to_start_timeout):
+        moments.append(
+            activity.dispatched_ns + nanoseconds(scheduled.schedule_to_start_timeout)
+        )
+    return min((m for m in moments if m), default=0)
+
+
+def _heartbeat_due_ns(activity: Activity) -> int:
+    timeout_ns = nanoseconds(activity.scheduled.heartbeat_timeout)
+    return (
+        max(activity.started_ns, activity.heartbeat_ns) + timeout_ns
+        if timeout_ns
+        else 0
+    )
+
+
+def fire_due(t: Transition) -> None:
+    """Retries whose backoff is over, and attempts or activities that took too long."""
+    for activity in list(t.state.activities.values()):
+        due_ns = next_deadline(activity)
+        if not due_ns or due_ns > t.now_ns:
+            continue
+        kind = _timed_out(activity, t.now_ns)
+        if kind:
+            _time_out(t, activity, kind)
+        else:
+            _dispatch_retry(t, activity)
+
+
+def _dispatch_retry(t: Transition, activity: Activity) -> None:
+    t.note(
+        r.ActivityRetryDispatched(
+            scheduled_event_id=activity.scheduled_event_id,
+            attempt=activity.attempt,
+            at_ns=t.now_ns,
+        )
+    )
+    queue = activity.scheduled.task_queue.name
+    t.emit(DispatchActivity(queue, activity.scheduled_event_id, activity.attempt))
+
+
+def _timed_out(activity: Activity, now_ns: int) -> workflow_enums.TimeoutType.ValueType:
+    """Which timeout has passed; UNSPECIFIED: none, a retry is due."""
+    scheduled = activity.scheduled
+    closes_ns = _closes_ns(activity)
+    if closes_ns and closes_ns <= now_ns:
+        return workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE
+    if activity.started:
+        if (
+            activity.started_ns + nanoseconds(scheduled.start_to_close_timeout)
+            <= now_ns
+        ):
+            return workflow_enums.TIMEOUT_TYPE_START_TO_CLOSE
+        return workflow_enums.TIMEOUT_TYPE_HEARTBEAT
+    if activity.retry_at_ns:
+        return workflow_enums.TIMEOUT_TYPE_UNSPECIFIED
+    return workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_START
+
+
+TIMEOUT_NAMES = {
+    workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE: "ScheduleToClose",
+    workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_START: "ScheduleToStart",
+    workflow_enums.TIMEOUT_TYPE_START_TO_CLOSE: "StartToClose",
+    workflow_enums.TIMEOUT_TYPE_HEARTBEAT: "Heartbeat",
+}
+
+
+def _time_out(
+    t: Transition, activity: Activity, kind: workflow_enums.TimeoutType.ValueType
+) -> None:
+    reason = failure.Failure(
+        message=f"activity {TIMEOUT_NAMES[kind]} timeout",
+        source="Server",
+        timeout_failure_info=failure.TimeoutFailureInfo(
+            timeout_type=kind, last_heartbeat_details=activity.heartbeat_details
+        ),
+    )
+    decision = _decide_retry(t, activity, reason)
+    if activity.started and decision.state == workflow_enums.RETRY_STATE_IN_PROGRESS:
+        _retry(t, activity, reason, decision.delay_ns)
+        return
+    if kind == workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE:
+        decision = RetryDecision(workflow_enums.RETRY_STATE_TIMEOUT)
+    if activity.last_failure is not None:
+        reason.cause.CopyFrom(activity.last_failure)
+    started_event_id = _record_started(t, activity) if activity.started else 0
+    t.record(
+        history.ActivityTaskTimedOutEventAttributes(
+            failure=reason,
+            scheduled_event_id=activity.scheduled_event_id,
+            started_event_id=started_event_id,
+            retry_state=decision.state,
+        )
+    )
+    workflow_task.schedule_if_none(t)
