@@ -63,9 +63,16 @@ _records_encoder = msgspec.msgpack.Encoder()
 _records_decoder = msgspec.msgpack.Decoder(list[tuple[int, AnyRecord]])
 
 
-def new_execution_id(now_ns: int) -> int:
-    """A 63-bit id that grows with time, so that new rows land at the end of every index."""
-    return (now_ns // 1_000_000) << 21 | secrets.randbits(21)
+class IdSource:
+    """63-bit ids that grow with time, so that new rows land at the end of every index."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def next(self, now_ns: int) -> int:
+        fresh = (now_ns // 1_000_000) << 21 | secrets.randbits(20)
+        self._last = fresh if fresh > self._last else self._last + 1
+        return self._last
 
 
 def new_id() -> str:
@@ -165,6 +172,7 @@ class Executions:
         self.clock = clock
         self.config = config
         self._retention_ns = retention_ns
+        self._ids = IdSource()
         self._cache: OrderedDict[int, Execution] = OrderedDict()
         self._current: dict[tuple[str, str], int] = {}
         self._loading: dict[int, asyncio.Future[Execution]] = {}
@@ -320,7 +328,7 @@ class Executions:
     def create(self, state: WorkflowState, replaces_current: int | None) -> Execution:
         """A new execution, in no cache and no store until its first transition is committed."""
         return Execution(
-            execution_id=new_execution_id(self.clock()),
+            execution_id=self._ids.next(self.clock()),
             state=state,
             version=0,
             deadline_ns=0,
@@ -413,7 +421,7 @@ class Executions:
         effect: DispatchWorkflowTask | DispatchActivity,
     ) -> TaskRow:
         return TaskRow(
-            task_id=new_execution_id(self.clock()),
+            task_id=self._ids.next(self.clock()),
             queue=key,
             execution_id=execution.execution_id,
             scheduled_event_id=effect.scheduled_event_id,

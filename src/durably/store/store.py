@@ -5,12 +5,18 @@ Rule 2: a commit is atomic: all of its writes, or none. It is a compare-and-set 
         each execution it writes; a lost race raises `Conflict`, and nothing has changed.
 Rule 3: no rule of the engine lives in SQL.
 
+Rule 4: disk full and I/O errors stop acknowledging, and say so; nothing is corrupted.
+
 Every table of executions leads its primary key with `shard` (0 in a store of one shard). Times are
 nanoseconds since the epoch; 0 means none.
 """
 
+import asyncio
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Protocol
+
+from durably.store.visibility_query import Query
 
 
 class Conflict(Exception):
@@ -174,3 +180,75 @@ class VisibleExecution:
     workflow_id: str
     run_id: str
     row: VisibilityRow
+
+
+class StoreLocked(Exception):
+    """Another server has this store open; the message says what to do."""
+
+
+class StoreTooNew(Exception):
+    """The store was written by a newer version of this program; the message says what to do."""
+
+
+class Store(Protocol):
+    """What a dialect offers. All methods are called on the event loop."""
+
+    def commit(self, unit: Commit) -> asyncio.Future[None]:
+        """Write a unit. The future raises Conflict, or errors.Unavailable if nothing can be written.
+
+        Units are written in the order of the calls.
+        """
+
+    def delete_execution(self, execution_id: int) -> asyncio.Future[None]:
+        """Remove an execution and all that is stored of it."""
+
+    def put_namespace(
+        self, row: NamespaceRow, expected_version: int
+    ) -> asyncio.Future[None]:
+        """Write a namespace; version 0 creates it. Conflict if another was first."""
+
+    def put_metadata(self, key: str, value: bytes) -> asyncio.Future[None]: ...
+
+    async def load(self, execution_id: int) -> StoredExecution | None: ...
+
+    async def find_run(
+        self, namespace_id: str, workflow_id: str, run_id: str
+    ) -> RunRow | None: ...
+
+    async def current_run(
+        self, namespace_id: str, workflow_id: str
+    ) -> RunRow | None: ...
+
+    async def read_events(
+        self, execution_id: int, first_event_id: int, bytes_max: int
+    ) -> list[JournalRow]:
+        """Rows with events, from the one that holds `first_event_id` on: at least one if there is
+        one, then as many as fit into `bytes_max`."""
+
+    async def read_events_reverse(
+        self, execution_id: int, last_event_id: int, bytes_max: int
+    ) -> list[JournalRow]:
+        """The same backwards, from the row that holds `last_event_id`."""
+
+    async def due(self, before_ns: int, limit: int) -> list[tuple[int, int]]:
+        """(execution id, deadline) of executions that want attention before `before_ns`."""
+
+    async def backlog(
+        self, queue: QueueKey, after_task_id: int, limit: int
+    ) -> list[TaskRow]: ...
+
+    async def namespaces(self) -> list[NamespaceRow]: ...
+
+    async def metadata(self, key: str) -> bytes | None: ...
+
+    async def list_executions(
+        self, namespace_id: str, query: Query, page_size: int, page_token: bytes
+    ) -> tuple[list[VisibleExecution], bytes]:
+        """One page, newest first, and the token of the next (empty: none)."""
+
+    async def count_executions(
+        self, namespace_id: str, query: Query
+    ) -> list[tuple[object, int]]:
+        """(group, count) for each group; one with group None without GROUP BY."""
+
+    async def close(self) -> None: ...

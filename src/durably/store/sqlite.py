@@ -1,0 +1,698 @@
+"""The store on SQLite: one writer thread, group commit, reads beside it.
+
+Rule 1: one thread writes. It takes every unit that is waiting and writes them in one transaction, so
+        that one fsync serves many executions (WAL, synchronous=FULL).
+Rule 2: within a group a unit that lost its race leaves no trace, and its neighbours are not touched:
+        the compare-and-set of all its executions is checked before anything of it is written.
+Rule 3: if the group cannot be committed, no unit of it is acknowledged.
+Rule 4: a file belongs to one server at a time: an advisory lock, which the system frees on any death.
+"""
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from durably.errors import Unavailable
+from durably.store.store import (
+    Commit,
+    Conflict,
+    ExecutionWrite,
+    Heartbeat,
+    JournalRow,
+    NamespaceRow,
+    QueueKey,
+    RunRow,
+    StoredExecution,
+    StoreLocked,
+    StoreTooNew,
+    TaskRow,
+    VisibilityRow,
+    VisibleExecution,
+)
+from durably.store.visibility_query import Query
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+SHARD = 0
+GROUP_UNITS_MAX = 512
+OPEN_LAST = 2**62
+"""Where running executions sort among close times: before all closed ones."""
+
+# --- Statements, each with what it is for ---------------------------------------------------------
+
+# The compare-and-set: the next version of an execution.
+ADVANCE = """UPDATE executions SET version = ?, status = ?, next_event_id = ?, next_deadline_ns = ?
+    WHERE shard = 0 AND execution_id = ? AND version = ?"""
+# A new execution.
+CREATE = """INSERT INTO executions (shard, execution_id, namespace_id, workflow_id, run_id, version,
+    status, next_event_id, next_deadline_ns) VALUES (0, ?, ?, ?, ?, 1, ?, ?, ?)"""
+# The run that a workflow id names is to be this one, if none is named yet.
+CLAIM_CURRENT = """INSERT INTO current_runs (shard, namespace_id, workflow_id, execution_id, run_id)
+    VALUES (0, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+# The same, in place of a certain other run.
+REPLACE_CURRENT = """UPDATE current_runs SET execution_id = ?, run_id = ?
+    WHERE shard = 0 AND namespace_id = ? AND workflow_id = ? AND execution_id = ?"""
+# What a commit added to the history and beside it.
+APPEND = "INSERT INTO journal VALUES (0, ?, ?, ?, ?, ?)"
+# The state, so that loading need not start at the beginning.
+SNAPSHOT = "INSERT OR REPLACE INTO snapshots VALUES (0, ?, ?, ?)"
+# The last heartbeat of an activity.
+HEARTBEAT = "INSERT OR REPLACE INTO heartbeats VALUES (0, ?, ?, ?, ?, ?)"
+# A task that no poller waited for.
+ADD_TASK = "INSERT INTO tasks VALUES (0, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# A task that a worker has started, or that is stale.
+REMOVE_TASK = "DELETE FROM tasks WHERE shard = 0 AND task_id = ?"
+# What lists and counts see.
+SHOW = f"INSERT OR REPLACE INTO visibility VALUES (0, {', '.join('?' * 21)})"
+# The row of an execution, by its id.
+READ_EXECUTION = """SELECT namespace_id, workflow_id, run_id, version, status, next_event_id,
+    next_deadline_ns FROM executions WHERE shard = 0 AND execution_id = ?"""
+READ_SNAPSHOT = (
+    "SELECT version, state FROM snapshots WHERE shard = 0 AND execution_id = ?"
+)
+# The journal after a snapshot.
+READ_TAIL = """SELECT version, first_event_id, events, records FROM journal
+    WHERE shard = 0 AND execution_id = ? AND version > ? AND version <= ? ORDER BY version"""
+READ_HEARTBEATS = """SELECT scheduled_event_id, attempt, at_ns, details FROM heartbeats
+    WHERE shard = 0 AND execution_id = ?"""
+# A certain run of a workflow id.
+FIND_RUN = """SELECT execution_id, run_id, status FROM executions
+    WHERE shard = 0 AND namespace_id = ? AND workflow_id = ? AND run_id = ?"""
+# The run that a workflow id names.
+CURRENT_RUN = """SELECT e.execution_id, e.run_id, e.status FROM current_runs c
+    JOIN executions e ON e.shard = 0 AND e.execution_id = c.execution_id
+    WHERE c.shard = 0 AND c.namespace_id = ? AND c.workflow_id = ?"""
+# The version of the last row that begins at or before an event.
+ROW_OF_EVENT = """SELECT version FROM journal WHERE shard = 0 AND execution_id = ?
+    AND first_event_id BETWEEN 1 AND ? ORDER BY version DESC LIMIT 1"""
+# Rows with events, forwards and backwards.
+EVENTS_FORWARD = """SELECT version, first_event_id, events FROM journal WHERE shard = 0
+    AND execution_id = ? AND version >= ? AND first_event_id > 0 ORDER BY version"""
+EVENTS_BACKWARD = """SELECT version, first_event_id, events FROM journal WHERE shard = 0
+    AND execution_id = ? AND version <= ? AND first_event_id > 0 ORDER BY version DESC"""
+# Executions that want attention.
+DUE = """SELECT execution_id, next_deadline_ns FROM executions
+    WHERE next_deadline_ns > 0 AND next_deadline_ns <= ? ORDER BY next_deadline_ns LIMIT ?"""
+# A page of a queue's backlog.
+BACKLOG = """SELECT task_id, execution_id, scheduled_event_id, stamp, created_ns, sticky FROM tasks
+    WHERE namespace_id = ? AND kind = ? AND queue = ? AND task_id > ? ORDER BY task_id LIMIT ?"""
+NAMESPACES = "SELECT namespace_id, name, version, record FROM namespaces ORDER BY name"
+CREATE_NAMESPACE = "INSERT INTO namespaces VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+UPDATE_NAMESPACE = """UPDATE namespaces SET name = ?, version = ?, record = ?
+    WHERE namespace_id = ? AND version = ?"""
+METADATA = "SELECT value FROM metadata WHERE key = ?"
+PUT_METADATA = "INSERT OR REPLACE INTO metadata VALUES (?, ?)"
+DELETE_EXECUTION = (
+    "DELETE FROM journal WHERE shard = 0 AND execution_id = ?",
+    "DELETE FROM snapshots WHERE shard = 0 AND execution_id = ?",
+    "DELETE FROM heartbeats WHERE shard = 0 AND execution_id = ?",
+    "DELETE FROM visibility WHERE shard = 0 AND execution_id = ?",
+    """DELETE FROM current_runs WHERE shard = 0 AND execution_id = ?1 AND (namespace_id, workflow_id)
+        = (SELECT namespace_id, workflow_id FROM executions WHERE shard = 0 AND execution_id = ?1)""",
+    "DELETE FROM executions WHERE shard = 0 AND execution_id = ?",
+)
+VISIBLE_COLUMNS = """execution_id, workflow_id, run_id, workflow_type, task_queue, status, start_ns,
+    execution_ns, close_ns, history_length, history_size_bytes, state_transitions,
+    parent_workflow_id, parent_run_id, root_workflow_id, root_run_id, memo, search_attributes,
+    sort_close_ns"""
+
+
+# --- Opening --------------------------------------------------------------------------------------
+
+
+def migrations() -> list[tuple[int, str]]:
+    """(version, SQL) of every migration, in order."""
+    folder = resources.files("durably.store") / "migrations"
+    files = sorted(
+        (f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name
+    )
+    return [(int(f.name.split("_")[0]), f.read_text()) for f in files]
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema up to date, one transaction a migration. Raises StoreTooNew."""
+    present = connection.execute("PRAGMA user_version").fetchone()[0]
+    known = migrations()
+    if present > known[-1][0]:
+        raise StoreTooNew(
+            f"this store has schema {present}, and this version of durably knows {known[-1][0]}:"
+            " upgrade durably"
+        )
+    for version, sql in known:
+        if version > present:
+            connection.executescript(
+                f"BEGIN;\n{sql}\nPRAGMA user_version = {version};\nCOMMIT;"
+            )
+
+
+def connect(target: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        target, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA cache_size = -65536")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    return connection
+
+
+def lock(path: Path) -> int:
+    """Take the store's lock file; the descriptor holds it until it is closed, or its process ends."""
+    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreLocked(
+            f"another durably server has {path} open; stop it first, or use another --store"
+        ) from error
+    return descriptor
+
+
+# --- The writer's work ----------------------------------------------------------------------------
+
+
+class _Work:
+    """One thing for the writer: what to do in the transaction, and whom to tell."""
+
+    __slots__ = ("done", "error", "loop", "write")
+
+    def __init__(
+        self, write: Callable[[sqlite3.Connection], None], done: asyncio.Future[None]
+    ) -> None:
+        self.write = write
+        self.done = done
+        self.loop = done.get_loop()
+        self.error: BaseException | None = None
+
+
+class SqliteStore:
+    """One SQLite file, or `memory:`."""
+
+    def __init__(self, target: str, lock_descriptor: int | None = None) -> None:
+        self._lock_descriptor = lock_descriptor
+        self._writer = connect(target)
+        migrate(self._writer)
+        self._in_memory = target == ":memory:"
+        self._reader = self._writer if self._in_memory else connect(target)
+        self._reading = threading.RLock()
+        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._closed = False
+        self.commits = 0
+        self._thread = threading.Thread(
+            target=self._run, name="durably-writer", daemon=True
+        )
+        self._thread.start()
+
+    @classmethod
+    def open(cls, url: str) -> "SqliteStore":
+        """Open `memory:` or `sqlite:///PATH` (`sqlite:////PATH` is absolute), creating or migrating
+        it. Raises StoreLocked, StoreTooNew, ValueError."""
+        if url == "memory:":
+            return cls(":memory:")
+        if not url.startswith("sqlite:///") or url == "sqlite:///":
+            raise ValueError(f"unknown store {url!r}: use sqlite:///PATH or memory:")
+        path = Path(url.removeprefix("sqlite:///")).expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = lock(path)
+        try:
+            return cls(str(path), descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    # --- Writing ------------------------------------------------------------------------------
+
+    def commit(self, unit: Commit) -> asyncio.Future[None]:
+        return self._submit(lambda connection: _write_unit(connection, unit))
+
+    def delete_execution(self, execution_id: int) -> asyncio.Future[None]:
+        def delete(connection: sqlite3.Connection) -> None:
+            for statement in DELETE_EXECUTION:
+                connection.execute(statement, (execution_id,))
+
+        return self._submit(delete)
+
+    def put_namespace(
+        self, row: NamespaceRow, expected_version: int
+    ) -> asyncio.Future[None]:
+        def put(connection: sqlite3.Connection) -> None:
+            if expected_version == 0:
+                values: tuple[object, ...] = (
+                    row.namespace_id,
+                    row.name,
+                    row.version,
+                    row.record,
+                )
+                written = connection.execute(CREATE_NAMESPACE, values)
+            else:
+                values = (
+                    row.name,
+                    row.version,
+                    row.record,
+                    row.namespace_id,
+                    expected_version,
+                )
+                written = connection.execute(UPDATE_NAMESPACE, values)
+            if written.rowcount != 1:
+                raise Conflict
+
+        return self._submit(put)
+
+    def put_metadata(self, key: str, value: bytes) -> asyncio.Future[None]:
+        return self._submit(lambda connection: _put_metadata(connection, key, value))
+
+    def _submit(
+        self, write: Callable[[sqlite3.Connection], None]
+    ) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._closed:
+            done.set_exception(Unavailable("the server is shutting down"))
+        else:
+            self._queue.put(_Work(write, done))
+        return done
+
+    def _run(self) -> None:
+        while True:
+            first = self._queue.get()
+            if first is None:
+                return
+            group = [first]
+            stop = False
+            while len(group) < GROUP_UNITS_MAX and not stop:
+                try:
+                    following = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if following is None:
+                    stop = True
+                else:
+                    group.append(following)
+            self._write_group(group)
+            if stop:
+                return
+
+    def _write_group(self, group: list[_Work]) -> None:
+        """One transaction for the whole group; then every waiter hears of it at once."""
+        try:
+            with self._reading if self._in_memory else _NO_LOCK:
+                self._writer.execute("BEGIN IMMEDIATE")
+                for work in group:
+                    _attempt(self._writer, work)
+                self._writer.execute("COMMIT")
+            self.commits += 1
+        except BaseException as error:
+            self._roll_back(group, error)
+        group[0].loop.call_soon_threadsafe(_resolve, group)
+
+    def _roll_back(self, group: list[_Work], error: BaseException) -> None:
+        logger.error("commit of %d units failed: %s", len(group), error)
+        if self._writer.in_transaction:
+            try:
+                self._writer.execute("ROLLBACK")
+            except sqlite3.Error:
+                logger.exception("rollback failed")
+        refusal = Unavailable(
+            f"the store cannot write ({error}): free some disk space or mend the disk, then try again"
+        )
+        for work in group:
+            work.error = refusal
+
+    # --- Reading ------------------------------------------------------------------------------
+
+    async def load(self, execution_id: int) -> StoredExecution | None:
+        return await self._read_aside(
+            lambda connection: _load(connection, execution_id)
+        )
+
+    async def find_run(
+        self, namespace_id: str, workflow_id: str, run_id: str
+    ) -> RunRow | None:
+        row = self._row(FIND_RUN, (namespace_id, workflow_id, run_id))
+        return RunRow(*row) if row else None
+
+    async def current_run(self, namespace_id: str, workflow_id: str) -> RunRow | None:
+        row = self._row(CURRENT_RUN, (namespace_id, workflow_id))
+        return RunRow(*row) if row else None
+
+    async def read_events(
+        self, execution_id: int, first_event_id: int, bytes_max: int
+    ) -> list[JournalRow]:
+        return await self._read_aside(
+            lambda c: _events(
+                c, EVENTS_FORWARD, execution_id, first_event_id, bytes_max
+            )
+        )
+
+    async def read_events_reverse(
+        self, execution_id: int, last_event_id: int, bytes_max: int
+    ) -> list[JournalRow]:
+        return await self._read_aside(
+            lambda c: _events(
+                c, EVENTS_BACKWARD, execution_id, last_event_id, bytes_max
+            )
+        )
+
+    async def due(self, before_ns: int, limit: int) -> list[tuple[int, int]]:
+        return await self._read_aside(
+            lambda c: c.execute(DUE, (before_ns, limit)).fetchall()
+        )
+
+    async def backlog(
+        self, queue: QueueKey, after_task_id: int, limit: int
+    ) -> list[TaskRow]:
+        key = (queue.namespace_id, int(queue.kind), queue.name, after_task_id, limit)
+        rows = self._rows(BACKLOG, key)
+        return [
+            TaskRow(
+                task_id, queue, execution_id, scheduled, stamp, created_ns, bool(sticky)
+            )
+            for task_id, execution_id, scheduled, stamp, created_ns, sticky in rows
+        ]
+
+    async def namespaces(self) -> list[NamespaceRow]:
+        return [NamespaceRow(*row) for row in self._rows(NAMESPACES, ())]
+
+    async def metadata(self, key: str) -> bytes | None:
+        row = self._row(METADATA, (key,))
+        return bytes(row[0]) if row else None
+
+    async def list_executions(
+        self, namespace_id: str, query: Query, page_size: int, page_token: bytes
+    ) -> tuple[list[VisibleExecution], bytes]:
+        return await self._read_aside(
+            lambda c: _list(c, namespace_id, query, page_size, page_token)
+        )
+
+    async def count_executions(
+        self, namespace_id: str, query: Query
+    ) -> list[tuple[object, int]]:
+        group = query.group_by or "NULL"
+        sql = f"SELECT {group}, count(*) FROM visibility WHERE namespace_id = ?"
+        if query.sql:
+            sql += f" AND ({query.sql})"
+        if query.group_by:
+            sql += " GROUP BY 1 ORDER BY 2 DESC"
+        values = (namespace_id, *query.values)
+        return await self._read_aside(lambda c: c.execute(sql, values).fetchall())
+
+    async def _read_aside(self, read: Callable[[sqlite3.Connection], R]) -> R:
+        """A read that may be long, in a thread."""
+        return await asyncio.to_thread(self._read, read)
+
+    def _read(self, read: Callable[[sqlite3.Connection], R]) -> R:
+        with self._reading:
+            return read(self._reader)
+
+    def _row(self, sql: str, values: Sequence[object]) -> Any:
+        """A point read takes microseconds: less than a hop to a thread."""
+        with self._reading:
+            return self._reader.execute(sql, values).fetchone()
+
+    def _rows(self, sql: str, values: Sequence[object]) -> list[Any]:
+        with self._reading:
+            return self._reader.execute(sql, values).fetchall()
+
+    async def close(self) -> None:
+        """Write what is waiting, then release the file."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        if not self._in_memory:
+            self._reader.close()
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._writer.close()
+        if self._lock_descriptor is not None:
+            os.close(self._lock_descriptor)
+
+
+class _NoLock:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+_NO_LOCK = _NoLock()
+
+
+def _attempt(connection: sqlite3.Connection, work: _Work) -> None:
+    """A lost race concerns its unit alone; any other error ends the group."""
+    try:
+        work.write(connection)
+    except Conflict as conflict:
+        work.error = conflict
+
+
+def _resolve(group: list[_Work]) -> None:
+    for work in group:
+        if work.done.cancelled():
+            continue
+        if work.error is None:
+            work.done.set_result(None)
+        else:
+            work.done.set_exception(work.error)
+
+
+def _put_metadata(connection: sqlite3.Connection, key: str, value: bytes) -> None:
+    connection.execute(PUT_METADATA, (key, value))
+
+
+def _write_unit(connection: sqlite3.Connection, unit: Commit) -> None:
+    """All of a unit, or nothing of it and Conflict."""
+    execute = connection.execute
+    if len(unit.writes) == 1 and unit.writes[0].expected_version:
+        # The common case needs no savepoint: the compare-and-set is its first statement.
+        _advance(execute, unit.writes[0])
+    else:
+        execute("SAVEPOINT unit")
+        try:
+            for write in unit.writes:
+                _advance(execute, write)
+        except Conflict:
+            execute("ROLLBACK TO unit")
+            execute("RELEASE unit")
+            raise
+        execute("RELEASE unit")
+    for write in unit.writes:
+        _write_rest(execute, write)
+    for task in unit.tasks_added:
+        execute(ADD_TASK, _task_values(task))
+    for task_id in unit.tasks_removed:
+        execute(REMOVE_TASK, (task_id,))
+
+
+Execute = Callable[..., sqlite3.Cursor]
+
+
+def _advance(execute: Execute, write: ExecutionWrite) -> None:
+    if write.expected_version:
+        values = (
+            write.expected_version + 1,
+            write.status,
+            write.next_event_id,
+            write.next_deadline_ns,
+            write.execution_id,
+            write.expected_version,
+        )
+        if execute(ADVANCE, values).rowcount != 1:
+            raise Conflict
+        return
+    _claim_current(execute, write)
+    try:
+        execute(
+            CREATE,
+            (
+                write.execution_id,
+                write.namespace_id,
+                write.workflow_id,
+                write.run_id,
+                write.status,
+                write.next_event_id,
+                write.next_deadline_ns,
+            ),
+        )
+    except sqlite3.IntegrityError as error:
+        raise Conflict from error
+
+
+def _claim_current(execute: Execute, write: ExecutionWrite) -> None:
+    if write.replaces_current is None:
+        return
+    key = (write.namespace_id, write.workflow_id)
+    if write.replaces_current == 0:
+        claimed = execute(CLAIM_CURRENT, (*key, write.execution_id, write.run_id))
+    else:
+        values = (write.execution_id, write.run_id, *key, write.replaces_current)
+        claimed = execute(REPLACE_CURRENT, values)
+    if claimed.rowcount != 1:
+        raise Conflict
+
+
+def _write_rest(execute: Execute, write: ExecutionWrite) -> None:
+    version = write.expected_version + 1
+    if write.events or write.records:
+        values = (
+            write.execution_id,
+            version,
+            write.first_event_id,
+            write.events,
+            write.records,
+        )
+        execute(APPEND, values)
+    if write.snapshot:
+        execute(SNAPSHOT, (write.execution_id, version, write.snapshot))
+    for beat in write.heartbeats:
+        execute(
+            HEARTBEAT,
+            (
+                write.execution_id,
+                beat.scheduled_event_id,
+                beat.attempt,
+                beat.at_ns,
+                beat.details,
+            ),
+        )
+    if write.visibility is not None:
+        execute(SHOW, _visible_values(write, write.visibility))
+
+
+def _task_values(task: TaskRow) -> tuple[object, ...]:
+    return (
+        task.task_id,
+        task.queue.namespace_id,
+        int(task.queue.kind),
+        task.queue.name,
+        task.execution_id,
+        task.scheduled_event_id,
+        task.stamp,
+        task.created_ns,
+        int(task.sticky),
+    )
+
+
+def _visible_values(write: ExecutionWrite, row: VisibilityRow) -> tuple[object, ...]:
+    return (
+        write.execution_id,
+        write.namespace_id,
+        write.workflow_id,
+        write.run_id,
+        row.workflow_type,
+        row.task_queue,
+        row.status,
+        row.start_ns,
+        row.execution_ns,
+        row.close_ns,
+        row.history_length,
+        row.history_size_bytes,
+        row.state_transitions,
+        row.parent_workflow_id,
+        row.parent_run_id,
+        row.root_workflow_id,
+        row.root_run_id,
+        row.memo,
+        row.search_attributes,
+        json.dumps(row.search_values) if row.search_values else "{}",
+        row.close_ns or OPEN_LAST,
+    )
+
+
+def _load(connection: sqlite3.Connection, execution_id: int) -> StoredExecution | None:
+    """Everything about one execution, read in one transaction."""
+    in_transaction = connection.in_transaction
+    if not in_transaction:
+        connection.execute("BEGIN")
+    try:
+        row = connection.execute(READ_EXECUTION, (execution_id,)).fetchone()
+        if row is None:
+            return None
+        found = connection.execute(READ_SNAPSHOT, (execution_id,)).fetchone()
+        snapshot_version, snapshot = found or (0, b"")
+        tail = connection.execute(
+            READ_TAIL, (execution_id, snapshot_version, row[3])
+        ).fetchall()
+        beats = connection.execute(READ_HEARTBEATS, (execution_id,)).fetchall()
+    finally:
+        if not in_transaction:
+            connection.execute("COMMIT")
+    return StoredExecution(
+        execution_id,
+        *row,
+        snapshot=snapshot,
+        snapshot_version=snapshot_version,
+        journal=[JournalRow(*each) for each in tail],
+        heartbeats=[Heartbeat(*each) for each in beats],
+    )
+
+
+def _events(
+    connection: sqlite3.Connection,
+    sql: str,
+    execution_id: int,
+    event_id: int,
+    bytes_max: int,
+) -> list[JournalRow]:
+    found = connection.execute(ROW_OF_EVENT, (execution_id, event_id)).fetchone()
+    if found is None:
+        return []
+    rows: list[JournalRow] = []
+    total = 0
+    cursor = connection.execute(sql, (execution_id, found[0]))
+    for version, first_event_id, events in cursor:
+        total += len(events)
+        if rows and total > bytes_max:
+            break
+        rows.append(JournalRow(version, first_event_id, events, b""))
+    cursor.close()
+    return rows
+
+
+_token_encoder = msgspec.msgpack.Encoder()
+_token_decoder = msgspec.msgpack.Decoder(tuple[int, int, int])
+
+
+def _list(
+    connection: sqlite3.Connection,
+    namespace_id: str,
+    query: Query,
+    page_size: int,
+    page_token: bytes,
+) -> tuple[list[VisibleExecution], bytes]:
+    sql = f"SELECT {VISIBLE_COLUMNS} FROM visibility WHERE namespace_id = ?"
+    values: list[object] = [namespace_id]
+    if query.sql:
+        sql += f" AND ({query.sql})"
+        values += query.values
+    if page_token:
+        sql += " AND (sort_close_ns, start_ns, execution_id) < (?, ?, ?)"
+        values += _token_decoder.decode(page_token)
+    sql += " ORDER BY sort_close_ns DESC, start_ns DESC, execution_id DESC LIMIT ?"
+    values.append(page_size)
+    rows = connection.execute(sql, values).fetchall()
+    token = b""
+    if len(rows) == page_size:
+        last = rows[-1]
+        token = _token_encoder.encode((last[18], last[6], last[0]))
+    return [_visible(row) for row in rows], token
+
+
+def _visible(row: tuple[Any, ...]) -> VisibleExecution:
+    return VisibleExecution(
+        execution_id=row[0],
+        workflow_id=row[1],
+        run_id=row[2],
+        row=VisibilityRow(*row[3:18], search_values={}),
+    )
