@@ -300,7 +300,8 @@ class _SqlWriter:
             )
         mark = self._bind(name, column, node.expression)
         self.values.append(self.values[-1])
-        return f"substr({column.sql}, 1, length({mark})) = ?"
+        found = f"substr({column.sql}, 1, length({mark})) = ?"
+        return f"NOT COALESCE({found}, 0)" if node.args.get("negate") else found
 
 
 # --- Values -----------------------------------------------------------------------------------
@@ -352,7 +353,7 @@ def _text(found: Found) -> str:
 
 
 def _int(found: Found) -> int:
-    if isinstance(found, bool) or isinstance(found, float):
+    if isinstance(found, bool | float):
         raise TypeError
     return int(found)
 

@@ -1,0 +1,101 @@
+"""Which RPCs there are, who answers them, and what must be well formed before anyone does.
+
+Rule 1: one row per RPC of the API's services; one that nobody answers is UNIMPLEMENTED, by name.
+Rule 2: a handler is a method named after its RPC in snake case: `start_workflow_execution`.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from temporalio.api.operatorservice.v1 import service_pb2 as operator_service
+from temporalio.api.workflowservice.v1 import service_pb2 as workflow_service
+
+from durably.errors import InvalidArgument, Unimplemented
+
+Handler = Callable[[Any, "Call"], Awaitable[Message]]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is known of a call beside its request."""
+
+    rpc: str
+    metadata: Mapping[str, str]
+    """gRPC headers in lower case; of a repeated one the last."""
+    deadline_ns: int = 0
+    """When the caller stops waiting, nanoseconds since the epoch; 0: never."""
+
+    def seconds_left(self, now_ns: int) -> float | None:
+        return (self.deadline_ns - now_ns) / 1e9 if self.deadline_ns else None
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc:
+    """One row: an RPC, its messages, and who answers it (None: nobody yet)."""
+
+    name: str
+    request: type[Message]
+    response: type[Message]
+    handler: Handler | None
+    namespaced: bool
+
+    async def answer(self, request: Message, call: Call) -> Message:
+        """Refuse what is malformed, then ask the handler."""
+        if self.handler is None:
+            raise Unimplemented(
+                f"{self.name} is not built into this server; docs/api.md lists what is"
+            )
+        if self.namespaced and not request.namespace:  # type: ignore[attr-defined]
+            raise InvalidArgument("Namespace not set on request.")
+        return await self.handler(request, call)
+
+
+WITHOUT_NAMESPACE = frozenset(
+    ("RegisterNamespace", "DescribeNamespace", "UpdateNamespace")
+)
+"""RPCs whose `namespace` is checked by their handler: it may be an id instead, or is to be made."""
+
+SERVICES: tuple[ServiceDescriptor, ...] = (
+    workflow_service.DESCRIPTOR.services_by_name["WorkflowService"],
+    operator_service.DESCRIPTOR.services_by_name["OperatorService"],
+)
+
+
+def snake_case(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def table(
+    handlers: Iterable[object], services: tuple[ServiceDescriptor, ...] = SERVICES
+) -> dict[str, Rpc]:
+    """Path (`/package.Service/Method`) -> row, for every RPC of the services.
+
+    `handlers` are looked through in order for a method that is named after the RPC.
+    """
+    owners = tuple(handlers)
+    rows: dict[str, Rpc] = {}
+    for service in services:
+        for method in service.methods:
+            rows[f"/{service.full_name}/{method.name}"] = _row(method, owners)
+    return rows
+
+
+def _row(method: MethodDescriptor, owners: tuple[object, ...]) -> Rpc:
+    name = snake_case(method.name)
+    handler = next((getattr(o, name) for o in owners if hasattr(o, name)), None)
+    namespaced = (
+        "namespace" in method.input_type.fields_by_name
+        and method.name not in WITHOUT_NAMESPACE
+    )
+    return Rpc(
+        method.name,
+        GetMessageClass(method.input_type),
+        GetMessageClass(method.output_type),
+        handler,
+        namespaced,
+    )

@@ -1,0 +1,335 @@
+"""Namespaces and the search attributes that each has: records with no history.
+
+Rule 1: the cache in memory is what the store has; a change is in it only after its commit.
+"""
+
+import re
+import uuid
+
+import msgspec
+from msgspec import Struct, field
+from temporalio.api.enums.v1 import common_pb2 as common_enums
+from temporalio.api.enums.v1 import namespace_pb2 as namespace_enums
+from temporalio.api.namespace.v1 import message_pb2 as namespace_messages
+from temporalio.api.operatorservice.v1 import request_response_pb2 as ops
+from temporalio.api.replication.v1 import message_pb2 as replication
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
+
+from durably.config import Config
+from durably.engine.apply import SECOND_NS, nanoseconds
+from durably.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NamespaceAlreadyExists,
+    NamespaceNotFound,
+    NotFound,
+)
+from durably.service.admission import Call
+from durably.store.store import Conflict, NamespaceRow, Store
+from durably.store.visibility_query import PREDEFINED, SYSTEM_COLUMNS
+
+SYSTEM_NAMESPACE = "temporal-system"
+CLUSTER = "active"
+RETENTION_MIN_NS = 3600 * SECOND_NS
+NAME_PATTERN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_\-.]{1,998}")
+
+SYSTEM_TYPES = {
+    "CloseTime": "Datetime",
+    "ExecutionDuration": "Int",
+    "ExecutionStatus": "Keyword",
+    "ExecutionTime": "Datetime",
+    "HistoryLength": "Int",
+    "HistorySizeBytes": "Int",
+    "ParentRunId": "Keyword",
+    "ParentWorkflowId": "Keyword",
+    "RootRunId": "Keyword",
+    "RootWorkflowId": "Keyword",
+    "RunId": "Keyword",
+    "StartTime": "Datetime",
+    "StateTransitionCount": "Int",
+    "TaskQueue": "Keyword",
+    "WorkflowId": "Keyword",
+    "WorkflowType": "Keyword",
+} | PREDEFINED
+
+
+def type_value(name: str) -> common_enums.IndexedValueType.ValueType:
+    """`KeywordList` -> INDEXED_VALUE_TYPE_KEYWORD_LIST."""
+    screaming = re.sub(r"(?<!^)(?=[A-Z])", "_", name).upper()
+    return common_enums.IndexedValueType.Value(f"INDEXED_VALUE_TYPE_{screaming}")
+
+
+def type_name(value: int) -> str:
+    screaming = common_enums.IndexedValueType.Name(value)  # type: ignore[arg-type]
+    return screaming.removeprefix("INDEXED_VALUE_TYPE_").title().replace("_", "")
+
+
+class Namespace(Struct):
+    """One namespace as it is stored."""
+
+    namespace_id: str
+    name: str
+    version: int = 1
+    state: int = namespace_enums.NAMESPACE_STATE_REGISTERED
+    description: str = ""
+    owner_email: str = ""
+    data: dict[str, str] = field(default_factory=dict)
+    retention_ns: int = 0
+    search_attributes: dict[str, str] = field(default_factory=dict)
+    """Custom search attributes: name -> type name."""
+
+
+_decoder = msgspec.msgpack.Decoder(Namespace)
+
+
+class Namespaces:
+    """All namespaces of this store, and the RPCs about them."""
+
+    def __init__(self, store: Store, config: Config) -> None:
+        self._store = store
+        self._config = config
+        self._by_name: dict[str, Namespace] = {}
+        self._by_id: dict[str, Namespace] = {}
+
+    async def open(self) -> None:
+        """Read what the store has, and make the namespaces that the configuration names."""
+        for row in await self._store.namespaces():
+            self._keep(_decoder.decode(row.record))
+        wanted = {SYSTEM_NAMESPACE: "", **dict.fromkeys(self._config.namespaces, "")}
+        for name in wanted:
+            if name not in self._by_name:
+                retention_ns = int(self._config.retention_default_s * SECOND_NS)
+                made = Namespace(str(uuid.uuid4()), name, retention_ns=retention_ns)
+                made.search_attributes = dict(self._config.search_attributes)
+                await self._put(made, 0)
+
+    # --- For other services -------------------------------------------------------------------
+
+    def by_name(self, name: str) -> Namespace:
+        found = self._by_name.get(name)
+        if found is None:
+            raise NamespaceNotFound(name)
+        return found
+
+    def id_of(self, name: str) -> str:
+        return self.by_name(name).namespace_id
+
+    def retention_ns(self, namespace_id: str) -> int:
+        found = self._by_id.get(namespace_id)
+        return (
+            found.retention_ns
+            if found
+            else int(self._config.retention_default_s * SECOND_NS)
+        )
+
+    # --- RPCs ---------------------------------------------------------------------------------
+
+    async def register_namespace(
+        self, request: ws.RegisterNamespaceRequest, call: Call
+    ) -> ws.RegisterNamespaceResponse:
+        if not NAME_PATTERN.fullmatch(request.namespace):
+            raise InvalidArgument(
+                "Namespace name must be 2 to 999 letters, digits, '-', '_' or '.',"
+                " and begin with a letter or digit."
+                if request.namespace
+                else "Namespace not set on request."
+            )
+        if request.namespace in self._by_name:
+            raise NamespaceAlreadyExists("Namespace already exists.")
+        retention_ns = nanoseconds(request.workflow_execution_retention_period)
+        _check_retention(retention_ns)
+        made = Namespace(
+            namespace_id=str(uuid.uuid4()),
+            name=request.namespace,
+            description=request.description,
+            owner_email=request.owner_email,
+            data=dict(request.data),
+            retention_ns=retention_ns,
+            search_attributes=dict(self._config.search_attributes),
+        )
+        try:
+            await self._put(made, 0)
+        except Conflict as error:
+            raise NamespaceAlreadyExists("Namespace already exists.") from error
+        return ws.RegisterNamespaceResponse()
+
+    async def describe_namespace(
+        self, request: ws.DescribeNamespaceRequest, call: Call
+    ) -> ws.DescribeNamespaceResponse:
+        return self._describe(self._named(request.namespace, request.id))
+
+    async def list_namespaces(
+        self, request: ws.ListNamespacesRequest, call: Call
+    ) -> ws.ListNamespacesResponse:
+        names = sorted(self._by_name)
+        after = request.next_page_token.decode("utf-8", "replace")
+        size = request.page_size or 100
+        page = [name for name in names if name > after][:size]
+        token = (
+            page[-1].encode() if len(page) == size and page[-1] != names[-1] else b""
+        )
+        return ws.ListNamespacesResponse(
+            namespaces=[self._describe(self._by_name[name]) for name in page],
+            next_page_token=token,
+        )
+
+    async def update_namespace(
+        self, request: ws.UpdateNamespaceRequest, call: Call
+    ) -> ws.UpdateNamespaceResponse:
+        changed = self._copy(self._named(request.namespace, ""))
+        info = request.update_info
+        changed.description = info.description or changed.description
+        changed.owner_email = info.owner_email or changed.owner_email
+        changed.data.update(info.data)
+        changed.state = info.state or changed.state
+        if request.config.HasField("workflow_execution_retention_ttl"):
+            retention_ns = nanoseconds(request.config.workflow_execution_retention_ttl)
+            _check_retention(retention_ns)
+            changed.retention_ns = retention_ns
+        await self._replace(changed)
+        described = self._describe(changed)
+        return ws.UpdateNamespaceResponse(
+            namespace_info=described.namespace_info,
+            config=described.config,
+            replication_config=described.replication_config,
+            failover_version=described.failover_version,
+            is_global_namespace=described.is_global_namespace,
+        )
+
+    async def deprecate_namespace(
+        self, request: ws.DeprecateNamespaceRequest, call: Call
+    ) -> ws.DeprecateNamespaceResponse:
+        changed = self._copy(self.by_name(request.namespace))
+        changed.state = namespace_enums.NAMESPACE_STATE_DEPRECATED
+        await self._replace(changed)
+        return ws.DeprecateNamespaceResponse()
+
+    async def list_search_attributes(
+        self, request: ops.ListSearchAttributesRequest, call: Call
+    ) -> ops.ListSearchAttributesResponse:
+        custom = self.by_name(request.namespace).search_attributes
+        return ops.ListSearchAttributesResponse(
+            custom_attributes={name: type_value(kind) for name, kind in custom.items()},
+            system_attributes={
+                name: type_value(kind) for name, kind in SYSTEM_TYPES.items()
+            },
+        )
+
+    async def get_search_attributes(
+        self, request: ws.GetSearchAttributesRequest, call: Call
+    ) -> ws.GetSearchAttributesResponse:
+        keys = {name: type_value(kind) for name, kind in SYSTEM_TYPES.items()}
+        for each in self._by_name.values():
+            keys.update(
+                {
+                    name: type_value(kind)
+                    for name, kind in each.search_attributes.items()
+                }
+            )
+        return ws.GetSearchAttributesResponse(keys=keys)
+
+    async def add_search_attributes(
+        self, request: ops.AddSearchAttributesRequest, call: Call
+    ) -> ops.AddSearchAttributesResponse:
+        changed = self._copy(self.by_name(request.namespace))
+        if not request.search_attributes:
+            raise InvalidArgument("SearchAttributes are not set on request.")
+        for name, value in request.search_attributes.items():
+            if name in SYSTEM_COLUMNS or name in PREDEFINED:
+                raise InvalidArgument(f"Search attribute {name} is reserved by system.")
+            if value == common_enums.INDEXED_VALUE_TYPE_UNSPECIFIED:
+                raise InvalidArgument(f"Unknown search attribute type: {value}.")
+            kind = type_name(value)
+            if changed.search_attributes.get(name, kind) != kind:
+                raise AlreadyExists(
+                    f"Search attribute {name} already exists with another type."
+                )
+            changed.search_attributes[name] = kind
+        await self._replace(changed)
+        return ops.AddSearchAttributesResponse()
+
+    async def remove_search_attributes(
+        self, request: ops.RemoveSearchAttributesRequest, call: Call
+    ) -> ops.RemoveSearchAttributesResponse:
+        changed = self._copy(self.by_name(request.namespace))
+        if not request.search_attributes:
+            raise InvalidArgument("SearchAttributes are not set on request.")
+        for name in request.search_attributes:
+            if name in SYSTEM_TYPES:
+                raise InvalidArgument(
+                    f"Unable to remove non-custom search attributes: {name}."
+                )
+            if changed.search_attributes.pop(name, None) is None:
+                raise NotFound(f"Search attribute {name} doesn't exist.")
+        await self._replace(changed)
+        return ops.RemoveSearchAttributesResponse()
+
+    # --- Inside -------------------------------------------------------------------------------
+
+    def _named(self, name: str, namespace_id: str) -> Namespace:
+        if namespace_id:
+            found = self._by_id.get(namespace_id)
+            if found is None:
+                raise NamespaceNotFound(namespace_id)
+            return found
+        if not name:
+            raise InvalidArgument("Namespace not set on request.")
+        return self.by_name(name)
+
+    def _copy(self, namespace: Namespace) -> Namespace:
+        return _decoder.decode(msgspec.msgpack.encode(namespace))
+
+    async def _replace(self, changed: Namespace) -> None:
+        expected = changed.version
+        changed.version += 1
+        await self._put(changed, expected)
+
+    async def _put(self, namespace: Namespace, expected_version: int) -> None:
+        row = NamespaceRow(
+            namespace.namespace_id,
+            namespace.name,
+            namespace.version,
+            msgspec.msgpack.encode(namespace),
+        )
+        await self._store.put_namespace(row, expected_version)
+        self._keep(namespace)
+
+    def _keep(self, namespace: Namespace) -> None:
+        self._by_name[namespace.name] = namespace
+        self._by_id[namespace.namespace_id] = namespace
+
+    def _describe(self, namespace: Namespace) -> ws.DescribeNamespaceResponse:
+        response = ws.DescribeNamespaceResponse(
+            namespace_info=namespace_messages.NamespaceInfo(
+                name=namespace.name,
+                state=namespace.state,  # type: ignore[arg-type]
+                description=namespace.description,
+                owner_email=namespace.owner_email,
+                data=namespace.data,
+                id=namespace.namespace_id,
+                capabilities=namespace_messages.NamespaceInfo.Capabilities(),
+                limits=namespace_messages.NamespaceInfo.Limits(
+                    blob_size_limit_error=self._config.payload_bytes_max,
+                    memo_size_limit_error=self._config.memo_bytes_max,
+                ),
+                supports_schedules=False,
+            ),
+            replication_config=replication.NamespaceReplicationConfig(
+                active_cluster_name=CLUSTER,
+                clusters=[replication.ClusterReplicationConfig(cluster_name=CLUSTER)],
+            ),
+        )
+        config = response.config
+        seconds, nanos = divmod(namespace.retention_ns, SECOND_NS)
+        config.workflow_execution_retention_ttl.seconds = seconds
+        config.workflow_execution_retention_ttl.nanos = nanos
+        config.history_archival_state = namespace_enums.ARCHIVAL_STATE_DISABLED
+        config.visibility_archival_state = namespace_enums.ARCHIVAL_STATE_DISABLED
+        return response
+
+
+def _check_retention(retention_ns: int) -> None:
+    if retention_ns < RETENTION_MIN_NS:
+        raise InvalidArgument(
+            "A minimum retention period of 1h0m0s is required: set WorkflowExecutionRetentionPeriod."
+        )

@@ -1,0 +1,132 @@
+"""Search attributes: from payloads to values that can be queried, and back.
+
+Facts: https://docs.temporal.io/search-attribute; payloads are JSON with a `type` in their metadata.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from temporalio.api.common.v1 import message_pb2 as common
+
+from durably.engine.apply import payload_is_null
+from durably.engine.state import WorkflowState
+from durably.errors import InvalidArgument
+from durably.service.namespaces import SYSTEM_TYPES
+from durably.store.store import VisibilityRow
+from durably.store.visibility_query import (
+    PREDEFINED,
+    SYSTEM_COLUMNS,
+    time_ns,
+    time_text,
+)
+
+
+def check(found: common.SearchAttributes, types: Mapping[str, str]) -> None:
+    """Refuse attributes that are unknown, reserved, or of another type; `types`: the custom ones."""
+    for name, payload in found.indexed_fields.items():
+        if name in SYSTEM_COLUMNS:
+            raise InvalidArgument(f"{name} attribute can't be set in SearchAttributes")
+        kind = types.get(name) or PREDEFINED.get(name)
+        if kind is None:
+            raise InvalidArgument(
+                f"Namespace has no mapping defined for search attribute {name}:"
+                " add it with `temporal operator search-attribute create`"
+            )
+        if payload_is_null(payload):
+            continue
+        try:
+            decode(payload, kind)
+        except (ValueError, TypeError) as error:
+            raise InvalidArgument(
+                f"invalid value for search attribute {name} of type {kind}: {_shown(payload)}"
+            ) from error
+
+
+def _shown(payload: common.Payload) -> str:
+    return payload.data[:100].decode("utf-8", "replace")
+
+
+def decode(payload: common.Payload, kind: str) -> object:
+    """The value of a payload, as its type has it; raises ValueError or TypeError."""
+    value = json.loads(payload.data)
+    if isinstance(value, list) and kind != "KeywordList":
+        if len(value) != 1:
+            raise ValueError("one value is expected")
+        value = value[0]
+    match kind:
+        case "Keyword" | "Text":
+            return _expect(value, str)
+        case "Int":
+            if isinstance(value, bool):
+                raise TypeError
+            return _expect(value, int)
+        case "Double":
+            if isinstance(value, bool):
+                raise TypeError
+            return float(_expect(value, int, float))
+        case "Bool":
+            return _expect(value, bool)
+        case "Datetime":
+            return time_text(time_ns(_expect(value, str)))
+        case _:
+            values = [value] if isinstance(value, str) else _expect(value, list)
+            return [_expect(each, str) for each in values]
+
+
+def _expect(value: Any, *kinds: type) -> Any:
+    if not isinstance(value, kinds):
+        raise TypeError(f"{value!r} is not what its type says")
+    return value
+
+
+def _values(found: common.SearchAttributes) -> dict[str, object]:
+    """Decoded by the type that each payload names itself."""
+    values: dict[str, object] = {}
+    for name, payload in found.indexed_fields.items():
+        kind = payload.metadata.get("type", b"").decode("utf-8", "replace")
+        kind = PREDEFINED.get(name) or (kind if kind in KNOWN_TYPES else "")
+        if payload_is_null(payload):
+            continue
+        try:
+            values[name] = decode(payload, kind) if kind else json.loads(payload.data)
+        except (ValueError, TypeError):
+            continue  # Checked when it was set; an attribute whose type changed since is not shown.
+    return values
+
+
+KNOWN_TYPES = frozenset(
+    ("Keyword", "Text", "Int", "Double", "Bool", "Datetime", "KeywordList")
+)
+
+
+def with_types(found: common.SearchAttributes, types: Mapping[str, str]) -> None:
+    """Note each attribute's type in its payload, as clients expect to see it."""
+    for name, payload in found.indexed_fields.items():
+        kind = types.get(name) or SYSTEM_TYPES.get(name)
+        if kind is not None:
+            payload.metadata["type"] = kind.encode()
+
+
+def visibility_row(state: WorkflowState) -> VisibilityRow:
+    """What lists and counts see of an execution."""
+    started = state.started
+    found = state.search_attributes
+    return VisibilityRow(
+        workflow_type=started.workflow_type.name,
+        task_queue=started.task_queue.name,
+        status=state.status,
+        start_ns=state.start_ns,
+        execution_ns=state.execution_ns,
+        close_ns=state.close_ns,
+        history_length=state.next_event_id - 1,
+        history_size_bytes=state.history_size_bytes,
+        state_transitions=state.transitions,
+        parent_workflow_id=started.parent_workflow_execution.workflow_id,
+        parent_run_id=started.parent_workflow_execution.run_id,
+        root_workflow_id=started.root_workflow_execution.workflow_id,
+        root_run_id=started.root_workflow_execution.run_id,
+        memo=state.memo.SerializeToString(),
+        search_attributes=found.SerializeToString(),
+        search_values=_values(found) if found.indexed_fields else {},
+    )

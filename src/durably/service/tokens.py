@@ -1,0 +1,90 @@
+"""Opaque tokens: what a worker or a client hands back to us unread.
+
+A token says where to look; whether that is still so is decided by the execution.
+"""
+
+import msgspec
+from msgspec import Struct
+
+from durably.engine.workflow_task import TaskReference
+from durably.errors import InvalidArgument
+
+INVALID_TASK_TOKEN = "Error deserializing task token."
+
+
+class TaskToken(Struct, frozen=True, array_like=True):
+    """Of a workflow task or an activity attempt."""
+
+    namespace_id: str
+    execution_id: int
+    scheduled_event_id: int
+    started_event_id: int
+    attempt: int
+
+    @property
+    def reference(self) -> TaskReference:
+        return TaskReference(
+            self.scheduled_event_id, self.started_event_id, self.attempt
+        )
+
+
+class QueryToken(Struct, frozen=True, array_like=True, tag="q"):
+    """Of a query that was sent to a worker by itself, outside any workflow task."""
+
+    namespace_id: str
+    query_id: str
+
+
+class HistoryPageToken(Struct, frozen=True, array_like=True):
+    """Where the next page of a history begins; the run is pinned."""
+
+    run_id: str
+    next_event_id: int
+    last_event_id: int = 0
+    """Not 0: the page ends here."""
+    transient: bool = False
+    """The events of the transient workflow task follow the last page."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_task_decoder = msgspec.msgpack.Decoder(TaskToken)
+_query_decoder = msgspec.msgpack.Decoder(QueryToken)
+_page_decoder = msgspec.msgpack.Decoder(HistoryPageToken)
+
+
+def encode(token: TaskToken | QueryToken | HistoryPageToken) -> bytes:
+    return _encoder.encode(token)
+
+
+def decode_task(data: bytes, namespace_id: str) -> TaskToken:
+    """Raises InvalidArgument for anything that is not a task token of this namespace."""
+    if not data:
+        raise InvalidArgument("Task token not set on request.")
+    try:
+        token = _task_decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise InvalidArgument(INVALID_TASK_TOKEN) from error
+    if token.namespace_id != namespace_id:
+        raise InvalidArgument(
+            "Operation requested with a token from a different namespace."
+        )
+    return token
+
+
+def decode_query(data: bytes, namespace_id: str) -> QueryToken:
+    try:
+        token = _query_decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise InvalidArgument("Invalid TaskToken.") from error
+    if token.namespace_id != namespace_id:
+        raise InvalidArgument(
+            "Operation requested with a token from a different namespace."
+        )
+    return token
+
+
+def decode_page(data: bytes) -> HistoryPageToken:
+    try:
+        return _page_decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise InvalidArgument("Invalid NextPageToken.") from error
