@@ -1,0 +1,192 @@
+"""DescribeWorkflowExecution: the state of an execution as the API shows it.
+
+Facts: temporal/api/workflow/v1/message.proto.
+"""
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
+from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
+from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
+
+from durably.engine.state import Activity, Child, WorkflowState
+from durably.engine.transition import SECOND_NS
+from durably.engine.workflow_task import set_duration
+from durably.store.store import VisibleExecution
+
+
+def set_time(message: Timestamp, ns: int) -> None:
+    """Fill a Timestamp; 0 leaves it unset."""
+    if ns:
+        message.seconds, message.nanos = divmod(ns, SECOND_NS)
+
+
+def describe(state: WorkflowState) -> ws.DescribeWorkflowExecutionResponse:
+    response = ws.DescribeWorkflowExecutionResponse(
+        execution_config=workflow_messages.WorkflowExecutionConfig(
+            task_queue=state.started.task_queue,
+            workflow_execution_timeout=state.started.workflow_execution_timeout,
+            workflow_run_timeout=state.started.workflow_run_timeout,
+            default_workflow_task_timeout=state.started.workflow_task_timeout,
+            user_metadata=sdk.UserMetadata.FromString(state.user_metadata),
+        ),
+        workflow_execution_info=_info(state),
+        pending_activities=[_pending_activity(a) for a in state.activities.values()],
+    )
+    if state.running:
+        response.pending_children.extend(
+            _pending_child(c) for c in state.children.values()
+        )
+    _pending_workflow_task(state, response)
+    extended = response.workflow_extended_info
+    set_time(extended.execution_expiration_time, state.execution_expires_ns)
+    set_time(extended.run_expiration_time, state.run_expires_ns)
+    set_time(extended.original_start_time, state.start_ns)
+    extended.cancel_requested = state.cancel_requested
+    return response
+
+
+def _info(state: WorkflowState) -> workflow_messages.WorkflowExecutionInfo:
+    started = state.started
+    info = workflow_messages.WorkflowExecutionInfo(
+        execution=common.WorkflowExecution(
+            workflow_id=state.workflow_id, run_id=state.run_id
+        ),
+        type=started.workflow_type,
+        status=state.status,  # type: ignore[arg-type]
+        history_length=state.next_event_id - 1,
+        history_size_bytes=state.history_size_bytes,
+        state_transition_count=state.transitions,
+        task_queue=started.task_queue.name,
+        first_run_id=started.first_execution_run_id,
+        memo=state.memo,
+        search_attributes=state.search_attributes,
+    )
+    set_time(info.start_time, state.start_ns)
+    set_time(info.execution_time, state.execution_ns)
+    if state.close_ns:
+        set_time(info.close_time, state.close_ns)
+        set_duration(info.execution_duration, state.close_ns - state.execution_ns)
+    if state.has_parent:
+        info.parent_execution.CopyFrom(started.parent_workflow_execution)
+        info.parent_namespace_id = started.parent_workflow_namespace_id
+    info.root_execution.CopyFrom(started.root_workflow_execution)
+    if started.HasField("priority"):
+        info.priority.CopyFrom(started.priority)
+    if state.worker_version:
+        stamp = common.WorkerVersionStamp.FromString(state.worker_version)
+        info.most_recent_worker_version_stamp.CopyFrom(stamp)
+    for point in state.reset_points:
+        shown = info.auto_reset_points.points.add(
+            build_id=point.build_id,
+            binary_checksum=point.binary_checksum,
+            run_id=state.run_id,
+            first_workflow_task_completed_id=point.first_workflow_task_completed_event_id,
+            resettable=True,
+        )
+        set_time(shown.create_time, point.created_ns)
+    return info
+
+
+def _pending_activity(activity: Activity) -> workflow_messages.PendingActivityInfo:
+    scheduled = activity.scheduled
+    shown = workflow_messages.PendingActivityInfo(
+        activity_id=activity.activity_id,
+        activity_type=scheduled.activity_type,
+        state=_activity_state(activity),
+        heartbeat_details=activity.heartbeat_details,
+        attempt=activity.attempt,
+        maximum_attempts=scheduled.retry_policy.maximum_attempts,
+        last_failure=activity.last_failure,
+        last_worker_identity=activity.last_identity,
+        activity_options={  # type: ignore[arg-type]
+            "task_queue": scheduled.task_queue,
+            "schedule_to_close_timeout": scheduled.schedule_to_close_timeout,
+            "schedule_to_start_timeout": scheduled.schedule_to_start_timeout,
+            "start_to_close_timeout": scheduled.start_to_close_timeout,
+            "heartbeat_timeout": scheduled.heartbeat_timeout,
+            "retry_policy": scheduled.retry_policy,
+        },
+    )
+    if scheduled.HasField("priority"):
+        shown.priority.CopyFrom(scheduled.priority)
+    set_time(shown.last_started_time, activity.last_started_ns)
+    set_time(shown.last_heartbeat_time, activity.heartbeat_ns)
+    set_time(shown.last_attempt_complete_time, activity.last_ended_ns)
+    set_time(shown.scheduled_time, 0 if activity.started else activity.dispatched_ns)
+    if activity.retry_at_ns:
+        set_time(shown.next_attempt_schedule_time, activity.retry_at_ns)
+        waits_ns = activity.retry_at_ns - activity.last_ended_ns
+        set_duration(shown.current_retry_interval, waits_ns)
+    timeout_ns = scheduled.schedule_to_close_timeout.ToNanoseconds()
+    if timeout_ns:
+        set_time(shown.expiration_time, activity.first_scheduled_ns + timeout_ns)
+    return shown
+
+
+def _activity_state(
+    activity: Activity,
+) -> workflow_enums.PendingActivityState.ValueType:
+    if activity.cancel_requested:
+        return workflow_enums.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED
+    if activity.started:
+        return workflow_enums.PENDING_ACTIVITY_STATE_STARTED
+    return workflow_enums.PENDING_ACTIVITY_STATE_SCHEDULED
+
+
+def _pending_child(child: Child) -> workflow_messages.PendingChildExecutionInfo:
+    return workflow_messages.PendingChildExecutionInfo(
+        workflow_id=child.initiated.workflow_id,
+        run_id=child.run_id,
+        workflow_type_name=child.initiated.workflow_type.name,
+        initiated_id=child.initiated_event_id,
+        parent_close_policy=child.initiated.parent_close_policy,
+    )
+
+
+def _pending_workflow_task(
+    state: WorkflowState, response: ws.DescribeWorkflowExecutionResponse
+) -> None:
+    task = state.workflow_task
+    if task is None:
+        return
+    shown = response.pending_workflow_task
+    shown.state = (
+        workflow_enums.PENDING_WORKFLOW_TASK_STATE_STARTED
+        if task.started
+        else workflow_enums.PENDING_WORKFLOW_TASK_STATE_SCHEDULED
+    )
+    shown.attempt = task.attempt
+    set_time(shown.scheduled_time, task.scheduled_ns)
+    set_time(shown.original_scheduled_time, task.original_scheduled_ns)
+    set_time(shown.started_time, task.started_ns)
+
+
+def listed(found: VisibleExecution) -> workflow_messages.WorkflowExecutionInfo:
+    """One row of a list."""
+    row = found.row
+    info = workflow_messages.WorkflowExecutionInfo(
+        execution=common.WorkflowExecution(
+            workflow_id=found.workflow_id, run_id=found.run_id
+        ),
+        type=common.WorkflowType(name=row.workflow_type),
+        status=row.status,  # type: ignore[arg-type]
+        task_queue=row.task_queue,
+        memo=common.Memo.FromString(row.memo),
+        search_attributes=common.SearchAttributes.FromString(row.search_attributes),
+    )
+    set_time(info.start_time, row.start_ns)
+    set_time(info.execution_time, row.execution_ns)
+    if row.close_ns:
+        set_time(info.close_time, row.close_ns)
+        set_duration(info.execution_duration, row.close_ns - row.execution_ns)
+        info.history_length = row.history_length
+        info.history_size_bytes = row.history_size_bytes
+        info.state_transition_count = row.state_transitions
+    if row.parent_workflow_id:
+        info.parent_execution.workflow_id = row.parent_workflow_id
+        info.parent_execution.run_id = row.parent_run_id
+    info.root_execution.workflow_id = row.root_workflow_id
+    info.root_execution.run_id = row.root_run_id
+    return info

@@ -1,0 +1,543 @@
+"""RPCs about workflow executions from the outside: start, signal, cancel, terminate, delete, history."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+
+from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
+from temporalio.api.history.v1 import message_pb2 as history
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
+
+from durably.engine import start_policy, workflow, workflow_task
+from durably.engine.apply import nanoseconds
+from durably.engine.retry import validate_policy
+from durably.engine.start_policy import Outcome
+from durably.engine.state import WorkflowState
+from durably.engine.transition import Transition
+from durably.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
+from durably.service import search_attributes, tokens
+from durably.service.admission import Call
+from durably.service.describe import describe
+from durably.service.namespaces import Namespace, Namespaces
+from durably.service.tokens import HistoryPageToken
+from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
+from durably.store.store import Conflict
+
+EagerStart = Callable[
+    [Execution, workflow_task.WorkflowTaskGrant, str],
+    Awaitable[ws.PollWorkflowTaskQueueResponse],
+]
+
+RUN_ID = re.compile(
+    r"[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{12}"
+)
+POLL_MARGIN_S = 1.0
+"""A long poll ends this long before its caller gives up, so that the reply still arrives."""
+
+
+class Workflows:
+    """Answers RPCs about workflow executions."""
+
+    def __init__(self, executions: Executions, namespaces: Namespaces) -> None:
+        self._executions = executions
+        self._namespaces = namespaces
+        self._config = executions.config
+
+    # --- Start --------------------------------------------------------------------------------
+
+    async def start_workflow_execution(
+        self, request: ws.StartWorkflowExecutionRequest, call: Call
+    ) -> ws.StartWorkflowExecutionResponse:
+        namespace = self._namespaces.by_name(request.namespace)
+        self._check_start(request, namespace)
+        run_id, started = await self._start(namespace.namespace_id, request)
+        return ws.StartWorkflowExecutionResponse(
+            run_id=run_id,
+            started=started,
+            status=workflow_enums.WORKFLOW_EXECUTION_STATUS_RUNNING,
+        )
+
+    async def start_child(
+        self,
+        namespace_id: str,
+        request: ws.StartWorkflowExecutionRequest,
+        parent: workflow.Parent,
+    ) -> str:
+        """Start a run for a parent; the same request id finds the run that it started before."""
+        self._namespaces.by_name(request.namespace)
+        run_id, _ = await self._start(namespace_id, request, parent)
+        return run_id
+
+    async def signal_with_start_workflow_execution(
+        self, request: ws.SignalWithStartWorkflowExecutionRequest, call: Call
+    ) -> ws.SignalWithStartWorkflowExecutionResponse:
+        namespace = self._namespaces.by_name(request.namespace)
+        if not request.signal_name:
+            raise InvalidArgument("SignalName is not set on request.")
+        start = _start_part(request)
+        self._check_start(start, namespace)
+        self._check_payload(request.signal_input.ByteSize(), "SignalInput")
+        signal = _signal_attributes(request, request.signal_input)
+        run_id, started = await self._start(
+            namespace.namespace_id, start, signal=signal
+        )
+        return ws.SignalWithStartWorkflowExecutionResponse(
+            run_id=run_id, started=started
+        )
+
+    async def _start(
+        self,
+        namespace_id: str,
+        request: ws.StartWorkflowExecutionRequest,
+        parent: workflow.Parent | None = None,
+        signal: history.WorkflowExecutionSignaledEventAttributes | None = None,
+    ) -> tuple[str, bool]:
+        """(run id, whether this request started it). With `signal`, a running one is signaled."""
+        for _ in range(CONFLICT_RETRIES):
+            existing = await self._executions.find_or_none(
+                namespace_id, request.workflow_id
+            )
+            try:
+                if existing is None:
+                    return await self._create(
+                        namespace_id, request, 0, parent, signal, []
+                    ), True
+                found = await self._meet(existing, request, signal)
+                if found is not None:
+                    return found
+                parts = self._terminated(existing, request)
+                replaces = existing.execution_id
+                return (
+                    await self._create(
+                        namespace_id, request, replaces, parent, signal, parts
+                    ),
+                    True,
+                )
+            except Conflict:
+                continue
+        raise Unavailable("this workflow id is too busy; try again")
+
+    async def _meet(
+        self,
+        existing: Execution,
+        request: ws.StartWorkflowExecutionRequest,
+        signal: history.WorkflowExecutionSignaledEventAttributes | None,
+    ) -> tuple[str, bool] | None:
+        """The run to return instead of starting one; None: start. Raises AlreadyStarted."""
+        state = existing.state
+        conflict = request.workflow_id_conflict_policy
+        if signal is not None and not conflict:
+            conflict = workflow_enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
+        repeated = (
+            bool(request.request_id) and state.create_request_id == request.request_id
+        )
+        await self._executions.settled(existing)
+        outcome = start_policy.decide(
+            state, request.request_id, request.workflow_id_reuse_policy, conflict
+        )
+        if outcome is not Outcome.RETURN:
+            return None
+        if signal is not None:
+            try:
+                await self._executions.transact(
+                    existing.execution_id,
+                    lambda t: workflow.signal(t, signal, self._config),
+                )
+            except NotFound as error:
+                if not repeated:
+                    raise Conflict from error  # It closed meanwhile: look again.
+        return state.run_id, repeated
+
+    def _terminated(
+        self, existing: Execution, request: ws.StartWorkflowExecutionRequest
+    ) -> list[tuple[Execution, Transition]]:
+        """The end of a run that a new one takes the place of, for the same commit."""
+        if not existing.state.running:
+            return []
+        t = self._executions.begin(existing.state)
+        workflow.terminate(
+            t, "TerminateIfRunning WorkflowIdReusePolicy Policy", None, request.identity
+        )
+        return [(existing, t)]
+
+    async def _create(
+        self,
+        namespace_id: str,
+        request: ws.StartWorkflowExecutionRequest,
+        replaces: int,
+        parent: workflow.Parent | None,
+        signal: history.WorkflowExecutionSignaledEventAttributes | None,
+        parts: list[tuple[Execution, Transition]],
+    ) -> str:
+        run_id = new_id()
+        state = WorkflowState(
+            namespace_id=namespace_id,
+            namespace=request.namespace,
+            workflow_id=request.workflow_id,
+            run_id=run_id,
+        )
+        execution = self._executions.create(state, replaces)
+        t = self._executions.begin(state)
+        attributes = workflow.started_attributes(
+            request, run_id, t.now_ns, self._config, parent
+        )
+        workflow.start(
+            t,
+            attributes,
+            namespace=request.namespace,
+            request_id=request.request_id,
+            user_metadata=request.user_metadata,
+            links=request.links,
+            schedule=signal is None,
+        )
+        if signal is not None:
+            workflow.signal(t, signal, self._config)
+            workflow_task.schedule_if_none(t)
+        await self._executions.commit([*parts, (execution, t)])
+        return run_id
+
+    def _check_start(
+        self, request: ws.StartWorkflowExecutionRequest, namespace: Namespace
+    ) -> None:
+        if not request.workflow_id:
+            raise InvalidArgument("WorkflowId is not set on request.")
+        if not request.workflow_type.name:
+            raise InvalidArgument("WorkflowType is not set on request.")
+        if not request.task_queue.name:
+            raise InvalidArgument("missing task queue name")
+        for value, name in (
+            (request.workflow_id, "WorkflowId"),
+            (request.workflow_type.name, "WorkflowType"),
+            (request.task_queue.name, "TaskQueue"),
+            (request.request_id, "RequestId"),
+        ):
+            if len(value) > self._config.identifier_chars_max:
+                raise InvalidArgument(f"{name} length exceeds limit.")
+        self._check_times(request)
+        if request.HasField("retry_policy"):
+            validate_policy(request.retry_policy)
+        start_policy.validate(
+            request.workflow_id_reuse_policy, request.workflow_id_conflict_policy
+        )
+        search_attributes.check(request.search_attributes, namespace.search_attributes)
+        self._check_payload(request.input.ByteSize(), "Input")
+        if request.memo.ByteSize() > self._config.memo_bytes_max:
+            raise InvalidArgument(
+                f"Memo exceeds size limit of {self._config.memo_bytes_max} bytes (memo_bytes_max)."
+            )
+        if not request.request_id:
+            request.request_id = new_id()
+
+    def _check_times(self, request: ws.StartWorkflowExecutionRequest) -> None:
+        for field, name in (
+            ("workflow_execution_timeout", "WorkflowExecutionTimeout"),
+            ("workflow_run_timeout", "WorkflowRunTimeout"),
+            ("workflow_task_timeout", "WorkflowTaskTimeoutSeconds"),
+            ("workflow_start_delay", "WorkflowStartDelay"),
+        ):
+            if nanoseconds(getattr(request, field)) < 0:
+                raise InvalidArgument(f"invalid {name}: negative duration")
+        if request.cron_schedule and nanoseconds(request.workflow_start_delay):
+            raise InvalidArgument(
+                "CronSchedule and WorkflowStartDelay may not be used together."
+            )
+        if request.cron_schedule:
+            raise Unimplemented(
+                "cron_schedule is not built into this server yet; start runs from outside"
+            )
+
+    def _check_payload(self, size_bytes: int, name: str) -> None:
+        if size_bytes > self._config.payload_bytes_max:
+            raise InvalidArgument(
+                f"{name} of {size_bytes} bytes exceeds the limit of"
+                f" {self._config.payload_bytes_max} bytes (payload_bytes_max)."
+            )
+
+    # --- Signal, cancel, terminate, delete ----------------------------------------------------
+
+    async def signal_workflow_execution(
+        self, request: ws.SignalWorkflowExecutionRequest, call: Call
+    ) -> ws.SignalWorkflowExecutionResponse:
+        if not request.signal_name:
+            raise InvalidArgument("SignalName is not set on request.")
+        self._check_payload(request.input.ByteSize(), "Input")
+        attributes = _signal_attributes(request, request.input)
+        await self._transact(
+            request.namespace,
+            request.workflow_execution,
+            lambda t: workflow.signal(t, attributes, self._config, request.links),
+        )
+        return ws.SignalWorkflowExecutionResponse()
+
+    async def request_cancel_workflow_execution(
+        self, request: ws.RequestCancelWorkflowExecutionRequest, call: Call
+    ) -> ws.RequestCancelWorkflowExecutionResponse:
+        attributes = history.WorkflowExecutionCancelRequestedEventAttributes(
+            cause=request.reason, identity=request.identity
+        )
+
+        def decide(t: Transition) -> None:
+            _check_chain(t.state, request.first_execution_run_id)
+            workflow.request_cancel(t, attributes, request.request_id, request.links)
+
+        await self._transact(request.namespace, request.workflow_execution, decide)
+        return ws.RequestCancelWorkflowExecutionResponse()
+
+    async def terminate_workflow_execution(
+        self, request: ws.TerminateWorkflowExecutionRequest, call: Call
+    ) -> ws.TerminateWorkflowExecutionResponse:
+        details = request.details if request.HasField("details") else None
+
+        def decide(t: Transition) -> None:
+            _check_chain(t.state, request.first_execution_run_id)
+            workflow.terminate(
+                t, request.reason, details, request.identity, request.links
+            )
+
+        await self._transact(request.namespace, request.workflow_execution, decide)
+        return ws.TerminateWorkflowExecutionResponse()
+
+    async def delete_workflow_execution(
+        self, request: ws.DeleteWorkflowExecutionRequest, call: Call
+    ) -> ws.DeleteWorkflowExecutionResponse:
+        """A running execution is terminated first."""
+        execution = await self._find(request.namespace, request.workflow_execution)
+        if execution.state.running:
+            await self._executions.transact(
+                execution.execution_id,
+                lambda t: workflow.terminate(t, "Delete workflow execution", None, ""),
+            )
+        await self._executions.delete(execution)
+        return ws.DeleteWorkflowExecutionResponse()
+
+    async def _transact(
+        self,
+        namespace: str,
+        which: common.WorkflowExecution,
+        decide: Callable[[Transition], None],
+    ) -> None:
+        """Decide on a run; if it is the current one that closed meanwhile, on its successor."""
+        execution = await self._find(namespace, which)
+        try:
+            await self._executions.transact(execution.execution_id, decide)
+        except NotFound:
+            following = await self._find(namespace, which)
+            if following.execution_id == execution.execution_id:
+                raise
+            await self._executions.transact(following.execution_id, decide)
+
+    async def _find(self, namespace: str, which: common.WorkflowExecution) -> Execution:
+        namespace_id = self._namespaces.id_of(namespace)
+        check_execution(which)
+        return await self._executions.find(
+            namespace_id, which.workflow_id, which.run_id
+        )
+
+    # --- Describe and history -----------------------------------------------------------------
+
+    async def describe_workflow_execution(
+        self, request: ws.DescribeWorkflowExecutionRequest, call: Call
+    ) -> ws.DescribeWorkflowExecutionResponse:
+        execution = await self._find(request.namespace, request.execution)
+        types = self._namespaces.by_name(request.namespace).search_attributes
+        response = await self._executions.read(execution.execution_id, describe)
+        found = response.workflow_execution_info.search_attributes
+        search_attributes.with_types(found, types)
+        return response
+
+    async def get_workflow_execution_history(
+        self, request: ws.GetWorkflowExecutionHistoryRequest, call: Call
+    ) -> ws.GetWorkflowExecutionHistoryResponse:
+        execution, token = await self._history_place(request)
+        close_only = (
+            request.history_event_filter_type
+            == workflow_enums.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
+        )
+        if request.wait_new_event:
+            await self._wait(execution, token, close_only, call)
+            execution = await self._executions.get(execution.execution_id)
+        if close_only:
+            return await self._close_event(execution, token, request.wait_new_event)
+        return await self._history_page(execution, token, request)
+
+    async def _history_place(
+        self, request: ws.GetWorkflowExecutionHistoryRequest
+    ) -> tuple[Execution, HistoryPageToken]:
+        """Where to read on; a page token pins the run."""
+        namespace_id = self._namespaces.id_of(request.namespace)
+        check_execution(request.execution)
+        if not request.next_page_token:
+            execution = await self._find(request.namespace, request.execution)
+            return execution, HistoryPageToken(execution.state.run_id, 1)
+        token = tokens.decode_page(request.next_page_token)
+        execution = await self._executions.find(
+            namespace_id, request.execution.workflow_id, token.run_id
+        )
+        return execution, token
+
+    async def _wait(
+        self,
+        execution: Execution,
+        token: HistoryPageToken,
+        close_only: bool,
+        call: Call,
+    ) -> None:
+        """Wait until there is something new to show, or for as long as a long poll lasts."""
+        loop = asyncio.get_running_loop()
+        seconds = poll_seconds(
+            self._config.history_poll_timeout_s, call, self._executions.clock()
+        )
+        give_up = loop.time() + seconds
+        while not self._has_news(execution, token, close_only):
+            left = give_up - loop.time()
+            if left <= 0 or not await self._executions.wait_for_change(execution, left):
+                return
+            execution = await self._executions.get(execution.execution_id)
+
+    def _has_news(
+        self, execution: Execution, token: HistoryPageToken, close_only: bool
+    ) -> bool:
+        closed = execution.state.closed and (
+            execution.committed_event_id >= execution.state.close_event_id
+        )
+        return closed or (
+            not close_only and execution.committed_event_id >= token.next_event_id
+        )
+
+    async def _close_event(
+        self, execution: Execution, token: HistoryPageToken, waiting: bool
+    ) -> ws.GetWorkflowExecutionHistoryResponse:
+        response = ws.GetWorkflowExecutionHistoryResponse(history=history.History())
+        await self._executions.settled(execution)
+        if execution.state.closed or not waiting:
+            last = execution.state.close_event_id or execution.committed_event_id
+            events = await self._executions.events(execution, last, 1)
+            response.history.events.extend(events[:1])
+        else:
+            response.next_page_token = tokens.encode(token)
+        return response
+
+    async def _history_page(
+        self,
+        execution: Execution,
+        token: HistoryPageToken,
+        request: ws.GetWorkflowExecutionHistoryRequest,
+    ) -> ws.GetWorkflowExecutionHistoryResponse:
+        response = ws.GetWorkflowExecutionHistoryResponse(history=history.History())
+        bytes_max = self._config.history_page_bytes_max
+        events = await self._executions.events(
+            execution, token.next_event_id, bytes_max
+        )
+        size = request.maximum_page_size or self._config.history_page_events_default
+        if token.last_event_id:
+            events = events[: max(0, token.last_event_id - token.next_event_id + 1)]
+        events = events[:size]
+        response.history.events.extend(events)
+        next_event_id = events[-1].event_id + 1 if events else token.next_event_id
+        last = token.last_event_id or execution.committed_event_id
+        following = HistoryPageToken(
+            token.run_id, next_event_id, token.last_event_id, token.transient
+        )
+        if next_event_id <= last or (
+            request.wait_new_event and not execution.state.closed
+        ):
+            response.next_page_token = tokens.encode(following)
+        elif token.transient:
+            response.history.events.extend(
+                workflow_task.transient_events(execution.state)
+            )
+        return response
+
+    async def get_workflow_execution_history_reverse(
+        self, request: ws.GetWorkflowExecutionHistoryReverseRequest, call: Call
+    ) -> ws.GetWorkflowExecutionHistoryReverseResponse:
+        if request.next_page_token:
+            token = tokens.decode_page(request.next_page_token)
+            namespace_id = self._namespaces.id_of(request.namespace)
+            check_execution(request.execution)
+            execution = await self._executions.find(
+                namespace_id, request.execution.workflow_id, token.run_id
+            )
+        else:
+            execution = await self._find(request.namespace, request.execution)
+            await self._executions.settled(execution)
+            token = HistoryPageToken(
+                execution.state.run_id, execution.committed_event_id
+            )
+        await self._executions.settled(execution)
+        size = request.maximum_page_size or self._config.history_page_events_default
+        rows = await self._executions.store.read_events_reverse(
+            execution.execution_id,
+            token.next_event_id,
+            self._config.history_page_bytes_max,
+        )
+        events: list[history.HistoryEvent] = []
+        for row in rows:
+            events += reversed(history.History.FromString(row.events).events)
+        events = [e for e in events if e.event_id <= token.next_event_id][:size]
+        response = ws.GetWorkflowExecutionHistoryReverseResponse(
+            history=history.History()
+        )
+        response.history.events.extend(events)
+        if events and events[-1].event_id > 1:
+            following = HistoryPageToken(token.run_id, events[-1].event_id - 1)
+            response.next_page_token = tokens.encode(following)
+        return response
+
+
+def poll_seconds(longest_s: float, call: Call, now_ns: int) -> float:
+    """How long a long poll may wait: its limit, or shortly before its caller gives up."""
+    left = call.seconds_left(now_ns)
+    if left is None:
+        return longest_s
+    return max(0.0, min(longest_s, left - min(POLL_MARGIN_S, left / 10)))
+
+
+def check_execution(which: common.WorkflowExecution) -> None:
+    """Raises InvalidArgument unless this names a workflow, and its run, if any, by a UUID."""
+    if not which.workflow_id:
+        raise InvalidArgument("WorkflowId is not set on request.")
+    if which.run_id and not RUN_ID.fullmatch(which.run_id):
+        raise InvalidArgument("Invalid RunId.")
+
+
+def _check_chain(state: WorkflowState, first_run_id: str) -> None:
+    if first_run_id and state.started.first_execution_run_id != first_run_id:
+        raise NotFound("workflow execution not found")
+
+
+SignalRequest = (
+    ws.SignalWorkflowExecutionRequest | ws.SignalWithStartWorkflowExecutionRequest
+)
+
+
+def _signal_attributes(
+    request: SignalRequest, payloads: common.Payloads
+) -> history.WorkflowExecutionSignaledEventAttributes:
+    attributes = history.WorkflowExecutionSignaledEventAttributes(
+        signal_name=request.signal_name,
+        identity=request.identity,
+        request_id=request.request_id,
+    )
+    if payloads.ByteSize():
+        attributes.input.CopyFrom(payloads)
+    if request.HasField("header"):
+        attributes.header.CopyFrom(request.header)
+    return attributes
+
+
+def _start_part(
+    request: ws.SignalWithStartWorkflowExecutionRequest,
+) -> ws.StartWorkflowExecutionRequest:
+    """The start request that a signal with start contains; the fields have the same names."""
+    start = ws.StartWorkflowExecutionRequest()
+    for field, value in request.ListFields():
+        if field.name in start.DESCRIPTOR.fields_by_name:
+            if field.message_type is None:
+                setattr(start, field.name, value)
+            elif field.is_repeated:
+                getattr(start, field.name).extend(value)
+            else:
+                getattr(start, field.name).CopyFrom(value)
+    return start
