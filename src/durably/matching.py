@@ -149,6 +149,16 @@ class Matching:
             _expire(poll)
         return len(ended)
 
+    def forget_pollers(self, key: QueueKey) -> None:
+        """The worker behind this queue is gone: answer its polls, and expect no others."""
+        queue = self._queues.get(key)
+        if queue is None:
+            return
+        for poll in list(queue.waiting):
+            _expire(poll)
+        queue.waiting.clear()
+        queue.pollers.clear()
+
     def end_all_polls(self) -> None:
         """Answer every waiting poll with nothing: the server drains."""
         for queue in self._queues.values():

@@ -171,8 +171,10 @@ class Executions:
         self.matching = matching
         self.clock = clock
         self.config = config
-        self._retention_ns = retention_ns
+        self.retention_ns = retention_ns
         self._ids = IdSource()
+        self.inherited_tasks_up_to = self._ids.next(clock())
+        """Rows of `tasks` up to this id were left by a former server; newer ones are in memory."""
         self._cache: OrderedDict[int, Execution] = OrderedDict()
         self._current: dict[tuple[str, str], int] = {}
         self._loading: dict[int, asyncio.Future[Execution]] = {}
@@ -475,7 +477,7 @@ class Executions:
         if outstanding(t.state):
             return t.now_ns
         if t.state.closed:
-            return t.state.close_ns + self._retention_ns(t.state.namespace_id)
+            return t.state.close_ns + self.retention_ns(t.state.namespace_id)
         if t.reschedule or not execution.deadline_ns:
             return t.deadline_ns
         return min(execution.deadline_ns, t.deadline_ns or execution.deadline_ns)

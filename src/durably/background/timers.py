@@ -1,0 +1,108 @@
+"""Deadlines become engine inputs.
+
+Rule 1: the loop decides nothing; it wakes executions whose deadline has come.
+Rule 2: near deadlines are in memory; a sweep of the store finds those of a former or another server.
+Rule 3: one execution that fails does not stop the others; its deadline comes up again.
+"""
+
+import asyncio
+import logging
+
+from durably.engine import deadlines
+from durably.engine.transition import outstanding
+from durably.errors import NotFound, Refusal
+from durably.service.transact import DELIVERY_RETRY_NS, Executions
+
+logger = logging.getLogger(__name__)
+
+FIRED_AT_ONCE_MAX = 200
+SWEEP_PAGE = 1000
+RETRY_NS = 1_000_000_000
+
+
+async def fire_due(executions: Executions, now_ns: int) -> int:
+    """Wake every execution whose near deadline has come; how many."""
+    due = executions.due(now_ns)
+    for start in range(0, len(due), FIRED_AT_ONCE_MAX):
+        batch = due[start : start + FIRED_AT_ONCE_MAX]
+        await asyncio.gather(*(_fire_logged(executions, each) for each in batch))
+    return len(due)
+
+
+async def _fire_logged(executions: Executions, execution_id: int) -> None:
+    try:
+        await fire(executions, execution_id)
+    except NotFound:
+        pass  # Deleted meanwhile.
+    except Exception as error:
+        level = logging.WARNING if isinstance(error, Refusal) else logging.ERROR
+        logger.log(
+            level,
+            "execution %s: its deadline will be tried again: %r",
+            execution_id,
+            error,
+        )
+        executions.arm(execution_id, executions.clock() + RETRY_NS)
+
+
+async def fire(executions: Executions, execution_id: int) -> None:
+    """One execution's deadline has come: let time do its work, or deliver, or delete it."""
+    execution = await executions.get(execution_id)
+    state = execution.state
+    owed = outstanding(state)
+    for delivery in owed:
+        executions.deliveries.put_nowait((execution_id, delivery))
+    if owed:
+        executions.arm(execution_id, executions.clock() + DELIVERY_RETRY_NS)
+    if state.running:
+        await executions.transact(execution_id, deadlines.fire_due)
+    elif not owed and state.close_ns + executions.retention_ns(state.namespace_id) <= (
+        executions.clock()
+    ):
+        await executions.delete(execution)
+
+
+async def sweep(executions: Executions, horizon_ns: int) -> None:
+    """Arm the deadlines up to `horizon_ns` that are in the store."""
+    while True:
+        found = await executions.store.due(horizon_ns, SWEEP_PAGE)
+        for execution_id, at_ns in found:
+            executions.arm(execution_id, at_ns)
+        if len(found) < SWEEP_PAGE:
+            return
+        # A full page: fire what is overdue, so that the next page is another one.
+        if not await fire_due(executions, executions.clock()):
+            return
+
+
+async def run(executions: Executions) -> None:
+    """Wake executions at their deadlines until cancelled."""
+    interval_s = executions.config.deadline_sweep_interval_s
+    next_sweep_ns = 0
+    while True:
+        now_ns = executions.clock()
+        if now_ns >= next_sweep_ns:
+            next_sweep_ns = now_ns + int(interval_s * 1e9)
+            try:
+                await sweep(executions, now_ns + int(2e9 * interval_s))
+            except Exception:
+                logger.exception(
+                    "the sweep of deadlines failed and will be tried again"
+                )
+        executions.near_changed.clear()
+        await fire_due(executions, executions.clock())
+        await _wait(executions, next_sweep_ns)
+
+
+async def _wait(executions: Executions, next_sweep_ns: int) -> None:
+    """Sleep until the next deadline or sweep, or until an earlier deadline is armed."""
+    wake_ns = min(executions.next_near() or next_sweep_ns, next_sweep_ns)
+    seconds = (wake_ns - executions.clock()) / 1e9
+    if seconds <= 0:
+        await asyncio.sleep(0)
+        return
+    try:
+        async with asyncio.timeout(seconds):
+            await executions.near_changed.wait()
+    except TimeoutError:
+        pass

@@ -1,0 +1,255 @@
+"""QueryWorkflow: a question to the worker that runs a workflow; it leaves no trace in history.
+
+Rule 1: while a workflow task is pending, a query waits and travels with it, so that the answer
+        reflects what was acknowledged before it was asked.
+Rule 2: otherwise it goes to the worker directly: to the one that has the workflow in its cache, if
+        that still polls, else to any.
+Rule 3: queries live in memory only; a caller that has gone away takes its query with it.
+"""
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+
+from temporalio.api.enums.v1 import query_pb2 as query_enums
+from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
+from temporalio.api.errordetails.v1 import message_pb2 as details
+from temporalio.api.failure.v1 import message_pb2 as failure
+from temporalio.api.query.v1 import message_pb2 as query
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
+
+from durably.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    QueryFailed,
+    ResourceExhausted,
+)
+from durably.matching import POLLER_REMEMBERED_NS
+from durably.service import tokens
+from durably.service.admission import Call
+from durably.service.namespaces import Namespaces
+from durably.service.replies import QueryTask
+from durably.service.transact import Execution, Executions
+from durably.service.workflows import check_execution
+from durably.store.store import QueueKey, TaskKind
+
+NO_POLLER = "no poller seen for task queue recently, worker may be down"
+
+
+@dataclass(slots=True, eq=False)
+class PendingQuery:
+    """A query whose caller waits. The answer is None when it has to go to a worker directly."""
+
+    query_id: str
+    query: query.WorkflowQuery
+    answer: asyncio.Future[query.WorkflowQueryResult | None]
+
+
+class Queries:
+    """Queries that are under way on this node."""
+
+    def __init__(self, executions: Executions, namespaces: Namespaces) -> None:
+        self._executions = executions
+        self._matching = executions.matching
+        self._namespaces = namespaces
+        self._buffered: dict[int, dict[str, PendingQuery]] = {}
+        self._direct: dict[str, PendingQuery] = {}
+
+    # --- The caller's side --------------------------------------------------------------------
+
+    async def query_workflow(
+        self, request: ws.QueryWorkflowRequest, call: Call
+    ) -> ws.QueryWorkflowResponse:
+        namespace_id = self._namespaces.id_of(request.namespace)
+        check_execution(request.execution)
+        if not request.query.query_type:
+            raise InvalidArgument("QueryType is not set on request.")
+        execution = await self._executions.find(
+            namespace_id, request.execution.workflow_id, request.execution.run_id
+        )
+        await self._executions.settled(execution)
+        rejected = _rejected(execution, request.query_reject_condition)
+        if rejected is not None:
+            return ws.QueryWorkflowResponse(query_rejected=rejected)
+        seconds = call.seconds_left(self._executions.clock())
+        limit_s = (
+            self._executions.config.query_timeout_s if seconds is None else seconds
+        )
+        try:
+            async with asyncio.timeout(limit_s):
+                result = await self._ask(execution, request.query)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                "query timed out before a worker could process it"
+            ) from error
+        return _response(result)
+
+    async def _ask(
+        self, execution: Execution, question: query.WorkflowQuery
+    ) -> query.WorkflowQueryResult:
+        execution = await self._first_task_done(execution)
+        state = execution.state
+        if state.running and state.workflow_task is not None:
+            result = await self._with_next_task(execution, question)
+            if result is not None:
+                return result
+            execution = await self._executions.get(execution.execution_id)
+        return await self._directly(execution, question)
+
+    async def _first_task_done(self, execution: Execution) -> Execution:
+        """A workflow can answer only after its first workflow task."""
+        while execution.state.running and not execution.state.last_completed_event_id:
+            await self._executions.wait_for_change(execution, 60.0)
+            execution = await self._executions.get(execution.execution_id)
+        return execution
+
+    async def _with_next_task(
+        self, execution: Execution, question: query.WorkflowQuery
+    ) -> query.WorkflowQueryResult | None:
+        waiting = self._buffered.setdefault(execution.execution_id, {})
+        if len(waiting) >= self._executions.config.buffered_queries_max:
+            raise ResourceExhausted(
+                "too many queries wait for this workflow; try again"
+            )
+        pending = _pending(question)
+        waiting[pending.query_id] = pending
+        try:
+            return await pending.answer
+        finally:
+            waiting.pop(pending.query_id, None)
+            if not waiting:
+                self._buffered.pop(execution.execution_id, None)
+
+    async def _directly(
+        self, execution: Execution, question: query.WorkflowQuery
+    ) -> query.WorkflowQueryResult:
+        pending = _pending(question)
+        self._direct[pending.query_id] = pending
+        try:
+            state = execution.state
+            sticky = QueueKey(state.namespace_id, TaskKind.WORKFLOW, state.sticky_queue)
+            within_ns = int(self._executions.config.sticky_poller_unavailable_s * 1e9)
+            if state.sticky_queue and self._matching.polled_within(sticky, within_ns):
+                task = QueryTask(pending.query_id, execution, question, sticky=True)
+                seconds = max(state.sticky_timeout_ns / 1e9, 0.1)
+                result = await self._offer(sticky, task, pending, seconds)
+                if result is not None:
+                    return result
+            return await self._any_worker(execution, pending)
+        finally:
+            self._direct.pop(pending.query_id, None)
+
+    async def _any_worker(
+        self, execution: Execution, pending: PendingQuery
+    ) -> query.WorkflowQueryResult:
+        state = execution.state
+        key = QueueKey(state.namespace_id, TaskKind.WORKFLOW, state.task_queue)
+        if not self._matching.polled_within(key, POLLER_REMEMBERED_NS):
+            raise FailedPrecondition(NO_POLLER)
+        task = QueryTask(pending.query_id, execution, pending.query, sticky=False)
+        result = await self._offer(key, task, pending, None)
+        assert result is not None
+        return result
+
+    async def _offer(
+        self,
+        key: QueueKey,
+        task: QueryTask,
+        pending: PendingQuery,
+        untaken_s: float | None,
+    ) -> query.WorkflowQueryResult | None:
+        """Queue the task; None if no worker takes it within `untaken_s`."""
+        self._matching.add(key, task)
+        try:
+            if untaken_s is not None:
+                await asyncio.wait([pending.answer], timeout=untaken_s)
+                if not pending.answer.done() and not task.taken:
+                    return None
+            return await asyncio.shield(pending.answer)
+        finally:
+            self._matching.withdraw(key, task)
+
+    # --- The worker's side --------------------------------------------------------------------
+
+    def attach(self, execution_id: int) -> dict[str, query.WorkflowQuery]:
+        """The queries that travel with a workflow task, by id."""
+        waiting = self._buffered.get(execution_id, {})
+        return {query_id: pending.query for query_id, pending in waiting.items()}
+
+    def answer_attached(
+        self, execution: Execution, results: dict[str, query.WorkflowQueryResult]
+    ) -> None:
+        """A workflow task is completed: hand out its answers. What it did not answer goes with the
+        next task, or, if none is pending, to a worker directly."""
+        for query_id, pending in list(
+            self._buffered.get(execution.execution_id, {}).items()
+        ):
+            if pending.answer.done():
+                continue
+            if query_id in results:
+                pending.answer.set_result(results[query_id])
+            elif execution.state.workflow_task is None:
+                pending.answer.set_result(None)
+
+    def answer_direct(
+        self, namespace_id: str, request: ws.RespondQueryTaskCompletedRequest
+    ) -> None:
+        """RespondQueryTaskCompleted; one whose caller has gone away is dropped."""
+        token = tokens.decode_query(request.task_token, namespace_id)
+        pending = self._direct.get(token.query_id)
+        if pending is not None and not pending.answer.done():
+            pending.answer.set_result(
+                query.WorkflowQueryResult(
+                    result_type=request.completed_type,
+                    answer=request.query_result
+                    if request.HasField("query_result")
+                    else None,
+                    error_message=request.error_message,
+                    failure=request.failure if request.HasField("failure") else None,
+                )
+            )
+
+
+def _pending(question: query.WorkflowQuery) -> PendingQuery:
+    return PendingQuery(
+        str(uuid.uuid4()), question, asyncio.get_running_loop().create_future()
+    )
+
+
+NOT_CLEAN = frozenset(
+    (
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_FAILED,
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_CANCELED,
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_TERMINATED,
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_TIMED_OUT,
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW,
+    )
+)
+
+
+def _rejected(
+    execution: Execution, condition: query_enums.QueryRejectCondition.ValueType
+) -> query.QueryRejected | None:
+    state = execution.state
+    not_open = (
+        condition == query_enums.QUERY_REJECT_CONDITION_NOT_OPEN and not state.running
+    )
+    not_clean = (
+        condition == query_enums.QUERY_REJECT_CONDITION_NOT_COMPLETED_CLEANLY
+        and state.status in NOT_CLEAN
+    )
+    if not_open or not_clean:
+        return query.QueryRejected(status=state.status)  # type: ignore[arg-type]
+    return None
+
+
+def _response(result: query.WorkflowQueryResult) -> ws.QueryWorkflowResponse:
+    if result.result_type == query_enums.QUERY_RESULT_TYPE_FAILED:
+        reason = result.failure if result.HasField("failure") else failure.Failure()
+        raise QueryFailed(
+            result.error_message, details.QueryFailedFailure(failure=reason)
+        )
+    response = ws.QueryWorkflowResponse()
+    response.query_result.CopyFrom(result.answer)
+    return response

@@ -1,0 +1,451 @@
+"""RPCs of workers: poll for tasks, answer them, report on them.
+
+Rule 1: a task that a poller is handed has been started in a committed transition.
+Rule 2: a row of the backlog whose task is stale is dropped, and the poll goes on.
+"""
+
+from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import failed_cause_pb2 as causes
+from temporalio.api.failure.v1 import message_pb2 as failure
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
+
+from durably.engine import activity, commands, workflow_task
+from durably.engine.refusals import BadCommand
+from durably.engine.state import WorkflowState
+from durably.engine.transition import Transition
+from durably.engine.workflow_task import Completion, TaskReference
+from durably.errors import InvalidArgument, NotFound
+from durably.service import search_attributes, tokens
+from durably.service.admission import Call
+from durably.service.namespaces import Namespaces
+from durably.service.queries import Queries
+from durably.service.replies import (
+    QueryTask,
+    activity_task_reply,
+    query_reply,
+    workflow_task_reply,
+)
+from durably.service.transact import Execution, Executions, Granted, new_id
+from durably.service.workflows import check_execution, poll_seconds
+from durably.store.store import Commit, QueueKey, TaskKind, TaskRow
+
+BACKLOG_PAGE = 1000
+
+
+class WorkerTasks:
+    """Answers the RPCs of workers."""
+
+    def __init__(
+        self, executions: Executions, namespaces: Namespaces, queries: Queries
+    ) -> None:
+        self._executions = executions
+        self._matching = executions.matching
+        self._namespaces = namespaces
+        self._queries = queries
+        self._config = executions.config
+        self._context = commands.CommandContext(
+            config=executions.config,
+            namespace_id=namespaces.id_of,
+            check_search_attributes=self._check_search_attributes,
+        )
+
+    def _check_search_attributes(
+        self, namespace: str, found: common.SearchAttributes
+    ) -> None:
+        search_attributes.check(
+            found, self._namespaces.by_name(namespace).search_attributes
+        )
+
+    # --- Poll ---------------------------------------------------------------------------------
+
+    async def poll_workflow_task_queue(
+        self, request: ws.PollWorkflowTaskQueueRequest, call: Call
+    ) -> ws.PollWorkflowTaskQueueResponse:
+        while True:
+            item = await self._poll(request, TaskKind.WORKFLOW, call)
+            match item:
+                case Granted(execution, workflow_task.WorkflowTaskGrant() as grant):
+                    return await self._workflow_reply(execution, grant)
+                case QueryTask():
+                    item.taken = True
+                    return await query_reply(self._executions, item)
+                case TaskRow():
+                    reply = await self._start_workflow_task(item, request.identity)
+                    if reply is not None:
+                        return reply
+                case _:
+                    return ws.PollWorkflowTaskQueueResponse()
+
+    async def poll_activity_task_queue(
+        self, request: ws.PollActivityTaskQueueRequest, call: Call
+    ) -> ws.PollActivityTaskQueueResponse:
+        while True:
+            item = await self._poll(request, TaskKind.ACTIVITY, call)
+            match item:
+                case Granted(execution, activity.ActivityGrant() as grant):
+                    return activity_task_reply(execution, grant)
+                case TaskRow():
+                    reply = await self._start_activity(item, request.identity)
+                    if reply is not None:
+                        return reply
+                case _:
+                    return ws.PollActivityTaskQueueResponse()
+
+    async def _poll(
+        self,
+        request: ws.PollWorkflowTaskQueueRequest | ws.PollActivityTaskQueueRequest,
+        kind: TaskKind,
+        call: Call,
+    ) -> object:
+        """The next item of a queue, or None when the long poll is over."""
+        namespace_id = self._namespaces.id_of(request.namespace)
+        if not request.task_queue.name:
+            raise InvalidArgument("TaskQueue is not set on request.")
+        if len(request.task_queue.name) > self._config.identifier_chars_max:
+            raise InvalidArgument("TaskQueue length exceeds limit.")
+        if len(request.identity) > self._config.identifier_chars_max:
+            raise InvalidArgument("Identity length exceeds limit.")
+        key = QueueKey(namespace_id, kind, request.task_queue.name)
+        await self._load_backlog(key)
+        seconds = poll_seconds(
+            self._config.task_poll_timeout_s, call, self._executions.clock()
+        )
+        if seconds <= 0:
+            return None
+        return await self._matching.poll(key, request.identity, request, seconds)
+
+    async def _load_backlog(self, key: QueueKey) -> None:
+        """On the first poll of a queue: the tasks that a former server left in the store."""
+        queue = self._matching.queue(key)
+        if queue.loaded:
+            return
+        queue.loaded = True
+        after = 0
+        while True:
+            rows = await self._executions.store.backlog(key, after, BACKLOG_PAGE)
+            for row in rows:
+                if row.task_id <= self._executions.inherited_tasks_up_to:
+                    self._matching.add(key, row)
+            if len(rows) < BACKLOG_PAGE:
+                return
+            after = rows[-1].task_id
+
+    async def _workflow_reply(
+        self, execution: Execution, grant: workflow_task.WorkflowTaskGrant
+    ) -> ws.PollWorkflowTaskQueueResponse:
+        queries = self._queries.attach(execution.execution_id)
+        return await workflow_task_reply(self._executions, execution, grant, queries)
+
+    async def _start_workflow_task(
+        self, row: TaskRow, identity: str
+    ) -> ws.PollWorkflowTaskQueueResponse | None:
+        def decide(t: Transition) -> workflow_task.WorkflowTaskGrant:
+            return workflow_task.start(
+                t, row.scheduled_event_id, row.stamp, identity, request_id, self._config
+            )
+
+        request_id = new_id()
+        try:
+            grant = await self._executions.transact(
+                row.execution_id, decide, task_id=row.task_id
+            )
+            execution = await self._executions.get(row.execution_id)
+        except NotFound:
+            await self._drop(row)
+            return None
+        return await self._workflow_reply(execution, grant)
+
+    async def _start_activity(
+        self, row: TaskRow, identity: str
+    ) -> ws.PollActivityTaskQueueResponse | None:
+        request_id = new_id()
+        try:
+            grant = await self._executions.transact(
+                row.execution_id,
+                lambda t: activity.start(
+                    t, row.scheduled_event_id, row.stamp, identity, request_id
+                ),
+                task_id=row.task_id,
+            )
+            execution = await self._executions.get(row.execution_id)
+        except NotFound:
+            await self._drop(row)
+            return None
+        return activity_task_reply(execution, grant)
+
+    async def _drop(self, row: TaskRow) -> None:
+        await self._executions.store.commit(
+            Commit(writes=[], tasks_removed=[row.task_id])
+        )
+
+    # --- Workflow tasks -----------------------------------------------------------------------
+
+    async def respond_workflow_task_completed(
+        self, request: ws.RespondWorkflowTaskCompletedRequest, call: Call
+    ) -> ws.RespondWorkflowTaskCompletedResponse:
+        token = tokens.decode_task(
+            request.task_token, self._namespaces.id_of(request.namespace)
+        )
+        try:
+            completed = await self._executions.transact(
+                token.execution_id,
+                lambda t: commands.complete_workflow_task(
+                    t, token.reference, request, self._context
+                ),
+            )
+        except BadCommand as bad:
+            await self._fail_for(token.execution_id, token.reference, bad, request)
+            raise InvalidArgument(bad.message) from bad
+        execution = await self._executions.get(token.execution_id)
+        self._queries.answer_attached(execution, dict(request.query_results))
+        response = ws.RespondWorkflowTaskCompletedResponse(
+            activity_tasks=[
+                activity_task_reply(execution, g) for g in completed.activities
+            ]
+        )
+        if completed.new_task is not None:
+            reply = await self._workflow_reply(execution, completed.new_task)
+            response.workflow_task.CopyFrom(reply)
+        return response
+
+    async def _fail_for(
+        self,
+        execution_id: int,
+        reference: TaskReference,
+        bad: BadCommand,
+        request: ws.RespondWorkflowTaskCompletedRequest,
+    ) -> None:
+        """A bad command fails its task. Nothing else of the completion has taken effect."""
+        reason = failure.Failure(
+            message=bad.message,
+            source="Server",
+            server_failure_info=failure.ServerFailureInfo(),
+        )
+        completion = Completion(request.identity, request.binary_checksum)
+        await self._executions.transact(
+            execution_id,
+            lambda t: workflow_task.fail(t, reference, bad.cause, reason, completion),
+        )
+
+    async def respond_workflow_task_failed(
+        self, request: ws.RespondWorkflowTaskFailedRequest, call: Call
+    ) -> ws.RespondWorkflowTaskFailedResponse:
+        token = tokens.decode_task(
+            request.task_token, self._namespaces.id_of(request.namespace)
+        )
+        cause = (
+            request.cause
+            or causes.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
+        )
+        reason = request.failure if request.HasField("failure") else None
+        completion = Completion(
+            request.identity,
+            request.binary_checksum,
+            request.worker_version if request.HasField("worker_version") else None,
+        )
+        await self._executions.transact(
+            token.execution_id,
+            lambda t: workflow_task.fail(t, token.reference, cause, reason, completion),
+        )
+        return ws.RespondWorkflowTaskFailedResponse()
+
+    async def reset_sticky_task_queue(
+        self, request: ws.ResetStickyTaskQueueRequest, call: Call
+    ) -> ws.ResetStickyTaskQueueResponse:
+        namespace_id = self._namespaces.id_of(request.namespace)
+        check_execution(request.execution)
+        execution = await self._executions.find(
+            namespace_id, request.execution.workflow_id, request.execution.run_id
+        )
+        await self._executions.transact(
+            execution.execution_id, workflow_task.reset_sticky
+        )
+        return ws.ResetStickyTaskQueueResponse()
+
+    async def respond_query_task_completed(
+        self, request: ws.RespondQueryTaskCompletedRequest, call: Call
+    ) -> ws.RespondQueryTaskCompletedResponse:
+        self._queries.answer_direct(self._namespaces.id_of(request.namespace), request)
+        return ws.RespondQueryTaskCompletedResponse()
+
+    async def shutdown_worker(
+        self, request: ws.ShutdownWorkerRequest, call: Call
+    ) -> ws.ShutdownWorkerResponse:
+        """The worker leaves: its sticky queue is not waited for any more."""
+        namespace_id = self._namespaces.id_of(request.namespace)
+        if request.sticky_task_queue:
+            key = QueueKey(namespace_id, TaskKind.WORKFLOW, request.sticky_task_queue)
+            self._matching.forget_pollers(key)
+        return ws.ShutdownWorkerResponse()
+
+    # --- Activities, by token -----------------------------------------------------------------
+
+    async def respond_activity_task_completed(
+        self, request: ws.RespondActivityTaskCompletedRequest, call: Call
+    ) -> ws.RespondActivityTaskCompletedResponse:
+        token = tokens.decode_task(
+            request.task_token, self._namespaces.id_of(request.namespace)
+        )
+        result = request.result if request.HasField("result") else None
+        self._check_payload(request.result.ByteSize())
+        await self._executions.transact(
+            token.execution_id,
+            lambda t: activity.complete(
+                t, token.scheduled_event_id, token.attempt, result, request.identity
+            ),
+        )
+        return ws.RespondActivityTaskCompletedResponse()
+
+    async def respond_activity_task_failed(
+        self, request: ws.RespondActivityTaskFailedRequest, call: Call
+    ) -> ws.RespondActivityTaskFailedResponse:
+        token = tokens.decode_task(
+            request.task_token, self._namespaces.id_of(request.namespace)
+        )
+        _check_failure(request.failure)
+        await self._executions.transact(
+            token.execution_id,
+            lambda t: activity.fail(
+                t,
+                token.scheduled_event_id,
+                token.attempt,
+                request.failure,
+                request.identity,
+                request.last_heartbeat_details,
+            ),
+        )
+        return ws.RespondActivityTaskFailedResponse()
+
+    async def respond_activity_task_canceled(
+        self, request: ws.RespondActivityTaskCanceledRequest, call: Call
+    ) -> ws.RespondActivityTaskCanceledResponse:
+        token = tokens.decode_task(
+            request.task_token, self._namespaces.id_of(request.namespace)
+        )
+        details = request.details if request.HasField("details") else None
+        await self._executions.transact(
+            token.execution_id,
+            lambda t: activity.confirm_cancel(
+                t, token.scheduled_event_id, token.attempt, details, request.identity
+            ),
+        )
+        return ws.RespondActivityTaskCanceledResponse()
+
+    async def record_activity_task_heartbeat(
+        self, request: ws.RecordActivityTaskHeartbeatRequest, call: Call
+    ) -> ws.RecordActivityTaskHeartbeatResponse:
+        token = tokens.decode_task(
+            request.task_token, self._namespaces.id_of(request.namespace)
+        )
+        details = request.details if request.HasField("details") else None
+        self._check_payload(request.details.ByteSize())
+        cancel_requested = await self._executions.transact(
+            token.execution_id,
+            lambda t: activity.heartbeat(
+                t, token.scheduled_event_id, token.attempt, details
+            ),
+        )
+        return ws.RecordActivityTaskHeartbeatResponse(cancel_requested=cancel_requested)
+
+    # --- Activities, by id --------------------------------------------------------------------
+
+    async def respond_activity_task_completed_by_id(
+        self, request: ws.RespondActivityTaskCompletedByIdRequest, call: Call
+    ) -> ws.RespondActivityTaskCompletedByIdResponse:
+        result = request.result if request.HasField("result") else None
+        self._check_payload(request.result.ByteSize())
+        execution = await self._by_id(request)
+        await self._executions.transact(
+            execution.execution_id,
+            lambda t: activity.complete(
+                t, _scheduled(t.state, request.activity_id), 0, result, request.identity
+            ),
+        )
+        return ws.RespondActivityTaskCompletedByIdResponse()
+
+    async def respond_activity_task_failed_by_id(
+        self, request: ws.RespondActivityTaskFailedByIdRequest, call: Call
+    ) -> ws.RespondActivityTaskFailedByIdResponse:
+        _check_failure(request.failure)
+        execution = await self._by_id(request)
+        await self._executions.transact(
+            execution.execution_id,
+            lambda t: activity.fail(
+                t,
+                _scheduled(t.state, request.activity_id),
+                0,
+                request.failure,
+                request.identity,
+                request.last_heartbeat_details,
+            ),
+        )
+        return ws.RespondActivityTaskFailedByIdResponse()
+
+    async def respond_activity_task_canceled_by_id(
+        self, request: ws.RespondActivityTaskCanceledByIdRequest, call: Call
+    ) -> ws.RespondActivityTaskCanceledByIdResponse:
+        details = request.details if request.HasField("details") else None
+        execution = await self._by_id(request)
+        await self._executions.transact(
+            execution.execution_id,
+            lambda t: activity.confirm_cancel(
+                t,
+                _scheduled(t.state, request.activity_id),
+                0,
+                details,
+                request.identity,
+            ),
+        )
+        return ws.RespondActivityTaskCanceledByIdResponse()
+
+    async def record_activity_task_heartbeat_by_id(
+        self, request: ws.RecordActivityTaskHeartbeatByIdRequest, call: Call
+    ) -> ws.RecordActivityTaskHeartbeatByIdResponse:
+        details = request.details if request.HasField("details") else None
+        execution = await self._by_id(request)
+        cancel_requested = await self._executions.transact(
+            execution.execution_id,
+            lambda t: activity.heartbeat(
+                t, _scheduled(t.state, request.activity_id), 0, details
+            ),
+        )
+        return ws.RecordActivityTaskHeartbeatByIdResponse(
+            cancel_requested=cancel_requested
+        )
+
+    async def _by_id(
+        self,
+        request: ws.RespondActivityTaskCompletedByIdRequest
+        | ws.RespondActivityTaskFailedByIdRequest
+        | ws.RespondActivityTaskCanceledByIdRequest
+        | ws.RecordActivityTaskHeartbeatByIdRequest,
+    ) -> Execution:
+        namespace_id = self._namespaces.id_of(request.namespace)
+        if not request.activity_id:
+            raise InvalidArgument("ActivityId is not set on request.")
+        which = common.WorkflowExecution(
+            workflow_id=request.workflow_id, run_id=request.run_id
+        )
+        check_execution(which)
+        return await self._executions.find(
+            namespace_id, which.workflow_id, which.run_id
+        )
+
+    def _check_payload(self, size_bytes: int) -> None:
+        if size_bytes > self._config.payload_bytes_max:
+            raise InvalidArgument(
+                f"a payload of {size_bytes} bytes exceeds the limit of"
+                f" {self._config.payload_bytes_max} bytes (payload_bytes_max)."
+            )
+
+
+def _check_failure(reason: failure.Failure) -> None:
+    if reason.ByteSize() and not reason.HasField("application_failure_info"):
+        raise InvalidArgument("Failure must have ApplicationFailureInfo.")
+
+
+def _scheduled(state: WorkflowState, activity_id: str) -> int:
+    event_id = state.activity_ids.get(activity_id)
+    if event_id is None:
+        raise NotFound(f"cannot find pending activity with ActivityID {activity_id}")
+    return event_id
