@@ -25,7 +25,7 @@ from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.config import Config
-from durably.engine import activity, workflow_task
+from durably.engine import activity, deadlines, workflow_task
 from durably.engine.apply import apply_event, apply_record
 from durably.engine.records import AnyRecord
 from durably.engine.state import WorkflowState, decode_state, encode_state
@@ -480,6 +480,8 @@ class Executions:
             return t.state.close_ns + self.retention_ns(t.state.namespace_id)
         if t.reschedule or not execution.deadline_ns:
             return t.deadline_ns
+        if execution.deadline_ns <= t.now_ns:
+            return deadlines.next_deadline(t.state)
         return min(execution.deadline_ns, t.deadline_ns or execution.deadline_ns)
 
     # --- Announce -----------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""The network speaks: decode, call one service function, encode; no decisions."""

@@ -1,0 +1,52 @@
+"""One ASGI application on one port, routing to the rest of this folder."""
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from durably.edge.grpc import GrpcApp
+from durably.version import VERSION
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+WELCOME = (
+    f"durably {VERSION}\n\n"
+    "This port speaks the Temporal API over gRPC. Connect a Temporal SDK, or run\n"
+    "    temporal --address HOST:PORT workflow list\n"
+)
+
+
+class App:
+    """Routes by content type and path."""
+
+    def __init__(self, grpc: GrpcApp) -> None:
+        self._grpc = grpc
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        for name, value in scope["headers"]:
+            if name == b"content-type":
+                if value.startswith(b"application/grpc"):
+                    await self._grpc(scope, receive, send)
+                    return
+                break
+        await _page(scope, send)
+
+
+async def _page(scope: Scope, send: Send) -> None:
+    if scope["method"] not in ("GET", "HEAD"):
+        status, body = 415, "this port speaks gRPC: send content-type application/grpc\n"
+    elif scope["path"] == "/":
+        status, body = 200, WELCOME
+    elif scope["path"] == "/healthz":
+        status, body = 200, json.dumps({"status": "ok"}) + "\n"
+    else:
+        status, body = 404, "not found\n"
+    kind = b"application/json" if body.startswith("{") else b"text/plain; charset=utf-8"
+    headers = [(b"content-type", kind), (b"x-content-type-options", b"nosniff")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body.encode()})

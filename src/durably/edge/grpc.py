@@ -1,0 +1,229 @@
+"""gRPC over ASGI: framing, compression, deadlines, cancellation, status and details.
+
+Rule 1: whatever arrives is answered with a gRPC status; nothing that a client sends ends the server.
+Rule 2: a handler is cancelled when its caller goes away, so that a long poll leaves its queue.
+Rule 3: replies are not compressed; requests may be (the SDKs send gzip).
+
+The wire: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md. The HTTP/2 server answers a
+client's cancel or disconnect with an `http.disconnect` message.
+"""
+
+import asyncio
+import base64
+import logging
+import zlib
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+from urllib.parse import quote
+
+from google.protobuf.message import DecodeError, Message
+from google.rpc import status_pb2
+
+from durably.config import Config
+from durably.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    Refusal,
+    ResourceExhausted,
+    Unimplemented,
+)
+from durably.service.admission import Call, Rpc
+
+logger = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+AsgiMessage = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[AsgiMessage]]
+Send = Callable[[AsgiMessage], Awaitable[None]]
+Clock = Callable[[], int]
+
+HEADERS = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,gzip")]
+PREFIX_BYTES = 5
+TIMEOUT_UNITS_NS = {
+    "H": 3600 * 10**9,
+    "M": 60 * 10**9,
+    "S": 10**9,
+    "m": 10**6,
+    "u": 10**3,
+    "n": 1,
+}
+
+
+class ClientGone(Exception):
+    """The caller has cancelled or disconnected; there is nobody to answer."""
+
+
+class GrpcApp:
+    """Answers every call from a table of RPCs."""
+
+    def __init__(self, table: Mapping[str, Rpc], clock: Clock, config: Config) -> None:
+        self._table = dict(table)
+        self._clock = clock
+        self._message_bytes_max = config.message_bytes_max
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            try:
+                reply = await self._answer(scope, receive)
+            except Refusal as refusal:
+                await _send_refusal(send, refusal)
+            else:
+                await _send_reply(send, reply)
+        except ClientGone:
+            return
+
+    async def _answer(self, scope: Scope, receive: Receive) -> bytes:
+        path: str = scope["path"]
+        rpc = self._table.get(path)
+        metadata = _metadata(scope)
+        body = await self._body(receive)
+        if rpc is None:
+            raise Unimplemented(f"unknown method {path}")
+        request = self._request(rpc, body, metadata)
+        timeout_ns = _timeout_ns(metadata)
+        call = Call(rpc.name, metadata, self._clock() + timeout_ns if timeout_ns else 0)
+        reply = await self._run(rpc, request, call, timeout_ns, receive)
+        return reply.SerializeToString()
+
+    async def _body(self, receive: Receive) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > self._message_bytes_max + PREFIX_BYTES:
+                raise self._too_large(size)
+            parts.append(chunk)
+            if not message.get("more_body", False):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _too_large(self, size: int) -> ResourceExhausted:
+        return ResourceExhausted(
+            f"a message of {size} bytes or more exceeds the limit of {self._message_bytes_max}"
+            " bytes (message_bytes_max)"
+        )
+
+    def _request(self, rpc: Rpc, body: bytes, metadata: Mapping[str, str]) -> Message:
+        if len(body) < PREFIX_BYTES:
+            raise Internal("the request has no complete gRPC message")
+        length = int.from_bytes(body[1:PREFIX_BYTES], "big")
+        if len(body) != PREFIX_BYTES + length:
+            raise Internal("the length of the gRPC message is not what its prefix says")
+        data = body[PREFIX_BYTES:]
+        if body[0] == 1:
+            data = self._inflate(data, metadata.get("grpc-encoding", ""))
+        elif body[0] != 0:
+            raise Internal("unknown flags in the prefix of the gRPC message")
+        try:
+            return rpc.request.FromString(data)
+        except DecodeError as error:
+            raise Internal(f"the request is not a {rpc.request.DESCRIPTOR.full_name}") from error
+
+    def _inflate(self, data: bytes, encoding: str) -> bytes:
+        if encoding != "gzip":
+            raise Unimplemented(f"grpc-encoding {encoding!r} is not supported: use gzip or identity")
+        inflater = zlib.decompressobj(wbits=31)
+        try:
+            inflated = inflater.decompress(data, self._message_bytes_max + 1)
+        except zlib.error as error:
+            raise Internal("the request is not valid gzip") from error
+        if len(inflated) > self._message_bytes_max:
+            raise self._too_large(len(inflated))
+        if not inflater.eof:
+            raise Internal("the request is not valid gzip: it ends too early")
+        return inflated
+
+    async def _run(
+        self, rpc: Rpc, request: Message, call: Call, timeout_ns: int, receive: Receive
+    ) -> Message:
+        """Answer within the deadline, unless the caller goes away first."""
+        handling = asyncio.ensure_future(_refuse_bugs(rpc, request, call))
+        # Most calls are done within a few turns of the loop; only others are worth a watcher.
+        await asyncio.sleep(0)
+        if handling.done():
+            return handling.result()
+        watching = asyncio.ensure_future(_disconnected(receive))
+        try:
+            timeout_s = timeout_ns / 1e9 if timeout_ns else None
+            done, _ = await asyncio.wait(
+                (handling, watching), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if handling in done:
+                return handling.result()
+            if not done:
+                raise DeadlineExceeded("context deadline exceeded")
+            raise ClientGone
+        finally:
+            watching.cancel()
+            if not handling.done():
+                handling.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _refuse_bugs(rpc: Rpc, request: Message, call: Call) -> Message:
+    try:
+        return await rpc.answer(request, call)
+    except Refusal:
+        raise
+    except asyncio.CancelledError:
+        raise Cancelled("the call was cancelled") from None
+    except Exception as error:
+        logger.exception("%s failed", rpc.name)
+        raise Internal(f"{rpc.name} failed inside the server: see its log") from error
+
+
+def _metadata(scope: Scope) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def _timeout_ns(metadata: Mapping[str, str]) -> int:
+    """`grpc-timeout` in nanoseconds; 0: none."""
+    text = metadata.get("grpc-timeout", "")
+    if not text:
+        return 0
+    unit = TIMEOUT_UNITS_NS.get(text[-1])
+    if unit is None or not text[:-1].isdigit() or len(text) > 9:
+        raise Internal(f"malformed grpc-timeout {text[:20]!r}")
+    return max(1, int(text[:-1]) * unit)
+
+
+async def _send_reply(send: Send, reply: bytes) -> None:
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True}
+    )
+    frame = b"\x00" + len(reply).to_bytes(4, "big") + reply
+    await send({"type": "http.response.body", "body": frame, "more_body": False})
+    await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]})
+
+
+async def _send_refusal(send: Send, refusal: Refusal) -> None:
+    """A response without a body: its status is in its headers (gRPC's Trailers-Only)."""
+    headers = [*HEADERS, *status_headers(refusal)]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def status_headers(refusal: Refusal) -> list[tuple[bytes, bytes]]:
+    """grpc-status, grpc-message and, with a detail, grpc-status-details-bin."""
+    shown = quote(refusal.message[:4096], safe=" !\"#$&'()*+,/:;<=>?@[\\]^_`{|}~-.")
+    headers = [
+        (b"grpc-status", str(int(refusal.status)).encode()),
+        (b"grpc-message", shown.encode("ascii")),
+    ]
+    if refusal.detail is not None:
+        status = status_pb2.Status(code=int(refusal.status), message=refusal.message)
+        status.details.add().Pack(refusal.detail)
+        headers.append((b"grpc-status-details-bin", _base64(status.SerializeToString())))
+    return headers
+
+
+def _base64(data: bytes) -> bytes:
+    return base64.b64encode(data).rstrip(b"=")

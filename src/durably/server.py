@@ -1,0 +1,149 @@
+"""Builds the parts, passes them in by hand, starts and stops them in order."""
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import h2corn
+
+from durably.background import outbox, timers
+from durably.config import Config
+from durably.edge.app import App
+from durably.edge.grpc import GrpcApp
+from durably.edge.health import Health
+from durably.matching import Matching
+from durably.service import admission
+from durably.service.namespaces import Namespaces
+from durably.service.queries import Queries
+from durably.service.system import System
+from durably.service.transact import Executions
+from durably.service.visibility import Visibility
+from durably.service.worker_tasks import WorkerTasks
+from durably.service.workflows import Workflows
+from durably.store.sqlite import SqliteStore
+
+logger = logging.getLogger(__name__)
+
+
+class Server:
+    """A durable execution server inside this process.
+
+    `async with Server(store="memory:", port=0) as server:` then connect any Temporal client to
+    `server.address`. Every field of `Config` may be given by name. Raises StoreLocked, StoreTooNew,
+    ValueError for an unknown store, OSError for an address that cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        config: Config | None = None,
+        *,
+        clock: Callable[[], int] = time.time_ns,
+        **settings: Any,
+    ) -> None:
+        self.config = replace(config or Config(), **settings)
+        self.address = ""
+        self._clock = clock
+        self._running = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> "Server":
+        async with contextlib.AsyncExitStack() as stack:
+            await self._start(stack)
+            self._running = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._running.aclose()
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        """Store, then what stands on it, then the port: the last to open is the first to close."""
+        store = SqliteStore.open(self.config.store)
+        stack.push_async_callback(store.close)
+        namespaces = Namespaces(store, self.config)
+        await namespaces.open()
+        matching = Matching(self._clock)
+        executions = Executions(
+            store, matching, self._clock, self.config, namespaces.retention_ns
+        )
+        workflows = Workflows(executions, namespaces)
+        queries = Queries(executions, namespaces)
+        handlers = (
+            workflows,
+            WorkerTasks(executions, namespaces, queries),
+            queries,
+            Visibility(executions, namespaces),
+            namespaces,
+            System(executions, namespaces, await _cluster_id(store), "sqlite"),
+        )
+        table = admission.table(handlers)
+        health = Health(frozenset(path.split("/")[1] for path in table))
+        grpc = GrpcApp({**table, **health.rows()}, self._clock, self.config)
+        _run_beside(stack, timers.run(executions), "timers")
+        _run_beside(stack, outbox.Outbox(executions, workflows.start_child).run(), "outbox")
+        await self._listen(stack, App(grpc))
+        stack.push_async_callback(self._drain, matching, health)
+
+    async def _listen(self, stack: contextlib.AsyncExitStack, app: App) -> None:
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        http = h2corn.Server(app, self._http_config(f"{host}:{self.config.port}"))  # type: ignore[arg-type]
+        serving = asyncio.create_task(http.serve(), name="http")
+        started = asyncio.create_task(http.wait_started())
+        await asyncio.wait((serving, started), return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            started.cancel()
+            await serving
+        stack.push_async_callback(_stop_http, http, serving)
+        port = http.addresses[0].rsplit(":", 1)[1] if self.config.port == 0 else self.config.port
+        self.address = f"{host}:{port}"
+
+    def _http_config(self, bind: str) -> h2corn.Config:
+        return h2corn.Config(
+            bind=(bind,),
+            grpc=True,
+            access_log=False,
+            lifespan="off",
+            max_concurrent_streams=self.config.concurrent_streams_max,
+            timeout_graceful_shutdown=self.config.shutdown_drain_s,
+        )
+
+    async def _drain(self, matching: Matching, health: Health) -> None:
+        """Answer the long polls, and let what is under way finish."""
+        health.serving = False
+        matching.end_all_polls()
+        await asyncio.sleep(0.05)
+
+
+async def _cluster_id(store: SqliteStore) -> str:
+    found = await store.metadata("cluster_id")
+    if found is None:
+        found = str(uuid.uuid4()).encode()
+        await store.put_metadata("cluster_id", found)
+    return found.decode()
+
+
+def _run_beside(stack: contextlib.AsyncExitStack, loop: Any, name: str) -> None:
+    """Run a background loop until the stack unwinds."""
+    task = asyncio.create_task(loop, name=name)
+
+    async def stop() -> None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    stack.push_async_callback(stop)
+
+
+async def _stop_http(http: h2corn.Server, serving: "asyncio.Task[None]") -> None:
+    http.shutdown()
+    with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+        await asyncio.wait_for(serving, 10)
