@@ -117,9 +117,7 @@ class Matching:
         queue.backlog.remove(item)
         return True
 
-    async def poll(
-        self, key: QueueKey, identity: str, attributes: Any, timeout_s: float
-    ) -> Any:
+    async def poll(self, key: QueueKey, identity: str, attributes: Any, timeout_s: float) -> Any:
         """The next item of the queue, or None when `timeout_s` passes without one.
 
         Cancelling the call takes the poller out of the queue; an item it was just given goes back.

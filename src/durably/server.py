@@ -72,9 +72,7 @@ class Server:
         namespaces = Namespaces(store, self.config)
         await namespaces.open()
         matching = Matching(self._clock)
-        executions = Executions(
-            store, matching, self._clock, self.config, namespaces.retention_ns
-        )
+        executions = Executions(store, matching, self._clock, self.config, namespaces.retention_ns)
         workflows = Workflows(executions, namespaces)
         queries = Queries(executions, namespaces)
         handlers = (
@@ -111,6 +109,7 @@ class Server:
             bind=(bind,),
             grpc=True,
             access_log=False,
+            http1=True,
             lifespan="off",
             max_concurrent_streams=self.config.concurrent_streams_max,
             timeout_graceful_shutdown=self.config.shutdown_drain_s,

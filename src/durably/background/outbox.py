@@ -42,9 +42,7 @@ logger = logging.getLogger(__name__)
 IDENTITY = "history-service"
 CONCURRENT_DELIVERIES = 500
 
-StartRun = Callable[
-    [str, ws.StartWorkflowExecutionRequest, workflow.Parent], Awaitable[str]
-]
+StartRun = Callable[[str, ws.StartWorkflowExecutionRequest, workflow.Parent], Awaitable[str]]
 """(namespace id, request, parent) -> run id; raises WorkflowExecutionAlreadyStarted or another
 Refusal. The same request id finds the run that it started before."""
 
@@ -78,13 +76,9 @@ class Outbox:
         except NotFound:
             pass  # The sender is gone; nothing is owed any more.
         except Refusal as refusal:
-            logger.warning(
-                "delivery %s will be tried again: %s", delivery, refusal.message
-            )
+            logger.warning("delivery %s will be tried again: %s", delivery, refusal.message)
         except Exception:
-            logger.exception(
-                "delivery %s of execution %s failed", delivery, execution_id
-            )
+            logger.exception("delivery %s of execution %s failed", delivery, execution_id)
         finally:
             self._slots.release()
 
@@ -113,26 +107,18 @@ class Outbox:
             return
         parent = parent_of(sender.state, initiated_event_id)
         request = child_request(sender.state, child)
-        cause = (
-            causes.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
-        )
+        cause = causes.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
         try:
-            run_id = await self._start_run(
-                child.initiated.namespace_id, request, parent
-            )
+            run_id = await self._start_run(child.initiated.namespace_id, request, parent)
         except WorkflowExecutionAlreadyStarted:
             await self._child_failed(sender, initiated_event_id, cause)
         except NamespaceNotFound:
-            cause = (
-                causes.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
-            )
+            cause = causes.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
             await self._child_failed(sender, initiated_event_id, cause)
         else:
             await self._executions.transact(
                 sender.execution_id,
-                lambda t: external_workflow.child_started(
-                    t, initiated_event_id, run_id
-                ),
+                lambda t: external_workflow.child_started(t, initiated_event_id, run_id),
             )
 
     async def _child_failed(
@@ -143,9 +129,7 @@ class Outbox:
     ) -> None:
         await self._executions.transact(
             sender.execution_id,
-            lambda t: external_workflow.child_start_failed(
-                t, initiated_event_id, cause
-            ),
+            lambda t: external_workflow.child_start_failed(t, initiated_event_id, cause),
         )
 
     async def _report(self, child: Execution) -> None:
@@ -186,9 +170,7 @@ class Outbox:
                 child.initiated.namespace_id, child.initiated.workflow_id
             )
             if target.state.started.first_execution_run_id == child.run_id:
-                await self._end_child(
-                    sender, target, state.policies_due[initiated_event_id]
-                )
+                await self._end_child(sender, target, state.policies_due[initiated_event_id])
         except NotFound:
             pass
         await self._executions.transact(
@@ -196,15 +178,11 @@ class Outbox:
             lambda t: external_workflow.policy_applied(t, initiated_event_id),
         )
 
-    async def _end_child(
-        self, sender: Execution, target: Execution, policy: int
-    ) -> None:
+    async def _end_child(self, sender: Execution, target: Execution, policy: int) -> None:
         if policy == workflow_enums.PARENT_CLOSE_POLICY_TERMINATE:
             await self._executions.transact(
                 target.execution_id,
-                lambda t: workflow.terminate(
-                    t, "by parent close policy", None, IDENTITY
-                ),
+                lambda t: workflow.terminate(t, "by parent close policy", None, IDENTITY),
             )
             return
         attributes = history.WorkflowExecutionCancelRequestedEventAttributes(
@@ -303,9 +281,7 @@ class Outbox:
         execution: common.WorkflowExecution,
         child_only: bool,
     ) -> Execution:
-        target = await self._executions.find(
-            namespace_id, execution.workflow_id, execution.run_id
-        )
+        target = await self._executions.find(namespace_id, execution.workflow_id, execution.run_id)
         parent = target.state.started.parent_workflow_execution
         if child_only and (parent.workflow_id, parent.run_id) != (
             sender.state.workflow_id,
@@ -332,9 +308,7 @@ def parent_of(state: WorkflowState, initiated_event_id: int) -> workflow.Parent:
     )
 
 
-def child_request(
-    state: WorkflowState, child: Child
-) -> ws.StartWorkflowExecutionRequest:
+def child_request(state: WorkflowState, child: Child) -> ws.StartWorkflowExecutionRequest:
     """The start that a child's initiated event asks for."""
     initiated = child.initiated
     request = ws.StartWorkflowExecutionRequest(

@@ -86,9 +86,7 @@ async def run(executions: Executions) -> None:
             try:
                 await sweep(executions, now_ns + int(2e9 * interval_s))
             except Exception:
-                logger.exception(
-                    "the sweep of deadlines failed and will be tried again"
-                )
+                logger.exception("the sweep of deadlines failed and will be tried again")
         executions.near_changed.clear()
         await fire_due(executions, executions.clock())
         await _wait(executions, next_sweep_ns)

@@ -21,7 +21,6 @@ from google.rpc import status_pb2
 
 from durably.config import Config
 from durably.errors import (
-    Cancelled,
     DeadlineExceeded,
     Internal,
     Refusal,
@@ -125,7 +124,9 @@ class GrpcApp:
 
     def _inflate(self, data: bytes, encoding: str) -> bytes:
         if encoding != "gzip":
-            raise Unimplemented(f"grpc-encoding {encoding!r} is not supported: use gzip or identity")
+            raise Unimplemented(
+                f"grpc-encoding {encoding!r} is not supported: use gzip or identity"
+            )
         inflater = zlib.decompressobj(wbits=31)
         try:
             inflated = inflater.decompress(data, self._message_bytes_max + 1)
@@ -173,8 +174,6 @@ async def _refuse_bugs(rpc: Rpc, request: Message, call: Call) -> Message:
         return await rpc.answer(request, call)
     except Refusal:
         raise
-    except asyncio.CancelledError:
-        raise Cancelled("the call was cancelled") from None
     except Exception as error:
         logger.exception("%s failed", rpc.name)
         raise Internal(f"{rpc.name} failed inside the server: see its log") from error
@@ -196,9 +195,7 @@ def _timeout_ns(metadata: Mapping[str, str]) -> int:
 
 
 async def _send_reply(send: Send, reply: bytes) -> None:
-    await send(
-        {"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True}
-    )
+    await send({"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True})
     frame = b"\x00" + len(reply).to_bytes(4, "big") + reply
     await send({"type": "http.response.body", "body": frame, "more_body": False})
     await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]})

@@ -46,9 +46,7 @@ from durably.errors import InvalidArgument, NotFound
 BAD_SCHEDULE = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_ACTIVITY_ATTRIBUTES
 BAD_CANCEL = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_ACTIVITY_ATTRIBUTES
 
-NOT_FOUND = (
-    "invalid activityID or activity already timed out or invoking workflow is completed"
-)
+NOT_FOUND = "invalid activityID or activity already timed out or invoking workflow is completed"
 
 
 @dataclass(slots=True)
@@ -115,9 +113,7 @@ def _validate(
         )
     for value in (attributes.activity_id, attributes.activity_type.name):
         if len(value) > config.identifier_chars_max:
-            raise BadCommand(
-                BAD_SCHEDULE, f"an identifier exceeds its length limit. {where}"
-            )
+            raise BadCommand(BAD_SCHEDULE, f"an identifier exceeds its length limit. {where}")
     if attributes.HasField("retry_policy"):
         try:
             validate_policy(attributes.retry_policy)
@@ -171,9 +167,7 @@ def _fill_timeouts(
 ) -> None:
     """Unset timeouts follow from the others; none is longer than the run may take."""
     run_ns = nanoseconds(t.state.started.workflow_run_timeout)
-    schedule_to_close_ns = cap(
-        nanoseconds(attributes.schedule_to_close_timeout), run_ns
-    )
+    schedule_to_close_ns = cap(nanoseconds(attributes.schedule_to_close_timeout), run_ns)
     schedule_to_start_ns = nanoseconds(attributes.schedule_to_start_timeout)
     start_to_close_ns = nanoseconds(attributes.start_to_close_timeout)
     limit_ns = schedule_to_close_ns or run_ns
@@ -211,9 +205,7 @@ def start(
             )
         )
         t.attend(next_deadline(activity))
-    return ActivityGrant(
-        activity, activity.attempt, activity.dispatched_ns, activity.started_ns
-    )
+    return ActivityGrant(activity, activity.attempt, activity.dispatched_ns, activity.started_ns)
 
 
 # --- End --------------------------------------------------------------------------------------
@@ -289,9 +281,7 @@ def fail(
     workflow_task.schedule_if_none(t)
 
 
-def _decide_retry(
-    t: Transition, activity: Activity, reason: failure.Failure
-) -> RetryDecision:
+def _decide_retry(t: Transition, activity: Activity, reason: failure.Failure) -> RetryDecision:
     if activity.cancel_requested:
         return RetryDecision(workflow_enums.RETRY_STATE_CANCEL_REQUESTED)
     return next_retry(
@@ -303,9 +293,7 @@ def _decide_retry(
     )
 
 
-def _retry(
-    t: Transition, activity: Activity, reason: failure.Failure, delay_ns: int
-) -> None:
+def _retry(t: Transition, activity: Activity, reason: failure.Failure, delay_ns: int) -> None:
     t.note(
         r.ActivityRetryScheduled(
             scheduled_event_id=activity.scheduled_event_id,
@@ -328,9 +316,7 @@ def confirm_cancel(
     """RespondActivityTaskCanceled: the worker obeyed a cancel request."""
     activity = started_attempt(t, scheduled_event_id, attempt)
     if not activity.cancel_requested:
-        raise InvalidArgument(
-            "Activity cancellation is not requested for this activity."
-        )
+        raise InvalidArgument("Activity cancellation is not requested for this activity.")
     started_event_id = _record_started(t, activity)
     t.record(
         history.ActivityTaskCanceledEventAttributes(
@@ -376,14 +362,10 @@ def _record_started(t: Transition, activity: Activity) -> int:
 # --- Cancel -----------------------------------------------------------------------------------
 
 
-def request_cancel(
-    t: Transition, scheduled_event_id: int, completed_event_id: int
-) -> None:
+def request_cancel(t: Transition, scheduled_event_id: int, completed_event_id: int) -> None:
     """Command: cancel an activity. One that no worker has is canceled at once."""
     if not scheduled_event_id:
-        raise BadCommand(
-            BAD_CANCEL, "ScheduledEventId is not set on RequestCancelActivityCommand."
-        )
+        raise BadCommand(BAD_CANCEL, "ScheduledEventId is not set on RequestCancelActivityCommand.")
     activity = t.state.activities.get(scheduled_event_id)
     if activity is None:
         if scheduled_event_id >= t.state.next_event_id:
@@ -433,26 +415,18 @@ def next_deadline(activity: Activity) -> int:
     moments = [_closes_ns(activity)]
     scheduled = activity.scheduled
     if activity.started:
-        moments.append(
-            activity.started_ns + nanoseconds(scheduled.start_to_close_timeout)
-        )
+        moments.append(activity.started_ns + nanoseconds(scheduled.start_to_close_timeout))
         moments.append(_heartbeat_due_ns(activity))
     elif activity.retry_at_ns:
         moments.append(activity.retry_at_ns)
     elif nanoseconds(scheduled.schedule_to_start_timeout):
-        moments.append(
-            activity.dispatched_ns + nanoseconds(scheduled.schedule_to_start_timeout)
-        )
+        moments.append(activity.dispatched_ns + nanoseconds(scheduled.schedule_to_start_timeout))
     return min((m for m in moments if m), default=0)
 
 
 def _heartbeat_due_ns(activity: Activity) -> int:
     timeout_ns = nanoseconds(activity.scheduled.heartbeat_timeout)
-    return (
-        max(activity.started_ns, activity.heartbeat_ns) + timeout_ns
-        if timeout_ns
-        else 0
-    )
+    return max(activity.started_ns, activity.heartbeat_ns) + timeout_ns if timeout_ns else 0
 
 
 def fire_due(t: Transition) -> None:
@@ -487,10 +461,7 @@ def _timed_out(activity: Activity, now_ns: int) -> workflow_enums.TimeoutType.Va
     if closes_ns and closes_ns <= now_ns:
         return workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE
     if activity.started:
-        if (
-            activity.started_ns + nanoseconds(scheduled.start_to_close_timeout)
-            <= now_ns
-        ):
+        if activity.started_ns + nanoseconds(scheduled.start_to_close_timeout) <= now_ns:
             return workflow_enums.TIMEOUT_TYPE_START_TO_CLOSE
         return workflow_enums.TIMEOUT_TYPE_HEARTBEAT
     if activity.retry_at_ns:

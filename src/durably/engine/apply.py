@@ -46,9 +46,7 @@ def nanoseconds(value: Any) -> int:
 # --- Events -----------------------------------------------------------------------------------
 
 
-def apply_event(
-    state: WorkflowState, event: history.HistoryEvent, size_bytes: int
-) -> None:
+def apply_event(state: WorkflowState, event: history.HistoryEvent, size_bytes: int) -> None:
     """Append one event. Its `event_id` is the state's next, unless it comes out of the buffer."""
     state.next_event_id = event.event_id + 1
     state.history_size_bytes += size_bytes
@@ -85,9 +83,7 @@ def _workflow_started(state: WorkflowState, event: history.HistoryEvent) -> None
     backoff_ns = nanoseconds(attributes.first_workflow_task_backoff)
     state.execution_ns = state.start_ns + backoff_ns
     state.backoff_pending = backoff_ns > 0
-    state.execution_expires_ns = nanoseconds(
-        attributes.workflow_execution_expiration_time
-    )
+    state.execution_expires_ns = nanoseconds(attributes.workflow_execution_expiration_time)
     run_timeout_ns = nanoseconds(attributes.workflow_run_timeout)
     state.run_expires_ns = state.execution_ns + run_timeout_ns if run_timeout_ns else 0
     state.memo.CopyFrom(attributes.memo)
@@ -143,19 +139,14 @@ def _owe_policies(state: WorkflowState) -> None:
         initiated: child
         for initiated, child in state.children.items()
         if child.started
-        and child.initiated.parent_close_policy
-        != workflow_enums.PARENT_CLOSE_POLICY_ABANDON
+        and child.initiated.parent_close_policy != workflow_enums.PARENT_CLOSE_POLICY_ABANDON
     }
     state.children = kept
     state.policies_due = {i: c.initiated.parent_close_policy for i, c in kept.items()}
 
 
-def _search_attributes_upserted(
-    state: WorkflowState, event: history.HistoryEvent
-) -> None:
-    upserted = (
-        event.upsert_workflow_search_attributes_event_attributes.search_attributes
-    )
+def _search_attributes_upserted(state: WorkflowState, event: history.HistoryEvent) -> None:
+    upserted = event.upsert_workflow_search_attributes_event_attributes.search_attributes
     merge_payloads(state.search_attributes.indexed_fields, upserted.indexed_fields)
 
 
@@ -230,8 +221,7 @@ def _note_reset_point(state: WorkflowState, event: history.HistoryEvent) -> None
     attributes = event.workflow_task_completed_event_attributes
     build_id = attributes.worker_version.build_id or attributes.binary_checksum
     if not build_id or any(
-        build_id in (point.build_id, point.binary_checksum)
-        for point in state.reset_points
+        build_id in (point.build_id, point.binary_checksum) for point in state.reset_points
     ):
         return
     state.reset_points.append(
@@ -279,9 +269,7 @@ def _activity_scheduled(state: WorkflowState, event: history.HistoryEvent) -> No
     state.activity_ids[attributes.activity_id] = event.event_id
 
 
-def _activity_cancel_requested(
-    state: WorkflowState, event: history.HistoryEvent
-) -> None:
+def _activity_cancel_requested(state: WorkflowState, event: history.HistoryEvent) -> None:
     attributes = event.activity_task_cancel_requested_event_attributes
     activity = state.activities.get(attributes.scheduled_event_id)
     if activity is not None:
@@ -300,12 +288,8 @@ def _activity_ended(state: WorkflowState, event: history.HistoryEvent) -> None:
 
 def _timer_started(state: WorkflowState, event: history.HistoryEvent) -> None:
     attributes = event.timer_started_event_attributes
-    fire_at_ns = nanoseconds(event.event_time) + nanoseconds(
-        attributes.start_to_fire_timeout
-    )
-    state.timers[attributes.timer_id] = Timer(
-        attributes.timer_id, event.event_id, fire_at_ns
-    )
+    fire_at_ns = nanoseconds(event.event_time) + nanoseconds(attributes.start_to_fire_timeout)
+    state.timers[attributes.timer_id] = Timer(attributes.timer_id, event.event_id, fire_at_ns)
 
 
 def _timer_fired(state: WorkflowState, event: history.HistoryEvent) -> None:
@@ -342,13 +326,9 @@ def _child_ended(state: WorkflowState, event: history.HistoryEvent) -> None:
     state.children.pop(attributes.initiated_event_id, None)
 
 
-def _external_signal_initiated(
-    state: WorkflowState, event: history.HistoryEvent
-) -> None:
+def _external_signal_initiated(state: WorkflowState, event: history.HistoryEvent) -> None:
     initiated = history.SignalExternalWorkflowExecutionInitiatedEventAttributes()
-    initiated.CopyFrom(
-        event.signal_external_workflow_execution_initiated_event_attributes
-    )
+    initiated.CopyFrom(event.signal_external_workflow_execution_initiated_event_attributes)
     state.external_signals[event.event_id] = ExternalSignal(event.event_id, initiated)
 
 
@@ -357,13 +337,9 @@ def _external_signal_ended(state: WorkflowState, event: history.HistoryEvent) ->
     state.external_signals.pop(attributes.initiated_event_id, None)
 
 
-def _external_cancel_initiated(
-    state: WorkflowState, event: history.HistoryEvent
-) -> None:
+def _external_cancel_initiated(state: WorkflowState, event: history.HistoryEvent) -> None:
     initiated = history.RequestCancelExternalWorkflowExecutionInitiatedEventAttributes()
-    initiated.CopyFrom(
-        event.request_cancel_external_workflow_execution_initiated_event_attributes
-    )
+    initiated.CopyFrom(event.request_cancel_external_workflow_execution_initiated_event_attributes)
     state.external_cancels[event.event_id] = ExternalCancel(event.event_id, initiated)
 
 
@@ -386,9 +362,7 @@ _CHANGES: dict[int, _Change] = {
     _event("WORKFLOW_EXECUTION_COMPLETED"): _closed(
         workflow_enums.WORKFLOW_EXECUTION_STATUS_COMPLETED
     ),
-    _event("WORKFLOW_EXECUTION_FAILED"): _closed(
-        workflow_enums.WORKFLOW_EXECUTION_STATUS_FAILED
-    ),
+    _event("WORKFLOW_EXECUTION_FAILED"): _closed(workflow_enums.WORKFLOW_EXECUTION_STATUS_FAILED),
     _event("WORKFLOW_EXECUTION_TIMED_OUT"): _closed(
         workflow_enums.WORKFLOW_EXECUTION_STATUS_TIMED_OUT
     ),
@@ -428,9 +402,7 @@ _CHANGES: dict[int, _Change] = {
     _event("SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED"): _external_signal_initiated,
     _event("EXTERNAL_WORKFLOW_EXECUTION_SIGNALED"): _external_signal_ended,
     _event("SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED"): _external_signal_ended,
-    _event(
-        "REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED"
-    ): _external_cancel_initiated,
+    _event("REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED"): _external_cancel_initiated,
     _event("EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED"): _external_cancel_ended,
     _event("REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED"): _external_cancel_ended,
 }
@@ -549,9 +521,7 @@ def _activity_attempt_started(state: WorkflowState, record: r.ActivityStarted) -
     activity.worker_version = record.worker_version
 
 
-def _activity_retry_scheduled(
-    state: WorkflowState, record: r.ActivityRetryScheduled
-) -> None:
+def _activity_retry_scheduled(state: WorkflowState, record: r.ActivityRetryScheduled) -> None:
     activity = state.activities[record.scheduled_event_id]
     activity.attempt = record.attempt
     activity.retry_at_ns = record.retry_at_ns

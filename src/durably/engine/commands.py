@@ -69,9 +69,7 @@ def complete_workflow_task(
     _refuse_early_close(t, request)
     completed = CompletedTask()
     t.completing = True
-    completed_event_id = workflow_task.record_completed(
-        t, reference, _completion(request)
-    )
+    completed_event_id = workflow_task.record_completed(t, reference, _completion(request))
     _note_sticky(t, request)
     for each in request.commands:
         if not t.state.running:
@@ -97,18 +95,12 @@ def _completion(request: ws.RespondWorkflowTaskCompletedRequest) -> Completion:
     )
 
 
-def _refuse_early_close(
-    t: Transition, request: ws.RespondWorkflowTaskCompletedRequest
-) -> None:
+def _refuse_early_close(t: Transition, request: ws.RespondWorkflowTaskCompletedRequest) -> None:
     if t.state.buffered and any(c.command_type in CLOSING for c in request.commands):
-        raise BadCommand(
-            causes.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND, "UnhandledCommand"
-        )
+        raise BadCommand(causes.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND, "UnhandledCommand")
 
 
-def _note_sticky(
-    t: Transition, request: ws.RespondWorkflowTaskCompletedRequest
-) -> None:
+def _note_sticky(t: Transition, request: ws.RespondWorkflowTaskCompletedRequest) -> None:
     sticky = request.sticky_attributes
     queue = sticky.worker_task_queue.name
     timeout_ns = nanoseconds(sticky.schedule_to_start_timeout)
@@ -126,9 +118,7 @@ def _schedule_next(
     completed: CompletedTask,
 ) -> None:
     """Another task, if something happened that the worker has not seen, or it asked for one."""
-    if not (
-        t.state.buffered or t.task_wanted or request.force_create_new_workflow_task
-    ):
+    if not (t.state.buffered or t.task_wanted or request.force_create_new_workflow_task):
         return
     workflow_task.schedule(t, dispatch=not request.return_new_workflow_task)
     task = t.state.workflow_task
@@ -161,9 +151,7 @@ def _execute(
                 t, attributes, completed_event_id, metadata, request, context, completed
             )
         case command.RequestCancelActivityTaskCommandAttributes():
-            activity.request_cancel(
-                t, attributes.scheduled_event_id, completed_event_id
-            )
+            activity.request_cancel(t, attributes.scheduled_event_id, completed_event_id)
         case command.StartTimerCommandAttributes():
             timer.start(t, attributes, completed_event_id, metadata)
         case command.CancelTimerCommandAttributes():
@@ -197,16 +185,10 @@ def _execute_beyond(
             workflow.cancel(t, attributes, completed_event_id, metadata)
         case command.ContinueAsNewWorkflowExecutionCommandAttributes():
             cause = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_CONTINUE_AS_NEW_ATTRIBUTES
-            _check_search_attributes(
-                t, context, t.state.namespace, attributes.search_attributes
-            )
+            _check_search_attributes(t, context, t.state.namespace, attributes.search_attributes)
             if attributes.cron_schedule and not t.state.started.cron_schedule:
-                raise BadCommand(
-                    cause, "a cron schedule cannot be set by continue-as-new"
-                )
-            workflow.continue_as_new(
-                t, attributes, completed_event_id, metadata, config
-            )
+                raise BadCommand(cause, "a cron schedule cannot be set by continue-as-new")
+            workflow.continue_as_new(t, attributes, completed_event_id, metadata, config)
         case command.StartChildWorkflowExecutionCommandAttributes():
             namespace_id = _namespace_id(
                 t, context, attributes.namespace, external_workflow.BAD_CHILD
@@ -255,9 +237,7 @@ def _schedule_activity(
     )
     if eager:
         completed.activities.append(
-            activity.start(
-                t, pending.scheduled_event_id, 1, request.identity, t.new_id()
-            )
+            activity.start(t, pending.scheduled_event_id, 1, request.identity, t.new_id())
         )
 
 
@@ -293,9 +273,7 @@ def _upsert_search_attributes(
         raise BadCommand(
             cause, "IndexedFields is not set on UpsertWorkflowSearchAttributesCommand."
         )
-    _check_search_attributes(
-        t, context, t.state.namespace, attributes.search_attributes
-    )
+    _check_search_attributes(t, context, t.state.namespace, attributes.search_attributes)
     t.record(
         history.UpsertWorkflowSearchAttributesEventAttributes(
             workflow_task_completed_event_id=completed_event_id,
@@ -313,9 +291,7 @@ def _modify_properties(
 ) -> None:
     cause = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_MODIFY_WORKFLOW_PROPERTIES_ATTRIBUTES
     if not attributes.HasField("upserted_memo"):
-        raise BadCommand(
-            cause, "UpsertedMemo is not set on ModifyWorkflowPropertiesCommand."
-        )
+        raise BadCommand(cause, "UpsertedMemo is not set on ModifyWorkflowPropertiesCommand.")
     if attributes.upserted_memo.ByteSize() > context.config.memo_bytes_max:
         raise BadCommand(
             cause,

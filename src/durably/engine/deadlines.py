@@ -13,9 +13,7 @@ def next_deadline(state: WorkflowState) -> int:
     """The earliest moment at which this open execution wants attention; 0: never."""
     moments = [workflow.next_deadline(state), workflow_task.next_deadline(state)]
     moments += [pending.fire_at_ns for pending in state.timers.values()]
-    moments += [
-        activity.next_deadline(pending) for pending in state.activities.values()
-    ]
+    moments += [activity.next_deadline(pending) for pending in state.activities.values()]
     return min((m for m in moments if m), default=0)
 
 

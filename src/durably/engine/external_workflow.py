@@ -40,7 +40,9 @@ from durably.errors import InvalidArgument
 
 BAD_CHILD = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_CHILD_EXECUTION_ATTRIBUTES
 BAD_SIGNAL = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_SIGNAL_WORKFLOW_EXECUTION_ATTRIBUTES
-BAD_CANCEL = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_ATTRIBUTES
+BAD_CANCEL = (
+    causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_ATTRIBUTES
+)
 
 
 def delivery_request_id(state: WorkflowState, initiated_event_id: int) -> str:
@@ -114,9 +116,7 @@ def _validate_child(
                 BAD_CHILD,
                 f"Required field {name} is not set on StartChildWorkflowExecutionCommand. {where}",
             )
-        _check_length(
-            BAD_CHILD, name, value, "StartChildWorkflowExecutionCommand", config
-        )
+        _check_length(BAD_CHILD, name, value, "StartChildWorkflowExecutionCommand", config)
     for field in ("execution", "run", "task"):
         if nanoseconds(getattr(attributes, f"workflow_{field}_timeout")) < 0:
             raise BadCommand(
@@ -214,9 +214,7 @@ def child_closed(
     """
     if not t.state.running or initiated_event_id not in t.state.children:
         return
-    child_started(
-        t, initiated_event_id, t.state.children[initiated_event_id].run_id or run_id
-    )
+    child_started(t, initiated_event_id, t.state.children[initiated_event_id].run_id or run_id)
     child = t.state.children[initiated_event_id]
     event = _child_closed_attributes(child, closed)
     event.namespace = child.initiated.namespace
@@ -290,9 +288,7 @@ def signal(
         raise BadCommand(BAD_SIGNAL, f"WorkflowId is not set on {where}.")
     if not attributes.signal_name:
         raise BadCommand(BAD_SIGNAL, f"SignalName is not set on {where}.")
-    _check_length(
-        BAD_SIGNAL, "WorkflowId", attributes.execution.workflow_id, where, config
-    )
+    _check_length(BAD_SIGNAL, "WorkflowId", attributes.execution.workflow_id, where, config)
     if len(t.state.external_signals) >= config.pending_signals_max:
         raise BadCommand(
             causes.WORKFLOW_TASK_FAILED_CAUSE_PENDING_SIGNALS_LIMIT_EXCEEDED,

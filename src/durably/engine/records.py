@@ -10,9 +10,7 @@ Times are nanoseconds since the epoch. Bytes fields hold serialized API messages
 from msgspec import Struct
 
 
-class Record(
-    Struct, frozen=True, tag=True, tag_field="t", array_like=True, omit_defaults=True
-):
+class Record(Struct, frozen=True, tag=True, tag_field="t", array_like=True, omit_defaults=True):
     """Base of all records."""
 
 

@@ -40,17 +40,11 @@ def validate_policy(policy: common.RetryPolicy) -> None:
     initial_ns = nanoseconds(policy.initial_interval)
     maximum_ns = nanoseconds(policy.maximum_interval)
     if initial_ns < 0:
-        raise InvalidArgument(
-            "invalid InitialInterval set on retry policy: negative duration"
-        )
+        raise InvalidArgument("invalid InitialInterval set on retry policy: negative duration")
     if policy.backoff_coefficient != 0 and policy.backoff_coefficient < 1:
-        raise InvalidArgument(
-            "BackoffCoefficient cannot be less than 1 on retry policy."
-        )
+        raise InvalidArgument("BackoffCoefficient cannot be less than 1 on retry policy.")
     if maximum_ns < 0:
-        raise InvalidArgument(
-            "invalid MaximumInterval set on retry policy: negative duration"
-        )
+        raise InvalidArgument("invalid MaximumInterval set on retry policy: negative duration")
     if maximum_ns and maximum_ns < initial_ns:
         raise InvalidArgument(
             "MaximumInterval cannot be less than InitialInterval on retry policy."
@@ -73,9 +67,7 @@ def with_defaults(policy: common.RetryPolicy) -> common.RetryPolicy:
         full.backoff_coefficient = BACKOFF_COEFFICIENT
     if not nanoseconds(full.maximum_interval):
         longest_ns = nanoseconds(full.initial_interval) * MAXIMUM_INTERVAL_FACTOR
-        full.maximum_interval.seconds, full.maximum_interval.nanos = divmod(
-            longest_ns, SECOND_NS
-        )
+        full.maximum_interval.seconds, full.maximum_interval.nanos = divmod(longest_ns, SECOND_NS)
     return full
 
 
@@ -104,9 +96,7 @@ def backoff_ns(policy: common.RetryPolicy, attempt: int) -> int:
     """Delay after attempt number `attempt` (from 1)."""
     initial_ns = nanoseconds(policy.initial_interval) or INITIAL_INTERVAL_NS
     coefficient = policy.backoff_coefficient or BACKOFF_COEFFICIENT
-    longest_ns = (
-        nanoseconds(policy.maximum_interval) or initial_ns * MAXIMUM_INTERVAL_FACTOR
-    )
+    longest_ns = nanoseconds(policy.maximum_interval) or initial_ns * MAXIMUM_INTERVAL_FACTOR
     try:
         delay = initial_ns * coefficient ** (attempt - 1)
     except OverflowError:
@@ -116,9 +106,7 @@ def backoff_ns(policy: common.RetryPolicy, attempt: int) -> int:
 
 def _retryable(reason: failure.Failure, policy: common.RetryPolicy) -> bool:
     listed = policy.non_retryable_error_types
-    if reason.HasField("terminated_failure_info") or reason.HasField(
-        "canceled_failure_info"
-    ):
+    if reason.HasField("terminated_failure_info") or reason.HasField("canceled_failure_info"):
         return False
     if reason.HasField("timeout_failure_info"):
         kind = reason.timeout_failure_info.timeout_type

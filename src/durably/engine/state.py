@@ -162,9 +162,7 @@ class WorkflowState(Struct):
     cancel_requested: bool = False
     signals: int = 0
     memo: common.Memo = field(default_factory=common.Memo)
-    search_attributes: common.SearchAttributes = field(
-        default_factory=common.SearchAttributes
-    )
+    search_attributes: common.SearchAttributes = field(default_factory=common.SearchAttributes)
     sdk_name: str = ""
     sdk_version: str = ""
     reset_points: list[ResetPoint] = field(default_factory=list)

@@ -65,9 +65,7 @@ def cancel(
     if not timer_id:
         raise BadCommand(BAD_CANCEL, "TimerId is not set on CancelTimerCommand.")
     pending = t.state.timers.get(timer_id)
-    started_event_id = (
-        pending.started_event_id if pending else _fired_in_buffer(t, timer_id)
-    )
+    started_event_id = pending.started_event_id if pending else _fired_in_buffer(t, timer_id)
     if not started_event_id:
         raise BadCommand(BAD_CANCEL, f"Timer not found. TimerId={timer_id}")
     if pending is None:
@@ -85,10 +83,7 @@ def cancel(
 def _fired_in_buffer(t: Transition, timer_id: str) -> int:
     for event in t.state.buffered:
         fired = event.timer_fired_event_attributes
-        if (
-            event.event_type == event_types.EVENT_TYPE_TIMER_FIRED
-            and fired.timer_id == timer_id
-        ):
+        if event.event_type == event_types.EVENT_TYPE_TIMER_FIRED and fired.timer_id == timer_id:
             return fired.started_event_id
     return 0
 

@@ -69,13 +69,7 @@ class ReportToParent:
 
 
 Dispatch = DispatchWorkflowTask | DispatchActivity
-Delivery = (
-    StartChild
-    | SignalExternal
-    | CancelExternal
-    | ApplyParentClosePolicy
-    | ReportToParent
-)
+Delivery = StartChild | SignalExternal | CancelExternal | ApplyParentClosePolicy | ReportToParent
 Effect = Dispatch | Delivery
 
 
@@ -83,9 +77,7 @@ def outstanding(state: WorkflowState) -> list[Delivery]:
     """What the execution owes to others now; the outbox is exactly this."""
     owed: list[Delivery] = []
     if state.running:
-        owed += [
-            StartChild(i) for i, child in state.children.items() if not child.started
-        ]
+        owed += [StartChild(i) for i, child in state.children.items() if not child.started]
         owed += [SignalExternal(i) for i in state.external_signals]
         owed += [CancelExternal(i) for i in state.external_cancels]
         return owed
@@ -189,9 +181,7 @@ class Transition:
         "visible",
     )
 
-    def __init__(
-        self, state: WorkflowState, now_ns: int, new_id: Callable[[], str]
-    ) -> None:
+    def __init__(self, state: WorkflowState, now_ns: int, new_id: Callable[[], str]) -> None:
         self.state = state
         self.now_ns = now_ns
         self.new_id = new_id
@@ -215,11 +205,7 @@ class Transition:
     @property
     def changed(self) -> bool:
         return bool(
-            self.events
-            or self.records
-            or self.heartbeats
-            or self.successor
-            or self.reschedule
+            self.events or self.records or self.heartbeats or self.successor or self.reschedule
         )
 
     def record(
@@ -291,14 +277,10 @@ class Transition:
             self.deadline_ns = at_ns
 
 
-def _remember_started(
-    event: history.HistoryEvent, event_id: int, started: dict[int, int]
-) -> None:
+def _remember_started(event: history.HistoryEvent, event_id: int, started: dict[int, int]) -> None:
     kind = event.WhichOneof("attributes")
     if kind == "activity_task_started_event_attributes":
-        started[event.activity_task_started_event_attributes.scheduled_event_id] = (
-            event_id
-        )
+        started[event.activity_task_started_event_attributes.scheduled_event_id] = event_id
     elif kind == "child_workflow_execution_started_event_attributes":
         attributes = event.child_workflow_execution_started_event_attributes
         started[attributes.initiated_event_id] = event_id
@@ -311,7 +293,5 @@ def _wire_started(event: history.HistoryEvent, started: dict[int, int]) -> None:
     attributes = getattr(event, event.WhichOneof("attributes") or "")
     if attributes.started_event_id != BUFFERED_EVENT_ID:
         return
-    opened = (
-        getattr(attributes, "scheduled_event_id", 0) or attributes.initiated_event_id
-    )
+    opened = getattr(attributes, "scheduled_event_id", 0) or attributes.initiated_event_id
     attributes.started_event_id = started[opened]

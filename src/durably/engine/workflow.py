@@ -101,16 +101,12 @@ def _set_timeouts(
 ) -> None:
     execution_ns = nanoseconds(request.workflow_execution_timeout)
     run_ns = cap(nanoseconds(request.workflow_run_timeout), execution_ns)
-    task_ns = task_timeout_ns(
-        nanoseconds(request.workflow_task_timeout), run_ns, config
-    )
+    task_ns = task_timeout_ns(nanoseconds(request.workflow_task_timeout), run_ns, config)
     set_duration(attributes.workflow_execution_timeout, execution_ns)
     set_duration(attributes.workflow_run_timeout, run_ns)
     set_duration(attributes.workflow_task_timeout, task_ns)
     if execution_ns:
-        set_duration(
-            attributes.workflow_execution_expiration_time, begins_ns + execution_ns
-        )
+        set_duration(attributes.workflow_execution_expiration_time, begins_ns + execution_ns)
 
 
 def _set_parent(
@@ -198,9 +194,7 @@ def signal(
             f"exceeded limit of {config.signals_max} signals for one execution; continue as new"
         )
     if len(state.buffered) >= config.buffered_events_max:
-        raise ResourceExhausted(
-            "too many events wait for the workflow task in flight; try again"
-        )
+        raise ResourceExhausted("too many events wait for the workflow task in flight; try again")
     t.record(attributes, links=links)
     workflow_task.schedule_if_none(t)
 
@@ -386,9 +380,7 @@ def continue_as_new(
     state = t.state
     run_id = t.new_id()
     following = _successor_attributes(state, run_id, t.now_ns)
-    following.initiator = (
-        attributes.initiator or workflow_enums.CONTINUE_AS_NEW_INITIATOR_WORKFLOW
-    )
+    following.initiator = attributes.initiator or workflow_enums.CONTINUE_AS_NEW_INITIATOR_WORKFLOW
     following.attempt = 1
     if attributes.workflow_type.name:
         following.workflow_type.CopyFrom(attributes.workflow_type)
@@ -517,11 +509,7 @@ def _time_out(t: Transition, execution_expired: bool) -> None:
             timeout_type=workflow_enums.TIMEOUT_TYPE_START_TO_CLOSE
         ),
     )
-    retry = (
-        _Retry(workflow_enums.RETRY_STATE_TIMEOUT)
-        if execution_expired
-        else _retry(t, reason)
-    )
+    retry = _Retry(workflow_enums.RETRY_STATE_TIMEOUT) if execution_expired else _retry(t, reason)
     workflow_task.abandon(t)
     t.record(
         history.WorkflowExecutionTimedOutEventAttributes(

@@ -104,11 +104,7 @@ def schedule(t: Transition, *, dispatch: bool = True) -> None:
 
 
 def dispatch_task(t: Transition, task: WorkflowTask) -> None:
-    t.emit(
-        DispatchWorkflowTask(
-            task.queue, task.sticky, task.scheduled_event_id, task.attempt
-        )
-    )
+    t.emit(DispatchWorkflowTask(task.queue, task.sticky, task.scheduled_event_id, task.attempt))
     if task.sticky:
         t.attend(t.now_ns + t.state.sticky_timeout_ns)
 
@@ -117,21 +113,15 @@ def _record_scheduled(
     t: Transition, attempt: int, sticky_queue: str, at_ns: int = 0, timeout_ns: int = 0
 ) -> None:
     state = t.state
-    queue = taskqueue.TaskQueue(
-        name=state.task_queue, kind=queue_enums.TASK_QUEUE_KIND_NORMAL
-    )
+    queue = taskqueue.TaskQueue(name=state.task_queue, kind=queue_enums.TASK_QUEUE_KIND_NORMAL)
     if sticky_queue:
         queue = taskqueue.TaskQueue(
             name=sticky_queue,
             kind=queue_enums.TASK_QUEUE_KIND_STICKY,
             normal_name=state.task_queue,
         )
-    attributes = history.WorkflowTaskScheduledEventAttributes(
-        task_queue=queue, attempt=attempt
-    )
-    set_duration(
-        attributes.start_to_close_timeout, timeout_ns or _timeout_ns(state, attempt)
-    )
+    attributes = history.WorkflowTaskScheduledEventAttributes(task_queue=queue, attempt=attempt)
+    set_duration(attributes.start_to_close_timeout, timeout_ns or _timeout_ns(state, attempt))
     t.record(attributes, at_ns=at_ns)
 
 
@@ -177,9 +167,7 @@ def move_to_normal_queue(t: Transition) -> DispatchWorkflowTask:
     assert task is not None and not task.started
     t.note(r.StickyCleared())
     t.note(r.WorkflowTaskDispatched(t.state.task_queue, sticky=False))
-    return DispatchWorkflowTask(
-        task.queue, False, task.scheduled_event_id, task.attempt
-    )
+    return DispatchWorkflowTask(task.queue, False, task.scheduled_event_id, task.attempt)
 
 
 def reset_sticky(t: Transition) -> None:
@@ -260,9 +248,7 @@ def _suggest_continue_as_new(state: WorkflowState, config: Config) -> bool:
     )
 
 
-def _grant(
-    state: WorkflowState, task: WorkflowTask, previous: int
-) -> WorkflowTaskGrant:
+def _grant(state: WorkflowState, task: WorkflowTask, previous: int) -> WorkflowTaskGrant:
     return WorkflowTaskGrant(
         scheduled_event_id=task.scheduled_event_id,
         started_event_id=task.started_event_id,
@@ -350,9 +336,7 @@ class Completion:
     metering_metadata: common.MeteringMetadata | None = None
 
 
-def record_completed(
-    t: Transition, reference: TaskReference, completion: Completion
-) -> int:
+def record_completed(t: Transition, reference: TaskReference, completion: Completion) -> int:
     """The task is done; id of its completed event. The caller applies the commands next."""
     task = in_flight(t.state, reference)
     scheduled_event_id, started_event_id = (

@@ -55,9 +55,7 @@ class Rpc:
         return await self.handler(request, call)
 
 
-WITHOUT_NAMESPACE = frozenset(
-    ("RegisterNamespace", "DescribeNamespace", "UpdateNamespace")
-)
+WITHOUT_NAMESPACE = frozenset(("RegisterNamespace", "DescribeNamespace", "UpdateNamespace"))
 """RPCs whose `namespace` is checked by their handler: it may be an id instead, or is to be made."""
 
 SERVICES: tuple[ServiceDescriptor, ...] = (
@@ -89,8 +87,7 @@ def _row(method: MethodDescriptor, owners: tuple[object, ...]) -> Rpc:
     name = snake_case(method.name)
     handler = next((getattr(o, name) for o in owners if hasattr(o, name)), None)
     namespaced = (
-        "namespace" in method.input_type.fields_by_name
-        and method.name not in WITHOUT_NAMESPACE
+        "namespace" in method.input_type.fields_by_name and method.name not in WITHOUT_NAMESPACE
     )
     return Rpc(
         method.name,

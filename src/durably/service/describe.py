@@ -35,9 +35,7 @@ def describe(state: WorkflowState) -> ws.DescribeWorkflowExecutionResponse:
         pending_activities=[_pending_activity(a) for a in state.activities.values()],
     )
     if state.running:
-        response.pending_children.extend(
-            _pending_child(c) for c in state.children.values()
-        )
+        response.pending_children.extend(_pending_child(c) for c in state.children.values())
     _pending_workflow_task(state, response)
     extended = response.workflow_extended_info
     set_time(extended.execution_expiration_time, state.execution_expires_ns)
@@ -50,9 +48,7 @@ def describe(state: WorkflowState) -> ws.DescribeWorkflowExecutionResponse:
 def _info(state: WorkflowState) -> workflow_messages.WorkflowExecutionInfo:
     started = state.started
     info = workflow_messages.WorkflowExecutionInfo(
-        execution=common.WorkflowExecution(
-            workflow_id=state.workflow_id, run_id=state.run_id
-        ),
+        execution=common.WorkflowExecution(workflow_id=state.workflow_id, run_id=state.run_id),
         type=started.workflow_type,
         status=state.status,  # type: ignore[arg-type]
         history_length=state.next_event_id - 1,
@@ -167,9 +163,7 @@ def listed(found: VisibleExecution) -> workflow_messages.WorkflowExecutionInfo:
     """One row of a list."""
     row = found.row
     info = workflow_messages.WorkflowExecutionInfo(
-        execution=common.WorkflowExecution(
-            workflow_id=found.workflow_id, run_id=found.run_id
-        ),
+        execution=common.WorkflowExecution(workflow_id=found.workflow_id, run_id=found.run_id),
         type=common.WorkflowType(name=row.workflow_type),
         status=row.status,  # type: ignore[arg-type]
         task_queue=row.task_queue,

@@ -116,11 +116,7 @@ class Namespaces:
 
     def retention_ns(self, namespace_id: str) -> int:
         found = self._by_id.get(namespace_id)
-        return (
-            found.retention_ns
-            if found
-            else int(self._config.retention_default_s * SECOND_NS)
-        )
+        return found.retention_ns if found else int(self._config.retention_default_s * SECOND_NS)
 
     # --- RPCs ---------------------------------------------------------------------------------
 
@@ -165,9 +161,7 @@ class Namespaces:
         after = request.next_page_token.decode("utf-8", "replace")
         size = request.page_size or 100
         page = [name for name in names if name > after][:size]
-        token = (
-            page[-1].encode() if len(page) == size and page[-1] != names[-1] else b""
-        )
+        token = page[-1].encode() if len(page) == size and page[-1] != names[-1] else b""
         return ws.ListNamespacesResponse(
             namespaces=[self._describe(self._by_name[name]) for name in page],
             next_page_token=token,
@@ -210,9 +204,7 @@ class Namespaces:
         custom = self.by_name(request.namespace).search_attributes
         return ops.ListSearchAttributesResponse(
             custom_attributes={name: type_value(kind) for name, kind in custom.items()},
-            system_attributes={
-                name: type_value(kind) for name, kind in SYSTEM_TYPES.items()
-            },
+            system_attributes={name: type_value(kind) for name, kind in SYSTEM_TYPES.items()},
         )
 
     async def get_search_attributes(
@@ -220,12 +212,7 @@ class Namespaces:
     ) -> ws.GetSearchAttributesResponse:
         keys = {name: type_value(kind) for name, kind in SYSTEM_TYPES.items()}
         for each in self._by_name.values():
-            keys.update(
-                {
-                    name: type_value(kind)
-                    for name, kind in each.search_attributes.items()
-                }
-            )
+            keys.update({name: type_value(kind) for name, kind in each.search_attributes.items()})
         return ws.GetSearchAttributesResponse(keys=keys)
 
     async def add_search_attributes(
@@ -241,9 +228,7 @@ class Namespaces:
                 raise InvalidArgument(f"Unknown search attribute type: {value}.")
             kind = type_name(value)
             if changed.search_attributes.get(name, kind) != kind:
-                raise AlreadyExists(
-                    f"Search attribute {name} already exists with another type."
-                )
+                raise AlreadyExists(f"Search attribute {name} already exists with another type.")
             changed.search_attributes[name] = kind
         await self._replace(changed)
         return ops.AddSearchAttributesResponse()
@@ -256,9 +241,7 @@ class Namespaces:
             raise InvalidArgument("SearchAttributes are not set on request.")
         for name in request.search_attributes:
             if name in SYSTEM_TYPES:
-                raise InvalidArgument(
-                    f"Unable to remove non-custom search attributes: {name}."
-                )
+                raise InvalidArgument(f"Unable to remove non-custom search attributes: {name}.")
             if changed.search_attributes.pop(name, None) is None:
                 raise NotFound(f"Search attribute {name} doesn't exist.")
         await self._replace(changed)

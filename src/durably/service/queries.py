@@ -73,16 +73,12 @@ class Queries:
         if rejected is not None:
             return ws.QueryWorkflowResponse(query_rejected=rejected)
         seconds = call.seconds_left(self._executions.clock())
-        limit_s = (
-            self._executions.config.query_timeout_s if seconds is None else seconds
-        )
+        limit_s = self._executions.config.query_timeout_s if seconds is None else seconds
         try:
             async with asyncio.timeout(limit_s):
                 result = await self._ask(execution, request.query)
         except TimeoutError as error:
-            raise DeadlineExceeded(
-                "query timed out before a worker could process it"
-            ) from error
+            raise DeadlineExceeded("query timed out before a worker could process it") from error
         return _response(result)
 
     async def _ask(
@@ -109,9 +105,7 @@ class Queries:
     ) -> query.WorkflowQueryResult | None:
         waiting = self._buffered.setdefault(execution.execution_id, {})
         if len(waiting) >= self._executions.config.buffered_queries_max:
-            raise ResourceExhausted(
-                "too many queries wait for this workflow; try again"
-            )
+            raise ResourceExhausted("too many queries wait for this workflow; try again")
         pending = _pending(question)
         waiting[pending.query_id] = pending
         try:
@@ -182,9 +176,7 @@ class Queries:
     ) -> None:
         """A workflow task is completed: hand out its answers. What it did not answer goes with the
         next task, or, if none is pending, to a worker directly."""
-        for query_id, pending in list(
-            self._buffered.get(execution.execution_id, {}).items()
-        ):
+        for query_id, pending in list(self._buffered.get(execution.execution_id, {}).items()):
             if pending.answer.done():
                 continue
             if query_id in results:
@@ -202,9 +194,7 @@ class Queries:
             pending.answer.set_result(
                 query.WorkflowQueryResult(
                     result_type=request.completed_type,
-                    answer=request.query_result
-                    if request.HasField("query_result")
-                    else None,
+                    answer=request.query_result if request.HasField("query_result") else None,
                     error_message=request.error_message,
                     failure=request.failure if request.HasField("failure") else None,
                 )
@@ -212,9 +202,7 @@ class Queries:
 
 
 def _pending(question: query.WorkflowQuery) -> PendingQuery:
-    return PendingQuery(
-        str(uuid.uuid4()), question, asyncio.get_running_loop().create_future()
-    )
+    return PendingQuery(str(uuid.uuid4()), question, asyncio.get_running_loop().create_future())
 
 
 NOT_CLEAN = frozenset(
@@ -232,9 +220,7 @@ def _rejected(
     execution: Execution, condition: query_enums.QueryRejectCondition.ValueType
 ) -> query.QueryRejected | None:
     state = execution.state
-    not_open = (
-        condition == query_enums.QUERY_REJECT_CONDITION_NOT_OPEN and not state.running
-    )
+    not_open = condition == query_enums.QUERY_REJECT_CONDITION_NOT_OPEN and not state.running
     not_clean = (
         condition == query_enums.QUERY_REJECT_CONDITION_NOT_COMPLETED_CLEANLY
         and state.status in NOT_CLEAN
@@ -247,9 +233,7 @@ def _rejected(
 def _response(result: query.WorkflowQueryResult) -> ws.QueryWorkflowResponse:
     if result.result_type == query_enums.QUERY_RESULT_TYPE_FAILED:
         reason = result.failure if result.HasField("failure") else failure.Failure()
-        raise QueryFailed(
-            result.error_message, details.QueryFailedFailure(failure=reason)
-        )
+        raise QueryFailed(result.error_message, details.QueryFailedFailure(failure=reason))
     response = ws.QueryWorkflowResponse()
     response.query_result.CopyFrom(result.answer)
     return response

@@ -69,9 +69,7 @@ async def _fill_history(
     grant: WorkflowTaskGrant,
 ) -> None:
     """The first page; a token leads to the others through GetWorkflowExecutionHistory."""
-    events = await executions.events(
-        execution, first, executions.config.history_page_bytes_max
-    )
+    events = await executions.events(execution, first, executions.config.history_page_bytes_max)
     events = events[: max(0, grant.last_event_id - first + 1)]
     reply.history.events.extend(events)
     following = events[-1].event_id + 1 if events else first
@@ -87,9 +85,7 @@ async def _fill_history(
         reply.history.events.extend(grant.transient_events)
 
 
-async def query_reply(
-    executions: Executions, task: QueryTask
-) -> ws.PollWorkflowTaskQueueResponse:
+async def query_reply(executions: Executions, task: QueryTask) -> ws.PollWorkflowTaskQueueResponse:
     """A direct query. A sticky worker has the workflow in its cache and needs no history."""
     execution = task.execution
     state = execution.state

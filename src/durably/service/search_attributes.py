@@ -95,9 +95,7 @@ def _values(found: common.SearchAttributes) -> dict[str, object]:
     return values
 
 
-KNOWN_TYPES = frozenset(
-    ("Keyword", "Text", "Int", "Double", "Bool", "Datetime", "KeywordList")
-)
+KNOWN_TYPES = frozenset(("Keyword", "Text", "Int", "Double", "Bool", "Datetime", "KeywordList"))
 
 
 def with_types(found: common.SearchAttributes, types: Mapping[str, str]) -> None:

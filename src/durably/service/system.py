@@ -105,9 +105,7 @@ class System:
         if request.include_task_queue_status or request.report_stats:
             stats = self._stats(key)
             response.stats.CopyFrom(stats)
-            response.task_queue_status.backlog_count_hint = (
-                stats.approximate_backlog_count
-            )
+            response.task_queue_status.backlog_count_hint = stats.approximate_backlog_count
         return response
 
     def _enhanced(
@@ -133,11 +131,7 @@ class System:
         return [_poller_info(seen) for seen in self._matching.pollers(key)]
 
     def _stats(self, key: QueueKey) -> taskqueue.TaskQueueStats:
-        backlog = [
-            item
-            for item in self._matching.queue(key).backlog
-            if isinstance(item, TaskRow)
-        ]
+        backlog = [item for item in self._matching.queue(key).backlog if isinstance(item, TaskRow)]
         stats = taskqueue.TaskQueueStats(approximate_backlog_count=len(backlog))
         if backlog:
             oldest_ns = self._executions.clock() - backlog[0].created_ns

@@ -23,9 +23,7 @@ class TaskToken(Struct, frozen=True, array_like=True):
 
     @property
     def reference(self) -> TaskReference:
-        return TaskReference(
-            self.scheduled_event_id, self.started_event_id, self.attempt
-        )
+        return TaskReference(self.scheduled_event_id, self.started_event_id, self.attempt)
 
 
 class QueryToken(Struct, frozen=True, array_like=True, tag="q"):
@@ -65,9 +63,7 @@ def decode_task(data: bytes, namespace_id: str) -> TaskToken:
     except msgspec.MsgspecError as error:
         raise InvalidArgument(INVALID_TASK_TOKEN) from error
     if token.namespace_id != namespace_id:
-        raise InvalidArgument(
-            "Operation requested with a token from a different namespace."
-        )
+        raise InvalidArgument("Operation requested with a token from a different namespace.")
     return token
 
 
@@ -77,9 +73,7 @@ def decode_query(data: bytes, namespace_id: str) -> QueryToken:
     except msgspec.MsgspecError as error:
         raise InvalidArgument("Invalid TaskToken.") from error
     if token.namespace_id != namespace_id:
-        raise InvalidArgument(
-            "Operation requested with a token from a different namespace."
-        )
+        raise InvalidArgument("Operation requested with a token from a different namespace.")
     return token
 
 

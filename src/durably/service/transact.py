@@ -87,9 +87,7 @@ class RecentEvents:
     sizes: list[int] = field(default_factory=list)
     size: int = 0
 
-    def extend(
-        self, events: Sequence[history.HistoryEvent], encoded: Sequence[bytes]
-    ) -> None:
+    def extend(self, events: Sequence[history.HistoryEvent], encoded: Sequence[bytes]) -> None:
         self.events.extend(events)
         lengths = [len(e) for e in encoded]
         self.sizes.extend(lengths)
@@ -185,9 +183,7 @@ class Executions:
 
     # --- Load ---------------------------------------------------------------------------------
 
-    async def find(
-        self, namespace_id: str, workflow_id: str, run_id: str = ""
-    ) -> Execution:
+    async def find(self, namespace_id: str, workflow_id: str, run_id: str = "") -> Execution:
         """The execution with this run id, or the current one; NotFound if there is none."""
         execution = await self.find_or_none(namespace_id, workflow_id, run_id)
         if execution is None:
@@ -240,9 +236,7 @@ class Executions:
             await asyncio.wait([settling])
         stored = await self.store.load(execution_id)
         if stored is None:
-            raise NotFound(
-                "workflow execution not found; it may have passed its retention period"
-            )
+            raise NotFound("workflow execution not found; it may have passed its retention period")
         execution = rebuild(stored)
         self._remember(execution)
         return execution
@@ -251,9 +245,7 @@ class Executions:
         self._cache[execution.execution_id] = execution
         state = execution.state
         if not state.closed:
-            self._current[state.namespace_id, state.workflow_id] = (
-                execution.execution_id
-            )
+            self._current[state.namespace_id, state.workflow_id] = execution.execution_id
         self._shrink()
 
     def _shrink(self) -> None:
@@ -280,9 +272,7 @@ class Executions:
 
     # --- Decide and commit --------------------------------------------------------------------
 
-    async def transact(
-        self, execution_id: int, decide: Decide[R], *, task_id: int = 0
-    ) -> R:
+    async def transact(self, execution_id: int, decide: Decide[R], *, task_id: int = 0) -> R:
         """Load, decide, commit; decided again when another writer was first.
 
         `task_id`: a row of `tasks` that this transition consumes. Raises what `decide` raises, after
@@ -306,23 +296,26 @@ class Executions:
             return result
         raise Unavailable("this execution is too busy; try again")
 
-    async def _refused(
-        self, execution: Execution, t: Transition, error: BaseException
-    ) -> None:
+    async def _refused(self, execution: Execution, t: Transition, error: BaseException) -> None:
         if t.changed:
             self._forget(execution)
         if isinstance(error, Refusal):
             await self.settled(execution)
 
+    async def read(self, execution_id: int, question: Callable[[WorkflowState], R]) -> R:
+        """Ask the state something; the answer is given when all it rests on is committed."""
+        return await self.transact(execution_id, lambda t: question(t.state))
+
     async def settled(self, execution: Execution) -> None:
-        """Wait until all that the cached state says is committed."""
+        """Wait until all that the cached state says now is committed."""
+        try:
+            await self._wait_for_commit(execution)
+        except Conflict as error:
+            raise Unavailable("the state changed while it was read; try again") from error
+
+    async def _wait_for_commit(self, execution: Execution) -> None:
         if _busy(execution) and execution.last_commit is not None:
-            try:
-                await asyncio.shield(execution.last_commit)
-            except Conflict as error:
-                raise Unavailable(
-                    "the state changed while it was read; try again"
-                ) from error
+            await asyncio.shield(execution.last_commit)
 
     def begin(self, state: WorkflowState) -> Transition:
         return Transition(state, self.clock(), new_id)
@@ -337,9 +330,7 @@ class Executions:
             replaces_current=replaces_current,
         )
 
-    async def commit(
-        self, parts: list[tuple[Execution, Transition]], *, task_id: int = 0
-    ) -> None:
+    async def commit(self, parts: list[tuple[Execution, Transition]], *, task_id: int = 0) -> None:
         """Commit transitions as one atomic unit, then announce them.
 
         A transition's successor (the next run of a chain) joins the unit. Raises Conflict.
@@ -369,9 +360,7 @@ class Executions:
             match effect:
                 case DispatchWorkflowTask():
                     effect = self._unless_sticky_worker_left(t, effect)
-                    key = QueueKey(
-                        t.state.namespace_id, TaskKind.WORKFLOW, effect.queue
-                    )
+                    key = QueueKey(t.state.namespace_id, TaskKind.WORKFLOW, effect.queue)
                     poll = self.matching.reserve(key)
                     if poll is None:
                         unit.tasks.append(self._task(key, execution, effect))
@@ -386,9 +375,7 @@ class Executions:
                     )
                     unit.granted.append((poll, Granted(execution, task)))
                 case DispatchActivity():
-                    key = QueueKey(
-                        t.state.namespace_id, TaskKind.ACTIVITY, effect.queue
-                    )
+                    key = QueueKey(t.state.namespace_id, TaskKind.ACTIVITY, effect.queue)
                     poll = self.matching.reserve(key)
                     if poll is None:
                         unit.tasks.append(self._task(key, execution, effect))
@@ -450,17 +437,13 @@ class Executions:
             first_event_id=t.events[0].event_id if t.events else 0,
             events=events,
             records=records,
-            heartbeats=[
-                _heartbeat(state, i) for i in t.heartbeats if i in state.activities
-            ],
+            heartbeats=[_heartbeat(state, i) for i in t.heartbeats if i in state.activities],
             replaces_current=execution.replaces_current,
         )
         if t.visible or execution.version == 0:
             write.visibility = visibility_row(state)
         execution.journal_bytes += len(events) + len(records)
-        if execution.journal_bytes > max(
-            SNAPSHOT_BYTES_MIN, 2 * execution.snapshot_bytes
-        ):
+        if execution.journal_bytes > max(SNAPSHOT_BYTES_MIN, 2 * execution.snapshot_bytes):
             write.snapshot = encode_state(state)
             execution.snapshot_bytes = len(write.snapshot)
             execution.journal_bytes = 0
@@ -513,9 +496,7 @@ class Executions:
                 self.deliveries.put_nowait((execution.execution_id, effect))
         if execution.deadline_ns:
             at_ns = execution.deadline_ns
-            self.arm(
-                execution.execution_id, at_ns + DELIVERY_RETRY_NS if owed else at_ns
-            )
+            self.arm(execution.execution_id, at_ns + DELIVERY_RETRY_NS if owed else at_ns)
         if t.events:
             execution.committed_event_id = t.events[-1].event_id
             execution.wake_watchers()
@@ -553,12 +534,8 @@ class Executions:
         recent = execution.recent.since(first_event_id)
         if recent is not None:
             return _fit(recent[: last_event_id - first_event_id + 1], bytes_max)
-        rows = await self.store.read_events(
-            execution.execution_id, first_event_id, bytes_max
-        )
-        parsed = chain.from_iterable(
-            history.History.FromString(r.events).events for r in rows
-        )
+        rows = await self.store.read_events(execution.execution_id, first_event_id, bytes_max)
+        parsed = chain.from_iterable(history.History.FromString(r.events).events for r in rows)
         return [e for e in parsed if e.event_id >= first_event_id]
 
     async def history_pages(
@@ -607,9 +584,7 @@ def _heartbeat(state: WorkflowState, scheduled_event_id: int) -> Heartbeat:
     )
 
 
-def _fit(
-    events: list[history.HistoryEvent], bytes_max: int
-) -> list[history.HistoryEvent]:
+def _fit(events: list[history.HistoryEvent], bytes_max: int) -> list[history.HistoryEvent]:
     total = 0
     for index, event in enumerate(events):
         total += event.ByteSize()

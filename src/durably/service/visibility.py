@@ -19,9 +19,7 @@ from durably.store import visibility_query
 from durably.store.visibility_query import Query, time_text
 
 STATUS_NAMES = {
-    number: name
-    for name, number in visibility_query.STATUSES.items()
-    if name != "Cancelled"
+    number: name for name, number in visibility_query.STATUSES.items() if name != "Cancelled"
 }
 
 Page = tuple[list[workflow_messages.WorkflowExecutionInfo], bytes]
@@ -41,9 +39,7 @@ class Visibility:
         executions, token = await self._list(
             request.namespace, request.query, request.page_size, request.next_page_token
         )
-        return ws.ListWorkflowExecutionsResponse(
-            executions=executions, next_page_token=token
-        )
+        return ws.ListWorkflowExecutionsResponse(executions=executions, next_page_token=token)
 
     async def scan_workflow_executions(
         self, request: ws.ScanWorkflowExecutionsRequest, call: Call
@@ -51,9 +47,7 @@ class Visibility:
         executions, token = await self._list(
             request.namespace, request.query, request.page_size, request.next_page_token
         )
-        return ws.ScanWorkflowExecutionsResponse(
-            executions=executions, next_page_token=token
-        )
+        return ws.ScanWorkflowExecutionsResponse(executions=executions, next_page_token=token)
 
     async def list_open_workflow_executions(
         self, request: ws.ListOpenWorkflowExecutionsRequest, call: Call
@@ -63,9 +57,7 @@ class Visibility:
             *_time_range(request.start_time_filter, "StartTime"),
         ]
         if request.HasField("execution_filter"):
-            conditions.append(
-                f"WorkflowId = {_quoted(request.execution_filter.workflow_id)}"
-            )
+            conditions.append(f"WorkflowId = {_quoted(request.execution_filter.workflow_id)}")
         if request.HasField("type_filter"):
             conditions.append(f"WorkflowType = {_quoted(request.type_filter.name)}")
         executions, token = await self._list(
@@ -74,9 +66,7 @@ class Visibility:
             request.maximum_page_size,
             request.next_page_token,
         )
-        return ws.ListOpenWorkflowExecutionsResponse(
-            executions=executions, next_page_token=token
-        )
+        return ws.ListOpenWorkflowExecutionsResponse(executions=executions, next_page_token=token)
 
     async def list_closed_workflow_executions(
         self, request: ws.ListClosedWorkflowExecutionsRequest, call: Call
@@ -86,17 +76,13 @@ class Visibility:
             *_time_range(request.start_time_filter, "CloseTime"),
         ]
         if request.HasField("execution_filter"):
-            conditions.append(
-                f"WorkflowId = {_quoted(request.execution_filter.workflow_id)}"
-            )
+            conditions.append(f"WorkflowId = {_quoted(request.execution_filter.workflow_id)}")
         if request.HasField("type_filter"):
             conditions.append(f"WorkflowType = {_quoted(request.type_filter.name)}")
         if request.HasField("status_filter"):
             status = request.status_filter.status
             if status in (0, workflow_enums.WORKFLOW_EXECUTION_STATUS_RUNNING):
-                raise InvalidArgument(
-                    "StatusFilter must be specified and must be not Running."
-                )
+                raise InvalidArgument("StatusFilter must be specified and must be not Running.")
             conditions.append(f"ExecutionStatus = {int(status)}")
         executions, token = await self._list(
             request.namespace,
@@ -104,9 +90,7 @@ class Visibility:
             request.maximum_page_size,
             request.next_page_token,
         )
-        return ws.ListClosedWorkflowExecutionsResponse(
-            executions=executions, next_page_token=token
-        )
+        return ws.ListClosedWorkflowExecutionsResponse(executions=executions, next_page_token=token)
 
     async def count_workflow_executions(
         self, request: ws.CountWorkflowExecutionsRequest, call: Call
@@ -114,9 +98,7 @@ class Visibility:
         namespace = self._namespaces.by_name(request.namespace)
         query = visibility_query.parse(request.query, namespace.search_attributes)
         groups = await self._store.count_executions(namespace.namespace_id, query)
-        response = ws.CountWorkflowExecutionsResponse(
-            count=sum(count for _, count in groups)
-        )
+        response = ws.CountWorkflowExecutionsResponse(count=sum(count for _, count in groups))
         if query.group_by:
             response.groups.extend(
                 ws.CountWorkflowExecutionsResponse.AggregationGroup(
@@ -134,26 +116,18 @@ class Visibility:
             raise InvalidArgument("Invalid PageSize.")
         query = visibility_query.parse(text, namespace.search_attributes)
         if query.group_by:
-            raise InvalidArgument(
-                "invalid query: operation is not supported: 'GROUP BY' clause"
-            )
+            raise InvalidArgument("invalid query: operation is not supported: 'GROUP BY' clause")
         size = min(
             page_size or self._config.list_page_size_default,
             self._config.list_page_size_max,
         )
         rows, token = await self._read(namespace.namespace_id, query, size, page_token)
         for info in rows:
-            search_attributes.with_types(
-                info.search_attributes, namespace.search_attributes
-            )
+            search_attributes.with_types(info.search_attributes, namespace.search_attributes)
         return rows, token
 
-    async def _read(
-        self, namespace_id: str, query: Query, size: int, page_token: bytes
-    ) -> Page:
-        rows, token = await self._store.list_executions(
-            namespace_id, query, size, page_token
-        )
+    async def _read(self, namespace_id: str, query: Query, size: int, page_token: bytes) -> Page:
+        rows, token = await self._store.list_executions(namespace_id, query, size, page_token)
         return [listed(row) for row in rows], token
 
 

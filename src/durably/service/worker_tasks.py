@@ -35,9 +35,7 @@ BACKLOG_PAGE = 1000
 class WorkerTasks:
     """Answers the RPCs of workers."""
 
-    def __init__(
-        self, executions: Executions, namespaces: Namespaces, queries: Queries
-    ) -> None:
+    def __init__(self, executions: Executions, namespaces: Namespaces, queries: Queries) -> None:
         self._executions = executions
         self._matching = executions.matching
         self._namespaces = namespaces
@@ -49,12 +47,8 @@ class WorkerTasks:
             check_search_attributes=self._check_search_attributes,
         )
 
-    def _check_search_attributes(
-        self, namespace: str, found: common.SearchAttributes
-    ) -> None:
-        search_attributes.check(
-            found, self._namespaces.by_name(namespace).search_attributes
-        )
+    def _check_search_attributes(self, namespace: str, found: common.SearchAttributes) -> None:
+        search_attributes.check(found, self._namespaces.by_name(namespace).search_attributes)
 
     # --- Poll ---------------------------------------------------------------------------------
 
@@ -107,9 +101,7 @@ class WorkerTasks:
             raise InvalidArgument("Identity length exceeds limit.")
         key = QueueKey(namespace_id, kind, request.task_queue.name)
         await self._load_backlog(key)
-        seconds = poll_seconds(
-            self._config.task_poll_timeout_s, call, self._executions.clock()
-        )
+        seconds = poll_seconds(self._config.task_poll_timeout_s, call, self._executions.clock())
         if seconds <= 0:
             return None
         return await self._matching.poll(key, request.identity, request, seconds)
@@ -146,9 +138,7 @@ class WorkerTasks:
 
         request_id = new_id()
         try:
-            grant = await self._executions.transact(
-                row.execution_id, decide, task_id=row.task_id
-            )
+            grant = await self._executions.transact(row.execution_id, decide, task_id=row.task_id)
             execution = await self._executions.get(row.execution_id)
         except NotFound:
             await self._drop(row)
@@ -174,18 +164,14 @@ class WorkerTasks:
         return activity_task_reply(execution, grant)
 
     async def _drop(self, row: TaskRow) -> None:
-        await self._executions.store.commit(
-            Commit(writes=[], tasks_removed=[row.task_id])
-        )
+        await self._executions.store.commit(Commit(writes=[], tasks_removed=[row.task_id]))
 
     # --- Workflow tasks -----------------------------------------------------------------------
 
     async def respond_workflow_task_completed(
         self, request: ws.RespondWorkflowTaskCompletedRequest, call: Call
     ) -> ws.RespondWorkflowTaskCompletedResponse:
-        token = tokens.decode_task(
-            request.task_token, self._namespaces.id_of(request.namespace)
-        )
+        token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
         try:
             completed = await self._executions.transact(
                 token.execution_id,
@@ -199,9 +185,7 @@ class WorkerTasks:
         execution = await self._executions.get(token.execution_id)
         self._queries.answer_attached(execution, dict(request.query_results))
         response = ws.RespondWorkflowTaskCompletedResponse(
-            activity_tasks=[
-                activity_task_reply(execution, g) for g in completed.activities
-            ]
+            activity_tasks=[activity_task_reply(execution, g) for g in completed.activities]
         )
         if completed.new_task is not None:
             reply = await self._workflow_reply(execution, completed.new_task)
@@ -230,13 +214,8 @@ class WorkerTasks:
     async def respond_workflow_task_failed(
         self, request: ws.RespondWorkflowTaskFailedRequest, call: Call
     ) -> ws.RespondWorkflowTaskFailedResponse:
-        token = tokens.decode_task(
-            request.task_token, self._namespaces.id_of(request.namespace)
-        )
-        cause = (
-            request.cause
-            or causes.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
-        )
+        token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
+        cause = request.cause or causes.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
         reason = request.failure if request.HasField("failure") else None
         completion = Completion(
             request.identity,
@@ -257,9 +236,7 @@ class WorkerTasks:
         execution = await self._executions.find(
             namespace_id, request.execution.workflow_id, request.execution.run_id
         )
-        await self._executions.transact(
-            execution.execution_id, workflow_task.reset_sticky
-        )
+        await self._executions.transact(execution.execution_id, workflow_task.reset_sticky)
         return ws.ResetStickyTaskQueueResponse()
 
     async def respond_query_task_completed(
@@ -283,9 +260,7 @@ class WorkerTasks:
     async def respond_activity_task_completed(
         self, request: ws.RespondActivityTaskCompletedRequest, call: Call
     ) -> ws.RespondActivityTaskCompletedResponse:
-        token = tokens.decode_task(
-            request.task_token, self._namespaces.id_of(request.namespace)
-        )
+        token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
         result = request.result if request.HasField("result") else None
         self._check_payload(request.result.ByteSize())
         await self._executions.transact(
@@ -299,9 +274,7 @@ class WorkerTasks:
     async def respond_activity_task_failed(
         self, request: ws.RespondActivityTaskFailedRequest, call: Call
     ) -> ws.RespondActivityTaskFailedResponse:
-        token = tokens.decode_task(
-            request.task_token, self._namespaces.id_of(request.namespace)
-        )
+        token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
         _check_failure(request.failure)
         await self._executions.transact(
             token.execution_id,
@@ -319,9 +292,7 @@ class WorkerTasks:
     async def respond_activity_task_canceled(
         self, request: ws.RespondActivityTaskCanceledRequest, call: Call
     ) -> ws.RespondActivityTaskCanceledResponse:
-        token = tokens.decode_task(
-            request.task_token, self._namespaces.id_of(request.namespace)
-        )
+        token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
         details = request.details if request.HasField("details") else None
         await self._executions.transact(
             token.execution_id,
@@ -334,16 +305,12 @@ class WorkerTasks:
     async def record_activity_task_heartbeat(
         self, request: ws.RecordActivityTaskHeartbeatRequest, call: Call
     ) -> ws.RecordActivityTaskHeartbeatResponse:
-        token = tokens.decode_task(
-            request.task_token, self._namespaces.id_of(request.namespace)
-        )
+        token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
         details = request.details if request.HasField("details") else None
         self._check_payload(request.details.ByteSize())
         cancel_requested = await self._executions.transact(
             token.execution_id,
-            lambda t: activity.heartbeat(
-                t, token.scheduled_event_id, token.attempt, details
-            ),
+            lambda t: activity.heartbeat(t, token.scheduled_event_id, token.attempt, details),
         )
         return ws.RecordActivityTaskHeartbeatResponse(cancel_requested=cancel_requested)
 
@@ -405,13 +372,9 @@ class WorkerTasks:
         execution = await self._by_id(request)
         cancel_requested = await self._executions.transact(
             execution.execution_id,
-            lambda t: activity.heartbeat(
-                t, _scheduled(t.state, request.activity_id), 0, details
-            ),
+            lambda t: activity.heartbeat(t, _scheduled(t.state, request.activity_id), 0, details),
         )
-        return ws.RecordActivityTaskHeartbeatByIdResponse(
-            cancel_requested=cancel_requested
-        )
+        return ws.RecordActivityTaskHeartbeatByIdResponse(cancel_requested=cancel_requested)
 
     async def _by_id(
         self,
@@ -423,13 +386,9 @@ class WorkerTasks:
         namespace_id = self._namespaces.id_of(request.namespace)
         if not request.activity_id:
             raise InvalidArgument("ActivityId is not set on request.")
-        which = common.WorkflowExecution(
-            workflow_id=request.workflow_id, run_id=request.run_id
-        )
+        which = common.WorkflowExecution(workflow_id=request.workflow_id, run_id=request.run_id)
         check_execution(which)
-        return await self._executions.find(
-            namespace_id, which.workflow_id, which.run_id
-        )
+        return await self._executions.find(namespace_id, which.workflow_id, which.run_id)
 
     def _check_payload(self, size_bytes: int) -> None:
         if size_bytes > self._config.payload_bytes_max:

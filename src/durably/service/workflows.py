@@ -79,12 +79,8 @@ class Workflows:
         self._check_start(start, namespace)
         self._check_payload(request.signal_input.ByteSize(), "SignalInput")
         signal = _signal_attributes(request, request.signal_input)
-        run_id, started = await self._start(
-            namespace.namespace_id, start, signal=signal
-        )
-        return ws.SignalWithStartWorkflowExecutionResponse(
-            run_id=run_id, started=started
-        )
+        run_id, started = await self._start(namespace.namespace_id, start, signal=signal)
+        return ws.SignalWithStartWorkflowExecutionResponse(run_id=run_id, started=started)
 
     async def _start(
         self,
@@ -95,23 +91,17 @@ class Workflows:
     ) -> tuple[str, bool]:
         """(run id, whether this request started it). With `signal`, a running one is signaled."""
         for _ in range(CONFLICT_RETRIES):
-            existing = await self._executions.find_or_none(
-                namespace_id, request.workflow_id
-            )
+            existing = await self._executions.find_or_none(namespace_id, request.workflow_id)
             try:
                 if existing is None:
-                    return await self._create(
-                        namespace_id, request, 0, parent, signal, []
-                    ), True
+                    return await self._create(namespace_id, request, 0, parent, signal, []), True
                 found = await self._meet(existing, request, signal)
                 if found is not None:
                     return found
                 parts = self._terminated(existing, request)
                 replaces = existing.execution_id
                 return (
-                    await self._create(
-                        namespace_id, request, replaces, parent, signal, parts
-                    ),
+                    await self._create(namespace_id, request, replaces, parent, signal, parts),
                     True,
                 )
             except Conflict:
@@ -129,9 +119,7 @@ class Workflows:
         conflict = request.workflow_id_conflict_policy
         if signal is not None and not conflict:
             conflict = workflow_enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
-        repeated = (
-            bool(request.request_id) and state.create_request_id == request.request_id
-        )
+        repeated = bool(request.request_id) and state.create_request_id == request.request_id
         await self._executions.settled(existing)
         outcome = start_policy.decide(
             state, request.request_id, request.workflow_id_reuse_policy, conflict
@@ -179,9 +167,7 @@ class Workflows:
         )
         execution = self._executions.create(state, replaces)
         t = self._executions.begin(state)
-        attributes = workflow.started_attributes(
-            request, run_id, t.now_ns, self._config, parent
-        )
+        attributes = workflow.started_attributes(request, run_id, t.now_ns, self._config, parent)
         workflow.start(
             t,
             attributes,
@@ -197,9 +183,7 @@ class Workflows:
         await self._executions.commit([*parts, (execution, t)])
         return run_id
 
-    def _check_start(
-        self, request: ws.StartWorkflowExecutionRequest, namespace: Namespace
-    ) -> None:
+    def _check_start(self, request: ws.StartWorkflowExecutionRequest, namespace: Namespace) -> None:
         if not request.workflow_id:
             raise InvalidArgument("WorkflowId is not set on request.")
         if not request.workflow_type.name:
@@ -217,9 +201,7 @@ class Workflows:
         self._check_times(request)
         if request.HasField("retry_policy"):
             validate_policy(request.retry_policy)
-        start_policy.validate(
-            request.workflow_id_reuse_policy, request.workflow_id_conflict_policy
-        )
+        start_policy.validate(request.workflow_id_reuse_policy, request.workflow_id_conflict_policy)
         search_attributes.check(request.search_attributes, namespace.search_attributes)
         self._check_payload(request.input.ByteSize(), "Input")
         if request.memo.ByteSize() > self._config.memo_bytes_max:
@@ -239,9 +221,7 @@ class Workflows:
             if nanoseconds(getattr(request, field)) < 0:
                 raise InvalidArgument(f"invalid {name}: negative duration")
         if request.cron_schedule and nanoseconds(request.workflow_start_delay):
-            raise InvalidArgument(
-                "CronSchedule and WorkflowStartDelay may not be used together."
-            )
+            raise InvalidArgument("CronSchedule and WorkflowStartDelay may not be used together.")
         if request.cron_schedule:
             raise Unimplemented(
                 "cron_schedule is not built into this server yet; start runs from outside"
@@ -291,9 +271,7 @@ class Workflows:
 
         def decide(t: Transition) -> None:
             _check_chain(t.state, request.first_execution_run_id)
-            workflow.terminate(
-                t, request.reason, details, request.identity, request.links
-            )
+            workflow.terminate(t, request.reason, details, request.identity, request.links)
 
         await self._transact(request.namespace, request.workflow_execution, decide)
         return ws.TerminateWorkflowExecutionResponse()
@@ -330,9 +308,7 @@ class Workflows:
     async def _find(self, namespace: str, which: common.WorkflowExecution) -> Execution:
         namespace_id = self._namespaces.id_of(namespace)
         check_execution(which)
-        return await self._executions.find(
-            namespace_id, which.workflow_id, which.run_id
-        )
+        return await self._executions.find(namespace_id, which.workflow_id, which.run_id)
 
     # --- Describe and history -----------------------------------------------------------------
 
@@ -385,9 +361,7 @@ class Workflows:
     ) -> None:
         """Wait until there is something new to show, or for as long as a long poll lasts."""
         loop = asyncio.get_running_loop()
-        seconds = poll_seconds(
-            self._config.history_poll_timeout_s, call, self._executions.clock()
-        )
+        seconds = poll_seconds(self._config.history_poll_timeout_s, call, self._executions.clock())
         give_up = loop.time() + seconds
         while not self._has_news(execution, token, close_only):
             left = give_up - loop.time()
@@ -395,15 +369,11 @@ class Workflows:
                 return
             execution = await self._executions.get(execution.execution_id)
 
-    def _has_news(
-        self, execution: Execution, token: HistoryPageToken, close_only: bool
-    ) -> bool:
+    def _has_news(self, execution: Execution, token: HistoryPageToken, close_only: bool) -> bool:
         closed = execution.state.closed and (
             execution.committed_event_id >= execution.state.close_event_id
         )
-        return closed or (
-            not close_only and execution.committed_event_id >= token.next_event_id
-        )
+        return closed or (not close_only and execution.committed_event_id >= token.next_event_id)
 
     async def _close_event(
         self, execution: Execution, token: HistoryPageToken, waiting: bool
@@ -426,9 +396,7 @@ class Workflows:
     ) -> ws.GetWorkflowExecutionHistoryResponse:
         response = ws.GetWorkflowExecutionHistoryResponse(history=history.History())
         bytes_max = self._config.history_page_bytes_max
-        events = await self._executions.events(
-            execution, token.next_event_id, bytes_max
-        )
+        events = await self._executions.events(execution, token.next_event_id, bytes_max)
         size = request.maximum_page_size or self._config.history_page_events_default
         if token.last_event_id:
             events = events[: max(0, token.last_event_id - token.next_event_id + 1)]
@@ -439,14 +407,10 @@ class Workflows:
         following = HistoryPageToken(
             token.run_id, next_event_id, token.last_event_id, token.transient
         )
-        if next_event_id <= last or (
-            request.wait_new_event and not execution.state.closed
-        ):
+        if next_event_id <= last or (request.wait_new_event and not execution.state.closed):
             response.next_page_token = tokens.encode(following)
         elif token.transient:
-            response.history.events.extend(
-                workflow_task.transient_events(execution.state)
-            )
+            response.history.events.extend(workflow_task.transient_events(execution.state))
         return response
 
     async def get_workflow_execution_history_reverse(
@@ -462,9 +426,7 @@ class Workflows:
         else:
             execution = await self._find(request.namespace, request.execution)
             await self._executions.settled(execution)
-            token = HistoryPageToken(
-                execution.state.run_id, execution.committed_event_id
-            )
+            token = HistoryPageToken(execution.state.run_id, execution.committed_event_id)
         await self._executions.settled(execution)
         size = request.maximum_page_size or self._config.history_page_events_default
         rows = await self._executions.store.read_events_reverse(
@@ -476,9 +438,7 @@ class Workflows:
         for row in rows:
             events += reversed(history.History.FromString(row.events).events)
         events = [e for e in events if e.event_id <= token.next_event_id][:size]
-        response = ws.GetWorkflowExecutionHistoryReverseResponse(
-            history=history.History()
-        )
+        response = ws.GetWorkflowExecutionHistoryReverseResponse(history=history.History())
         response.history.events.extend(events)
         if events and events[-1].event_id > 1:
             following = HistoryPageToken(token.run_id, events[-1].event_id - 1)
@@ -507,9 +467,7 @@ def _check_chain(state: WorkflowState, first_run_id: str) -> None:
         raise NotFound("workflow execution not found")
 
 
-SignalRequest = (
-    ws.SignalWorkflowExecutionRequest | ws.SignalWithStartWorkflowExecutionRequest
-)
+SignalRequest = ws.SignalWorkflowExecutionRequest | ws.SignalWithStartWorkflowExecutionRequest
 
 
 def _signal_attributes(

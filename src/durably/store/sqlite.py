@@ -79,9 +79,7 @@ SHOW = f"INSERT OR REPLACE INTO visibility VALUES (0, {', '.join('?' * 21)})"
 # The row of an execution, by its id.
 READ_EXECUTION = """SELECT namespace_id, workflow_id, run_id, version, status, next_event_id,
     next_deadline_ns FROM executions WHERE shard = 0 AND execution_id = ?"""
-READ_SNAPSHOT = (
-    "SELECT version, state FROM snapshots WHERE shard = 0 AND execution_id = ?"
-)
+READ_SNAPSHOT = "SELECT version, state FROM snapshots WHERE shard = 0 AND execution_id = ?"
 # The journal after a snapshot.
 READ_TAIL = """SELECT version, first_event_id, events, records FROM journal
     WHERE shard = 0 AND execution_id = ? AND version > ? AND version <= ? ORDER BY version"""
@@ -135,9 +133,7 @@ VISIBLE_COLUMNS = """execution_id, workflow_id, run_id, workflow_type, task_queu
 def migrations() -> list[tuple[int, str]]:
     """(version, SQL) of every migration, in order."""
     folder = resources.files("durably.store") / "migrations"
-    files = sorted(
-        (f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name
-    )
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
     return [(int(f.name.split("_")[0]), f.read_text()) for f in files]
 
 
@@ -152,9 +148,7 @@ def migrate(connection: sqlite3.Connection) -> None:
         )
     for version, sql in known:
         if version > present:
-            connection.executescript(
-                f"BEGIN;\n{sql}\nPRAGMA user_version = {version};\nCOMMIT;"
-            )
+            connection.executescript(f"BEGIN;\n{sql}\nPRAGMA user_version = {version};\nCOMMIT;")
 
 
 def connect(target: str) -> sqlite3.Connection:
@@ -211,9 +205,7 @@ class SqliteStore:
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._closed = False
         self.commits = 0
-        self._thread = threading.Thread(
-            target=self._run, name="durably-writer", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="durably-writer", daemon=True)
         self._thread.start()
 
     @classmethod
@@ -245,9 +237,7 @@ class SqliteStore:
 
         return self._submit(delete)
 
-    def put_namespace(
-        self, row: NamespaceRow, expected_version: int
-    ) -> asyncio.Future[None]:
+    def put_namespace(self, row: NamespaceRow, expected_version: int) -> asyncio.Future[None]:
         def put(connection: sqlite3.Connection) -> None:
             if expected_version == 0:
                 values: tuple[object, ...] = (
@@ -274,9 +264,7 @@ class SqliteStore:
     def put_metadata(self, key: str, value: bytes) -> asyncio.Future[None]:
         return self._submit(lambda connection: _put_metadata(connection, key, value))
 
-    def _submit(
-        self, write: Callable[[sqlite3.Connection], None]
-    ) -> asyncio.Future[None]:
+    def _submit(self, write: Callable[[sqlite3.Connection], None]) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._closed:
             done.set_exception(Unavailable("the server is shutting down"))
@@ -333,13 +321,9 @@ class SqliteStore:
     # --- Reading ------------------------------------------------------------------------------
 
     async def load(self, execution_id: int) -> StoredExecution | None:
-        return await self._read_aside(
-            lambda connection: _load(connection, execution_id)
-        )
+        return await self._read_aside(lambda connection: _load(connection, execution_id))
 
-    async def find_run(
-        self, namespace_id: str, workflow_id: str, run_id: str
-    ) -> RunRow | None:
+    async def find_run(self, namespace_id: str, workflow_id: str, run_id: str) -> RunRow | None:
         row = self._row(FIND_RUN, (namespace_id, workflow_id, run_id))
         return RunRow(*row) if row else None
 
@@ -351,34 +335,24 @@ class SqliteStore:
         self, execution_id: int, first_event_id: int, bytes_max: int
     ) -> list[JournalRow]:
         return await self._read_aside(
-            lambda c: _events(
-                c, EVENTS_FORWARD, execution_id, first_event_id, bytes_max
-            )
+            lambda c: _events(c, EVENTS_FORWARD, execution_id, first_event_id, bytes_max)
         )
 
     async def read_events_reverse(
         self, execution_id: int, last_event_id: int, bytes_max: int
     ) -> list[JournalRow]:
         return await self._read_aside(
-            lambda c: _events(
-                c, EVENTS_BACKWARD, execution_id, last_event_id, bytes_max
-            )
+            lambda c: _events(c, EVENTS_BACKWARD, execution_id, last_event_id, bytes_max)
         )
 
     async def due(self, before_ns: int, limit: int) -> list[tuple[int, int]]:
-        return await self._read_aside(
-            lambda c: c.execute(DUE, (before_ns, limit)).fetchall()
-        )
+        return await self._read_aside(lambda c: c.execute(DUE, (before_ns, limit)).fetchall())
 
-    async def backlog(
-        self, queue: QueueKey, after_task_id: int, limit: int
-    ) -> list[TaskRow]:
+    async def backlog(self, queue: QueueKey, after_task_id: int, limit: int) -> list[TaskRow]:
         key = (queue.namespace_id, int(queue.kind), queue.name, after_task_id, limit)
         rows = self._rows(BACKLOG, key)
         return [
-            TaskRow(
-                task_id, queue, execution_id, scheduled, stamp, created_ns, bool(sticky)
-            )
+            TaskRow(task_id, queue, execution_id, scheduled, stamp, created_ns, bool(sticky))
             for task_id, execution_id, scheduled, stamp, created_ns, sticky in rows
         ]
 
@@ -396,9 +370,7 @@ class SqliteStore:
             lambda c: _list(c, namespace_id, query, page_size, page_token)
         )
 
-    async def count_executions(
-        self, namespace_id: str, query: Query
-    ) -> list[tuple[object, int]]:
+    async def count_executions(self, namespace_id: str, query: Query) -> list[tuple[object, int]]:
         group = query.group_by or "NULL"
         sql = f"SELECT {group}, count(*) FROM visibility WHERE namespace_id = ?"
         if query.sql:
@@ -621,9 +593,7 @@ def _load(connection: sqlite3.Connection, execution_id: int) -> StoredExecution 
             return None
         found = connection.execute(READ_SNAPSHOT, (execution_id,)).fetchone()
         snapshot_version, snapshot = found or (0, b"")
-        tail = connection.execute(
-            READ_TAIL, (execution_id, snapshot_version, row[3])
-        ).fetchall()
+        tail = connection.execute(READ_TAIL, (execution_id, snapshot_version, row[3])).fetchall()
         beats = connection.execute(READ_HEARTBEATS, (execution_id,)).fetchall()
     finally:
         if not in_transaction:

@@ -202,22 +202,16 @@ class Store(Protocol):
     def delete_execution(self, execution_id: int) -> asyncio.Future[None]:
         """Remove an execution and all that is stored of it."""
 
-    def put_namespace(
-        self, row: NamespaceRow, expected_version: int
-    ) -> asyncio.Future[None]:
+    def put_namespace(self, row: NamespaceRow, expected_version: int) -> asyncio.Future[None]:
         """Write a namespace; version 0 creates it. Conflict if another was first."""
 
     def put_metadata(self, key: str, value: bytes) -> asyncio.Future[None]: ...
 
     async def load(self, execution_id: int) -> StoredExecution | None: ...
 
-    async def find_run(
-        self, namespace_id: str, workflow_id: str, run_id: str
-    ) -> RunRow | None: ...
+    async def find_run(self, namespace_id: str, workflow_id: str, run_id: str) -> RunRow | None: ...
 
-    async def current_run(
-        self, namespace_id: str, workflow_id: str
-    ) -> RunRow | None: ...
+    async def current_run(self, namespace_id: str, workflow_id: str) -> RunRow | None: ...
 
     async def read_events(
         self, execution_id: int, first_event_id: int, bytes_max: int
@@ -233,9 +227,7 @@ class Store(Protocol):
     async def due(self, before_ns: int, limit: int) -> list[tuple[int, int]]:
         """(execution id, deadline) of executions that want attention before `before_ns`."""
 
-    async def backlog(
-        self, queue: QueueKey, after_task_id: int, limit: int
-    ) -> list[TaskRow]: ...
+    async def backlog(self, queue: QueueKey, after_task_id: int, limit: int) -> list[TaskRow]: ...
 
     async def namespaces(self) -> list[NamespaceRow]: ...
 
@@ -246,9 +238,7 @@ class Store(Protocol):
     ) -> tuple[list[VisibleExecution], bytes]:
         """One page, newest first, and the token of the next (empty: none)."""
 
-    async def count_executions(
-        self, namespace_id: str, query: Query
-    ) -> list[tuple[object, int]]:
+    async def count_executions(self, namespace_id: str, query: Query) -> list[tuple[object, int]]:
         """(group, count) for each group; one with group None without GROUP BY."""
 
     async def close(self) -> None: ...

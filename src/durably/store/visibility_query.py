@@ -52,12 +52,8 @@ SYSTEM_COLUMNS: dict[str, Column] = {
     "CloseTime": Column("NULLIF(close_ns, 0)", "Time"),
     "ExecutionDuration": Column("(NULLIF(close_ns, 0) - execution_ns)", "Duration"),
     "HistoryLength": Column("CASE WHEN close_ns > 0 THEN history_length END", "Int"),
-    "HistorySizeBytes": Column(
-        "CASE WHEN close_ns > 0 THEN history_size_bytes END", "Int"
-    ),
-    "StateTransitionCount": Column(
-        "CASE WHEN close_ns > 0 THEN state_transitions END", "Int"
-    ),
+    "HistorySizeBytes": Column("CASE WHEN close_ns > 0 THEN history_size_bytes END", "Int"),
+    "StateTransitionCount": Column("CASE WHEN close_ns > 0 THEN state_transitions END", "Int"),
     "ParentWorkflowId": Column("NULLIF(parent_workflow_id, '')", "Keyword"),
     "ParentRunId": Column("NULLIF(parent_run_id, '')", "Keyword"),
     "RootWorkflowId": Column("root_workflow_id", "Keyword"),
@@ -104,14 +100,10 @@ def parse(text: str, attributes: Mapping[str, str]) -> Query:
         return Query()
     statement = _statement(text)
     if statement.args.get("order"):
-        raise InvalidArgument(
-            "invalid query: operation is not supported: 'ORDER BY' clause"
-        )
+        raise InvalidArgument("invalid query: operation is not supported: 'ORDER BY' clause")
     for clause in ("limit", "having", "offset", "joins"):
         if statement.args.get(clause):
-            raise InvalidArgument(
-                f"invalid query: operation is not supported: '{clause}' clause"
-            )
+            raise InvalidArgument(f"invalid query: operation is not supported: '{clause}' clause")
     writer = _SqlWriter(attributes)
     where = statement.args.get("where")
     sql = writer.condition(where.this) if where is not None else ""
@@ -123,17 +115,11 @@ def _statement(text: str) -> exp.Select:
     rewritten = _rewrite_starts_with(text)
     keyword = "" if re.match(r"(?i)(group|order)\s+by\b", rewritten) else "WHERE "
     try:
-        parsed = sqlglot.parse(
-            f"SELECT 1 FROM executions {keyword}{rewritten}", read="mysql"
-        )
+        parsed = sqlglot.parse(f"SELECT 1 FROM executions {keyword}{rewritten}", read="mysql")
     except sqlglot.errors.SqlglotError as error:
-        raise InvalidArgument(
-            f"invalid query: malformed query: {_first_line(error)}"
-        ) from error
+        raise InvalidArgument(f"invalid query: malformed query: {_first_line(error)}") from error
     if len(parsed) != 1 or not isinstance(parsed[0], exp.Select):
-        raise InvalidArgument(
-            "invalid query: malformed query: one condition is expected"
-        )
+        raise InvalidArgument("invalid query: malformed query: one condition is expected")
     return parsed[0]
 
 
@@ -142,9 +128,7 @@ def _first_line(error: Exception) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split("\n")[0]
 
 
-_TOKENS = re.compile(
-    r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`[^`]*`|\w+|\s+|.""", re.DOTALL
-)
+_TOKENS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`[^`]*`|\w+|\s+|.""", re.DOTALL)
 
 
 def _rewrite_starts_with(text: str) -> str:
@@ -153,9 +137,7 @@ def _rewrite_starts_with(text: str) -> str:
     out: list[str] = []
     for token in tokens:
         if token.upper() == "LIKE":
-            raise InvalidArgument(
-                "invalid query: operation is not supported: 'like' operator"
-            )
+            raise InvalidArgument("invalid query: operation is not supported: 'like' operator")
         out.append("LIKE" if token.upper() == "STARTS_WITH" else token)
     return "".join(out)
 
@@ -286,9 +268,7 @@ class _SqlWriter:
     def _is(self, node: exp.Is) -> str:
         _, column = self._target(node.this)
         if not isinstance(node.expression, exp.Null):
-            raise InvalidArgument(
-                "invalid query: 'IS' can only be used with NULL or NOT NULL"
-            )
+            raise InvalidArgument("invalid query: 'IS' can only be used with NULL or NOT NULL")
         return f"{column.sql} IS NULL"
 
     def _starts_with(self, node: exp.Like) -> str:
@@ -317,9 +297,7 @@ def _literal(name: str, node: exp.Expression) -> str | int | float | bool:
         case exp.Neg():
             inner = _literal(name, node.this)
             if isinstance(inner, str):
-                raise InvalidArgument(
-                    f"invalid query: invalid value for '{name}': {node.sql()}"
-                )
+                raise InvalidArgument(f"invalid query: invalid value for '{name}': {node.sql()}")
             return -inner
         case exp.Boolean():
             return bool(node.this)

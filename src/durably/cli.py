@@ -1,0 +1,216 @@
+"""The command line: `durably serve`, `durably demo`.
+
+Rule 1: a mistake of the user ends in one clear line and exit code 1 or 2, never in a traceback.
+Rule 2: nothing heavy is imported before the command is known.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from durably.config import Config
+
+app = typer.Typer(
+    name="durably",
+    help="A durable execution server for AI agents that speaks the Temporal API.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+DEFAULT_STORE = "sqlite:///durably.db"
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from durably.version import VERSION
+
+        out.print(f"durably {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version, and exit."
+        ),
+    ] = False,
+) -> None:
+    """A durable execution server for AI agents that speaks the Temporal API."""
+
+
+@app.command()
+def serve(
+    store: Annotated[
+        str,
+        typer.Option(
+            envvar="DURABLY_STORE",
+            help="Where the state is kept: sqlite:///PATH (sqlite:////PATH is absolute) or memory:",
+        ),
+    ] = DEFAULT_STORE,
+    host: Annotated[
+        str, typer.Option(envvar="DURABLY_HOST", help="Address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(envvar="DURABLY_PORT", min=0, max=65535, help="Port; 0 picks a free one.")
+    ] = 7233,
+    namespace: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="DURABLY_NAMESPACES",
+            help="A namespace to create if it is missing; may be given several times.",
+        ),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Another setting, by its name in docs/configuration.md; also DURABLY_<NAME>.",
+        ),
+    ] = None,
+    log_level: Annotated[
+        str, typer.Option(envvar="DURABLY_LOG_LEVEL", help="debug, info, warning or error.")
+    ] = "warning",
+) -> None:
+    """Serve workflows until SIGTERM or Ctrl-C; everything is kept in one SQLite file."""
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        config = settings(
+            setting or [],
+            store=store,
+            host=host,
+            port=port,
+            namespaces=tuple(namespace or ["default"]),
+        )
+    except ValueError as error:
+        _fail(str(error), 2)
+    _loop_runner()(_serve(config))
+
+
+def settings(pairs: list[str], **given: Any) -> Config:
+    """A Config from the environment, then `NAME=VALUE` pairs, then what is given.
+
+    Raises ValueError for a name that is no setting, or a value of the wrong kind.
+    """
+    import os
+
+    fields = {f.name: f for f in dataclasses.fields(Config) if f.name not in given}
+    texts = {
+        name: os.environ[f"DURABLY_{name.upper()}"]
+        for name in fields
+        if f"DURABLY_{name.upper()}" in os.environ
+    }
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or name not in fields:
+            raise ValueError(f"--set {pair}: expected NAME=VALUE; the names: {', '.join(fields)}")
+        texts[name] = value
+    values = {name: _convert(name, text) for name, text in texts.items()}
+    return dataclasses.replace(Config(), **given, **values)
+
+
+def _convert(name: str, text: str) -> Any:
+    """A setting's text as the kind of its default."""
+    default = getattr(Config(), name)
+    try:
+        if isinstance(default, dict):
+            return dict(pair.split(":", 1) for pair in text.split(",") if pair)
+        if isinstance(default, tuple):
+            return tuple(part for part in text.split(",") if part)
+        if isinstance(default, bool):
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        return type(default)(text)
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"{name}={text}: expected a value of the kind {type(default).__name__}"
+        ) from error
+
+
+def _loop_runner() -> Any:
+    """uvloop where there is one: it takes less CPU per call."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run
+    return uvloop.run
+
+
+async def _serve(config: Config) -> None:
+    from durably.server import Server
+    from durably.store.store import StoreLocked, StoreTooNew
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with Server(config) as server:
+            _announce(server.address, config)
+            await stop.wait()
+            out.print("Draining ...")
+        out.print("Stopped.")
+    except (StoreLocked, StoreTooNew, ValueError) as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        _fail(f"cannot serve on {config.host}:{config.port}: {error}", 1)
+
+
+def _announce(address: str, config: Config) -> None:
+    where = config.store
+    if where.startswith("sqlite:///"):
+        where = str(Path(where.removeprefix("sqlite:///")).expanduser().resolve())
+    out.print(f"[bold]durably[/bold] serves the Temporal API on [bold green]{address}[/]")
+    out.print(f"  data       {where}")
+    out.print(f"  namespaces {', '.join(config.namespaces)}")
+    out.print(f'  Python     await Client.connect("{address}")')
+    out.print(f"  CLI        temporal --address {address} workflow list")
+    sys.stdout.flush()
+
+
+def _fail(message: str, code: int) -> None:
+    err.print(f"[bold red]durably:[/] {message}", markup=True, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+@app.command()
+def demo(
+    docs: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="The folder of documents that the agent reads."
+        ),
+    ] = None,
+    question: Annotated[str | None, typer.Option(help="What the agent is to find out.")] = None,
+    kill: Annotated[
+        bool, typer.Option("--kill/--no-kill", help="Kill the worker, then the server, midway.")
+    ] = True,
+) -> None:
+    """A research agent on real documents that survives the kill of its worker and its server."""
+    try:
+        from durably.demo.run import main as run_demo
+    except ImportError as error:
+        _fail(f"the demo needs more packages ({error.name}): pip install 'durably[demo]'", 1)
+        return
+    raise typer.Exit(run_demo(docs, question, kill))
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()
