@@ -93,7 +93,7 @@ class Server:
 
     async def _listen(self, stack: contextlib.AsyncExitStack, app: App) -> None:
         host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-        http = h2corn.Server(app, self._http_config(f"{host}:{self.config.port}"))  # type: ignore[arg-type]
+        http = h2corn.Server(app, self._http_config(f"{host}:{self.config.port}"))
         serving = asyncio.create_task(http.serve(), name="http")
         started = asyncio.create_task(http.wait_started())
         await asyncio.wait((serving, started), return_when=asyncio.FIRST_COMPLETED)

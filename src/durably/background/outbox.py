@@ -333,6 +333,6 @@ def child_request(state: WorkflowState, child: Child) -> ws.StartWorkflowExecuti
         "priority",
         "versioning_override",
     ):
-        if initiated.HasField(field):  # type: ignore[arg-type]
+        if initiated.HasField(field):
             getattr(request, field).CopyFrom(getattr(initiated, field))
     return request

@@ -23,7 +23,7 @@ def _messages() -> tuple[type[Message], type[Message]]:
     response = file.message_type.add(name="HealthCheckResponse")
     response.field.add(name="status", number=1, type=5, label=1)
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)  # type: ignore[attr-defined]
+    pool.Add(file)
     names = ("durably.health.HealthCheckRequest", "durably.health.HealthCheckResponse")
     first, second = (GetMessageClass(pool.FindMessageTypeByName(name)) for name in names)
     return first, second
@@ -42,7 +42,7 @@ class Health:
         async def check(asked: Message, call: Call) -> Message:
             if asked.service not in self._services:  # type: ignore[attr-defined]
                 raise NotFound("unknown service")
-            return response(status=SERVING if self.serving else NOT_SERVING)  # type: ignore[call-arg]
+            return response(status=SERVING if self.serving else NOT_SERVING)
 
         row = Rpc("Check", request, response, check, namespaced=False)
         return {"/grpc.health.v1.Health/Check": row}

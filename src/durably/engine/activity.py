@@ -83,7 +83,7 @@ def schedule(
         workflow_task_completed_event_id=completed_event_id,
     )
     for field in ("header", "input", "priority"):
-        if attributes.HasField(field):  # type: ignore[arg-type]
+        if attributes.HasField(field):
             getattr(event, field).CopyFrom(getattr(attributes, field))
     event.retry_policy.CopyFrom(with_defaults(attributes.retry_policy))
     _fill_timeouts(t, event, attributes)

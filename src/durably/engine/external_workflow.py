@@ -92,7 +92,7 @@ def start_child(
         "priority",
         "versioning_override",
     ):
-        if attributes.HasField(field):  # type: ignore[arg-type]
+        if attributes.HasField(field):
             getattr(event, field).CopyFrom(getattr(attributes, field))
     event_id = t.record(event, user_metadata=user_metadata)
     t.emit(StartChild(event_id))
@@ -305,7 +305,7 @@ def signal(
         child_workflow_only=attributes.child_workflow_only,
     )
     for field in ("input", "header"):
-        if attributes.HasField(field):  # type: ignore[arg-type]
+        if attributes.HasField(field):
             getattr(event, field).CopyFrom(getattr(attributes, field))
     t.emit(SignalExternal(t.record(event, user_metadata=user_metadata)))
 

@@ -95,6 +95,7 @@ def _event_fields() -> dict[str, tuple[int, str]]:
     fields: dict[str, tuple[int, str]] = {}
     for field in history.HistoryEvent.DESCRIPTOR.oneofs_by_name["attributes"].fields:
         type_name = "EVENT_TYPE_" + field.name.removesuffix("_event_attributes").upper()
+        assert field.message_type is not None
         fields[field.message_type.name] = (
             event_types.EventType.Value(type_name),
             field.name,

@@ -84,7 +84,7 @@ def started_attributes(
         "priority",
         "versioning_override",
     ):
-        if request.HasField(field):  # type: ignore[arg-type]
+        if request.HasField(field):
             getattr(attributes, field).CopyFrom(getattr(request, field))
     delay_ns = nanoseconds(request.workflow_start_delay)
     set_duration(attributes.first_workflow_task_backoff, delay_ns)

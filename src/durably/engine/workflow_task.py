@@ -164,7 +164,8 @@ def end_backoff(t: Transition) -> None:
 def move_to_normal_queue(t: Transition) -> DispatchWorkflowTask:
     """No worker polls the sticky queue any more: the pending task goes to the normal queue."""
     task = t.state.workflow_task
-    assert task is not None and not task.started
+    assert task is not None
+    assert not task.started
     t.note(r.StickyCleared())
     t.note(r.WorkflowTaskDispatched(t.state.task_queue, sticky=False))
     return DispatchWorkflowTask(task.queue, False, task.scheduled_event_id, task.attempt)

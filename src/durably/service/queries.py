@@ -42,7 +42,7 @@ class PendingQuery:
     """A query whose caller waits. The answer is None when it has to go to a worker directly."""
 
     query_id: str
-    query: query.WorkflowQuery
+    question: query.WorkflowQuery
     answer: asyncio.Future[query.WorkflowQueryResult | None]
 
 
@@ -141,7 +141,7 @@ class Queries:
         key = QueueKey(state.namespace_id, TaskKind.WORKFLOW, state.task_queue)
         if not self._matching.polled_within(key, POLLER_REMEMBERED_NS):
             raise FailedPrecondition(NO_POLLER)
-        task = QueryTask(pending.query_id, execution, pending.query, sticky=False)
+        task = QueryTask(pending.query_id, execution, pending.question, sticky=False)
         result = await self._offer(key, task, pending, None)
         assert result is not None
         return result
@@ -169,7 +169,7 @@ class Queries:
     def attach(self, execution_id: int) -> dict[str, query.WorkflowQuery]:
         """The queries that travel with a workflow task, by id."""
         waiting = self._buffered.get(execution_id, {})
-        return {query_id: pending.query for query_id, pending in waiting.items()}
+        return {query_id: pending.question for query_id, pending in waiting.items()}
 
     def answer_attached(
         self, execution: Execution, results: dict[str, query.WorkflowQueryResult]

@@ -144,7 +144,7 @@ def activity_task_reply(
         retry_policy=scheduled.retry_policy,
     )
     for field in ("header", "input", "priority"):
-        if scheduled.HasField(field):  # type: ignore[arg-type]
+        if scheduled.HasField(field):
             getattr(reply, field).CopyFrom(getattr(scheduled, field))
     set_time(reply.scheduled_time, activity.first_scheduled_ns)
     set_time(reply.current_attempt_scheduled_time, grant.dispatched_ns)

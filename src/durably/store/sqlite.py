@@ -599,8 +599,14 @@ def _load(connection: sqlite3.Connection, execution_id: int) -> StoredExecution 
         if not in_transaction:
             connection.execute("COMMIT")
     return StoredExecution(
-        execution_id,
-        *row,
+        execution_id=execution_id,
+        namespace_id=row[0],
+        workflow_id=row[1],
+        run_id=row[2],
+        version=row[3],
+        status=row[4],
+        next_event_id=row[5],
+        next_deadline_ns=row[6],
         snapshot=snapshot,
         snapshot_version=snapshot_version,
         journal=[JournalRow(*each) for each in tail],
@@ -664,5 +670,5 @@ def _visible(row: tuple[Any, ...]) -> VisibleExecution:
         execution_id=row[0],
         workflow_id=row[1],
         run_id=row[2],
-        row=VisibilityRow(*row[3:18], search_values={}),
+        row=VisibilityRow(*(*row[3:18], {})),
     )

@@ -161,7 +161,7 @@ def _group(statement: exp.Select, writer: "_SqlWriter") -> tuple[str, str]:
     return column.sql, column.type
 
 
-_COMPARISONS: dict[type[exp.Expression], str] = {
+_COMPARISONS: dict[type[exp.Expr], str] = {
     exp.EQ: "=",
     exp.NEQ: "!=",
     exp.GT: ">",
@@ -178,7 +178,7 @@ class _SqlWriter:
         self._attributes = attributes
         self.values: list[object] = []
 
-    def condition(self, node: exp.Expression) -> str:
+    def condition(self, node: exp.Expr) -> str:
         match node:
             case exp.And():
                 return f"({self.condition(node.left)} AND {self.condition(node.right)})"
@@ -223,7 +223,7 @@ class _SqlWriter:
         self.values.append(_value(name, column, node))
         return "?"
 
-    def _comparison(self, node: exp.Expression) -> str:
+    def _comparison(self, node: exp.Expr) -> str:
         operator = _COMPARISONS.get(type(node))
         if operator is None:
             raise InvalidArgument(f"invalid query: malformed query: {node.sql()}")

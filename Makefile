@@ -1,0 +1,46 @@
+# Every target has a sentence; `make` alone lists them.
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format lint types imports tests bench build clean
+
+UV = $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+RUN = $(UV) run --frozen --all-extras
+
+help: ## List the targets.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
+
+install: ## Install everything into .venv: fetches uv if there is none, then the locked packages.
+	@command -v uv >/dev/null 2>&1 || test -x .uv/bin/uv || python3 scripts/bootstrap.py
+	@$(UV) sync --frozen --all-extras --quiet
+
+demo: install ## Run the research agent, which survives the kill of its worker and of its server.
+	@$(RUN) durably demo
+
+test: check ## Run every check and every test: what CI runs.
+
+check: install lint types imports tests ## Format, lint, types, import contracts and all tests.
+
+format: install ## Format the code.
+	$(RUN) ruff format src tests bench examples scripts
+	$(RUN) ruff check --fix src tests bench examples scripts
+
+lint: install ## Check format and style.
+	$(RUN) ruff format --check src tests bench examples scripts
+	$(RUN) ruff check src tests bench examples scripts
+
+types: install ## Check types, strictly.
+	$(RUN) mypy
+
+imports: install ## Check that layers import only what is below them, and that the engine is pure.
+	$(RUN) lint-imports
+
+tests: install ## Run the tests alone, fast ones in parallel first.
+	$(RUN) pytest -n 2 --dist loadfile -m "not model" tests
+
+bench: install ## Run the benchmarks against Temporal's dev server and write bench/RESULTS.md.
+	$(RUN) python -m bench
+
+build: install ## Build the wheel into dist/.
+	$(UV) build --wheel
+
+clean: ## Remove what the other targets made.
+	rm -rf .venv .uv dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,39 @@
+"""Shared fixtures. Every test runs real code: a real server on a real port, a real store."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from temporalio.client import Client
+
+from durably import Server
+from tests.processes import ServerProcess
+
+
+@pytest_asyncio.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    """A server in this process, on an SQLite file."""
+    async with Server(store=f"sqlite:///{tmp_path}/store.db", port=0) as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def client(server: Server) -> Client:
+    return await Client.connect(server.address)
+
+
+@pytest.fixture
+def server_process(tmp_path: Path) -> "AsyncIterator[ServerProcess]":
+    """A server in a process of its own, which a test may kill and start again."""
+    process = ServerProcess(tmp_path / "store.db")
+    yield process  # type: ignore[misc]
+    process.kill()
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait for something that happens by itself; a failure after a generous time, never a sleep."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)  # noqa: ASYNC110 - a condition of another process

@@ -1,0 +1,341 @@
+"""Random lives of a workflow: after every step the journal gives the state back.
+
+One hypothesis machine drives the whole engine: a worker that completes tasks with random commands,
+activities that end in every way, time that passes, signals and cancels from outside.
+"""
+
+import uuid
+from typing import Any
+
+import hypothesis.strategies as st
+from google.protobuf.duration_pb2 import Duration
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from temporalio.api.command.v1 import message_pb2 as command
+from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import command_type_pb2 as command_types
+from temporalio.api.enums.v1 import event_type_pb2 as event_types
+from temporalio.api.enums.v1 import failed_cause_pb2 as causes
+from temporalio.api.failure.v1 import message_pb2 as failure
+from temporalio.api.history.v1 import message_pb2 as history
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
+
+from durably.config import Config
+from durably.engine import (
+    activity,
+    commands,
+    deadlines,
+    external_workflow,
+    workflow,
+    workflow_task,
+)
+from durably.engine.apply import apply_event, apply_record
+from durably.engine.refusals import BadCommand
+from durably.engine.state import BUFFERED_EVENT_ID, WorkflowState, decode_state, encode_state
+from durably.engine.transition import Transition, outstanding
+from durably.errors import Refusal
+
+CONFIG = Config()
+SECOND = 1_000_000_000
+START_NS = 1_700_000_000 * SECOND
+
+
+def fresh(run_id: str = "run") -> WorkflowState:
+    return WorkflowState(namespace_id="ns", namespace="default", workflow_id="w", run_id=run_id)
+
+
+def replay(state: WorkflowState, t: Transition) -> None:
+    """Apply a transition's journal entries to another state, in their order."""
+    position = 0
+    for before, record in t.records:
+        while position < before:
+            event = history.HistoryEvent.FromString(t.encoded[position])
+            apply_event(state, event, len(t.encoded[position]))
+            position += 1
+        apply_record(state, record)
+    for encoded in t.encoded[position:]:
+        apply_event(state, history.HistoryEvent.FromString(encoded), len(encoded))
+
+
+def timer_command(timer_id: str, seconds: int) -> command.Command:
+    return command.Command(
+        command_type=command_types.COMMAND_TYPE_START_TIMER,
+        start_timer_command_attributes=command.StartTimerCommandAttributes(
+            timer_id=timer_id, start_to_fire_timeout=Duration(seconds=seconds)
+        ),
+    )
+
+
+def activity_command(activity_id: str, attempts: int) -> command.Command:
+    return command.Command(
+        command_type=command_types.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK,
+        schedule_activity_task_command_attributes=command.ScheduleActivityTaskCommandAttributes(
+            activity_id=activity_id,
+            activity_type=common.ActivityType(name="a"),
+            start_to_close_timeout=Duration(seconds=10),
+            heartbeat_timeout=Duration(seconds=5),
+            retry_policy=common.RetryPolicy(maximum_attempts=attempts),
+        ),
+    )
+
+
+def child_command(workflow_id: str) -> command.Command:
+    return command.Command(
+        command_type=command_types.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION,
+        start_child_workflow_execution_command_attributes=(
+            command.StartChildWorkflowExecutionCommandAttributes(
+                workflow_id=workflow_id, workflow_type=common.WorkflowType(name="c")
+            )
+        ),
+    )
+
+
+def closing_command(kind: str) -> command.Command:
+    if kind == "complete":
+        return command.Command(
+            command_type=command_types.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION,
+            complete_workflow_execution_command_attributes=(
+                command.CompleteWorkflowExecutionCommandAttributes()
+            ),
+        )
+    return command.Command(
+        command_type=command_types.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION,
+        continue_as_new_workflow_execution_command_attributes=(
+            command.ContinueAsNewWorkflowExecutionCommandAttributes()
+        ),
+    )
+
+
+class LifeOfAWorkflow(RuleBasedStateMachine):
+    """The live state, and beside it one that only ever sees the journal."""
+
+    @initialize(run_timeout=st.sampled_from([0, 60]), retried=st.booleans())
+    def start(self, run_timeout: int, retried: bool) -> None:
+        self.now = START_NS
+        self.state, self.copy = fresh(), fresh()
+        self.events: list[history.HistoryEvent] = []
+        self.names = 0
+        request = ws.StartWorkflowExecutionRequest(
+            workflow_id="w",
+            workflow_type=common.WorkflowType(name="t"),
+            task_queue={"name": "q"},  # type: ignore[arg-type]
+            workflow_run_timeout=Duration(seconds=run_timeout),
+        )
+        if retried:
+            request.retry_policy.maximum_attempts = 3
+        attributes = workflow.started_attributes(request, "run", self.now, CONFIG)
+        self.step(
+            lambda t: workflow.start(t, attributes, namespace="default", request_id="request")
+        )
+
+    def step(self, decide: Any) -> Any:
+        """Decide, then check that the journal alone leads to the same state."""
+        before = encode_state(self.state)
+        t = Transition(self.state, self.now, lambda: str(uuid.uuid4()))
+        try:
+            result = decide(t)
+        except (Refusal, BadCommand):
+            if t.changed:
+                self.state = decode_state(before)
+            assert encode_state(self.state) == before
+            return None
+        replay(self.copy, t)
+        self.events += t.events
+        assert encode_state(self.copy) == encode_state(self.state)
+        self.copy = decode_state(encode_state(self.copy))
+        for delivery in t.effects:
+            self.last_effect = delivery
+        return result
+
+    def new_name(self) -> str:
+        self.names += 1
+        return f"n{self.names}"
+
+    def reference(self) -> workflow_task.TaskReference:
+        task = self.state.workflow_task
+        assert task is not None
+        return workflow_task.TaskReference(
+            task.scheduled_event_id, task.started_event_id, task.attempt
+        )
+
+    def has_started_task(self) -> bool:
+        return self.state.workflow_task is not None and self.state.workflow_task.started
+
+    @precondition(lambda self: self.state.workflow_task and not self.state.workflow_task.started)
+    @rule()
+    def start_task(self) -> None:
+        task = self.state.workflow_task
+        assert task is not None
+        scheduled, attempt = task.scheduled_event_id, task.attempt
+        self.step(lambda t: workflow_task.start(t, scheduled, attempt, "worker", "rq", CONFIG))
+
+    @precondition(has_started_task)
+    @rule(
+        timers=st.integers(0, 2),
+        activities=st.integers(0, 2),
+        children=st.integers(0, 1),
+        attempts=st.integers(0, 3),
+        sticky=st.booleans(),
+        close=st.sampled_from(["", "", "", "complete", "continue"]),
+        cancel=st.booleans(),
+        again=st.booleans(),
+    )
+    def complete_task(
+        self,
+        timers: int,
+        activities: int,
+        children: int,
+        attempts: int,
+        sticky: bool,
+        close: str,
+        cancel: bool,
+        again: bool,
+    ) -> None:
+        request = ws.RespondWorkflowTaskCompletedRequest(
+            identity="worker", return_new_workflow_task=again, force_create_new_workflow_task=again
+        )
+        if sticky:
+            request.sticky_attributes.worker_task_queue.name = "sticky"
+            request.sticky_attributes.schedule_to_start_timeout.seconds = 5
+        request.commands.extend(timer_command(self.new_name(), 5) for _ in range(timers))
+        request.commands.extend(
+            activity_command(self.new_name(), attempts) for _ in range(activities)
+        )
+        request.commands.extend(child_command(self.new_name()) for _ in range(children))
+        if cancel:
+            self.add_cancels(request)
+        if close:
+            request.commands.append(closing_command(close))
+        context = commands.CommandContext(CONFIG, lambda _: "ns", lambda _, __: None)
+        reference = self.reference()
+        self.step(lambda t: commands.complete_workflow_task(t, reference, request, context))
+
+    def add_cancels(self, request: ws.RespondWorkflowTaskCompletedRequest) -> None:
+        for event_id in list(self.state.activities)[:1]:
+            request.commands.add(
+                command_type=command_types.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK
+            ).request_cancel_activity_task_command_attributes.scheduled_event_id = event_id
+        for timer_id in list(self.state.timers)[:1]:
+            request.commands.add(
+                command_type=command_types.COMMAND_TYPE_CANCEL_TIMER
+            ).cancel_timer_command_attributes.timer_id = timer_id
+
+    @precondition(has_started_task)
+    @rule()
+    def fail_task(self) -> None:
+        cause = causes.WORKFLOW_TASK_FAILED_CAUSE_NON_DETERMINISTIC_ERROR
+        reference = self.reference()
+        completion = workflow_task.Completion("worker")
+        self.step(lambda t: workflow_task.fail(t, reference, cause, None, completion))
+
+    @rule(request_id=st.sampled_from(["", "s1", "s2", "s3"]))
+    def signal(self, request_id: str) -> None:
+        attributes = history.WorkflowExecutionSignaledEventAttributes(
+            signal_name="s", request_id=request_id
+        )
+        self.step(lambda t: workflow.signal(t, attributes, CONFIG))
+
+    @rule()
+    def request_cancel(self) -> None:
+        attributes = history.WorkflowExecutionCancelRequestedEventAttributes()
+        self.step(lambda t: workflow.request_cancel(t, attributes))
+
+    @precondition(lambda self: self.state.next_event_id > 25)
+    @rule()
+    def terminate(self) -> None:
+        self.step(lambda t: workflow.terminate(t, "enough", None, "operator"))
+
+    @precondition(lambda self: self.state.activities)
+    @rule(which=st.integers(0, 5), end=st.sampled_from(["start", "complete", "fail", "beat", "ok"]))
+    def touch_activity(self, which: int, end: str) -> None:
+        ids = list(self.state.activities)
+        event_id = ids[which % len(ids)]
+        attempt = self.state.activities[event_id].attempt
+        reason = failure.Failure(
+            message="x", application_failure_info=failure.ApplicationFailureInfo(type="E")
+        )
+        match end:
+            case "start":
+                self.step(lambda t: activity.start(t, event_id, attempt, "worker", "r"))
+            case "complete":
+                self.step(lambda t: activity.complete(t, event_id, attempt, None, "worker"))
+            case "fail":
+                self.step(lambda t: activity.fail(t, event_id, attempt, reason, "worker"))
+            case "ok":
+                self.step(lambda t: activity.confirm_cancel(t, event_id, attempt, None, "worker"))
+            case _:
+                self.beat(event_id, attempt)
+
+    def beat(self, event_id: int, attempt: int) -> None:
+        """Heartbeats are a row that is overwritten, not entries: copy what the store would."""
+        t = Transition(self.state, self.now, lambda: "id")
+        try:
+            activity.heartbeat(t, event_id, attempt, None)
+        except Refusal:
+            return
+        self.copy.activities[event_id].heartbeat_ns = self.now
+
+    @precondition(lambda self: self.state.children)
+    @rule(ending=st.booleans())
+    def touch_child(self, ending: bool) -> None:
+        initiated = next(iter(self.state.children))
+        closed = history.HistoryEvent(
+            event_type=event_types.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
+            workflow_execution_completed_event_attributes={},  # type: ignore[arg-type]
+        )
+        if ending:
+            self.step(
+                lambda t: external_workflow.child_closed(t, initiated, "child", "child", closed)
+            )
+        else:
+            self.step(lambda t: external_workflow.child_started(t, initiated, "child"))
+
+    @rule(seconds=st.integers(1, 12))
+    def let_time_pass(self, seconds: int) -> None:
+        self.now += seconds * SECOND
+        if self.state.running:
+            self.step(deadlines.fire_due)
+            if self.state.running:
+                upcoming = deadlines.next_deadline(self.state)
+                assert upcoming == 0 or upcoming > self.now
+
+    @invariant()
+    def rules_hold(self) -> None:
+        ids = [event.event_id for event in self.events]
+        assert ids == list(range(1, len(ids) + 1))
+        assert BUFFERED_EVENT_ID not in ids
+        closing = [i for i, e in enumerate(self.events) if self.is_closing(e)]
+        assert closing in ([], [len(ids) - 1])
+        assert self.state.closed == bool(closing)
+        kinds = {event.event_id: event.event_type for event in self.events}
+        for pending in self.state.activities:
+            assert kinds[pending] == event_types.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
+        seen = [
+            e.workflow_execution_signaled_event_attributes.request_id
+            for e in self.events
+            if e.event_type == event_types.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
+        ]
+        named = [request_id for request_id in seen if request_id]
+        assert len(named) == len(set(named))
+        if self.state.closed:
+            assert not self.state.activities
+            assert not self.state.timers
+            assert all(policy is not None for policy in outstanding(self.state))
+
+    @staticmethod
+    def is_closing(event: history.HistoryEvent) -> bool:
+        name = event_types.EventType.Name(event.event_type).removeprefix("EVENT_TYPE_")
+        return name in {
+            "WORKFLOW_EXECUTION_COMPLETED",
+            "WORKFLOW_EXECUTION_FAILED",
+            "WORKFLOW_EXECUTION_TIMED_OUT",
+            "WORKFLOW_EXECUTION_TERMINATED",
+            "WORKFLOW_EXECUTION_CANCELED",
+            "WORKFLOW_EXECUTION_CONTINUED_AS_NEW",
+        }
+
+
+LifeOfAWorkflow.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None
+)
+TestLifeOfAWorkflow = LifeOfAWorkflow.TestCase
