@@ -35,12 +35,15 @@ class Config:
     pending_signals_max: int = 20_000
     pending_cancels_max: int = 20_000
     signals_max: int = 100_000
+    updates_in_flight_max: int = 1_000
+    updates_max: int = 100_000
     buffered_events_max: int = 10_000
     buffered_queries_max: int = 1_000
 
     # Long polls and timeouts
     task_poll_timeout_s: float = 60.0
     history_poll_timeout_s: float = 20.0
+    update_poll_timeout_s: float = 20.0
     query_timeout_s: float = 10.0
     workflow_task_timeout_default_s: float = 10.0
     workflow_task_timeout_max_s: float = 120.0

@@ -23,6 +23,7 @@ from durably.service.namespaces import Namespaces
 from durably.service.queries import Queries
 from durably.service.system import System
 from durably.service.transact import Executions
+from durably.service.updates import Updates
 from durably.service.visibility import Visibility
 from durably.service.worker_tasks import WorkerTasks
 from durably.service.workflows import Workflows
@@ -79,6 +80,7 @@ class Server:
             workflows,
             WorkerTasks(executions, namespaces, queries),
             queries,
+            Updates(executions, namespaces, workflows),
             Visibility(executions, namespaces),
             namespaces,
             System(executions, namespaces, await _cluster_id(store), "sqlite"),

@@ -28,12 +28,14 @@ from durably.engine.state import (
     ExternalSignal,
     ResetPoint,
     Timer,
+    Update,
     WorkflowState,
     WorkflowTask,
 )
 
 RESET_POINTS_MAX = 100
 REQUESTS_SEEN_MAX = 10_000
+UPDATES_COMPLETED_MAX = 10_000
 
 SECOND_NS = 1_000_000_000
 
@@ -124,6 +126,7 @@ def _closed(status: int) -> Callable[[WorkflowState, history.HistoryEvent], None
         state.external_signals.clear()
         state.external_cancels.clear()
         state.requests_seen.clear()
+        state.updates.clear()
         state.buffered.clear()
         state.sticky_queue = ""
 
@@ -201,6 +204,18 @@ def _workflow_task_started(state: WorkflowState, event: history.HistoryEvent) ->
     task.identity = attributes.identity
     task.history_size_bytes = attributes.history_size_bytes
     task.suggest_continue_as_new = attributes.suggest_continue_as_new
+    _send_updates(state)
+
+
+def _send_updates(state: WorkflowState) -> None:
+    """The workflow task that starts carries every update that waits."""
+    for update in state.updates.values():
+        update.sent = not update.accepted_event_id
+
+
+def _unsend_updates(state: WorkflowState) -> None:
+    for update in state.updates.values():
+        update.sent = False
 
 
 def _workflow_task_completed(state: WorkflowState, event: history.HistoryEvent) -> None:
@@ -238,6 +253,7 @@ def _note_reset_point(state: WorkflowState, event: history.HistoryEvent) -> None
 def _end_workflow_task(state: WorkflowState, increment_attempt: bool) -> None:
     state.workflow_task = None
     state.sticky_queue = ""
+    _unsend_updates(state)
     if increment_attempt:
         state.workflow_task_attempt += 1
 
@@ -348,6 +364,28 @@ def _external_cancel_ended(state: WorkflowState, event: history.HistoryEvent) ->
     state.external_cancels.pop(attributes.initiated_event_id, None)
 
 
+# Updates
+
+
+def _update_accepted(state: WorkflowState, event: history.HistoryEvent) -> None:
+    attributes = event.workflow_execution_update_accepted_event_attributes
+    update = state.updates.get(attributes.protocol_instance_id)
+    if update is None:
+        update = Update(attributes.protocol_instance_id, b"")
+        state.updates[update.update_id] = update
+    update.accepted_event_id = event.event_id
+    update.request = b""
+    update.sent = False
+
+
+def _update_completed(state: WorkflowState, event: history.HistoryEvent) -> None:
+    update_id = event.workflow_execution_update_completed_event_attributes.meta.update_id
+    state.updates.pop(update_id, None)
+    state.updates_completed[update_id] = event.event_id
+    if len(state.updates_completed) > UPDATES_COMPLETED_MAX:
+        del state.updates_completed[next(iter(state.updates_completed))]
+
+
 _Change = Callable[[WorkflowState, history.HistoryEvent], None]
 
 
@@ -399,6 +437,8 @@ _CHANGES: dict[int, _Change] = {
     _event("CHILD_WORKFLOW_EXECUTION_CANCELED"): _child_ended,
     _event("CHILD_WORKFLOW_EXECUTION_TIMED_OUT"): _child_ended,
     _event("CHILD_WORKFLOW_EXECUTION_TERMINATED"): _child_ended,
+    _event("WORKFLOW_EXECUTION_UPDATE_ACCEPTED"): _update_accepted,
+    _event("WORKFLOW_EXECUTION_UPDATE_COMPLETED"): _update_completed,
     _event("SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED"): _external_signal_initiated,
     _event("EXTERNAL_WORKFLOW_EXECUTION_SIGNALED"): _external_signal_ended,
     _event("SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED"): _external_signal_ended,
@@ -430,6 +470,11 @@ def apply_record(state: WorkflowState, record: r.AnyRecord) -> None:
             _apply_buffer(state, record)
         case r.RequestSeen():
             _see_request(state, record.request_id)
+        case r.UpdateAdmitted():
+            state.updates[record.update_id] = Update(record.update_id, record.request)
+            state.updates_total += 1
+        case r.UpdateDropped():
+            state.updates.pop(record.update_id, None)
         case r.ParentReported():
             state.parent_reported = True
         case r.ParentClosePolicyApplied():
@@ -496,6 +541,7 @@ def _apply_workflow_task(
             task.identity = record.identity
             task.history_size_bytes = record.history_size_bytes
             task.suggest_continue_as_new = record.suggest_continue_as_new
+            _send_updates(state)
         case r.WorkflowTaskAttemptEnded():
             _end_workflow_task(state, record.increment_attempt)
         case r.WorkflowTaskBackoffEnded():

@@ -14,11 +14,12 @@ from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import command_type_pb2 as command_types
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
 from temporalio.api.history.v1 import message_pb2 as history
+from temporalio.api.protocol.v1 import message_pb2 as protocol
 from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
-from durably.engine import activity, external_workflow, timer, workflow, workflow_task
+from durably.engine import activity, external_workflow, timer, update, workflow, workflow_task
 from durably.engine import records as r
 from durably.engine.apply import nanoseconds
 from durably.engine.refusals import BadCommand
@@ -68,17 +69,37 @@ def complete_workflow_task(
     workflow_task.in_flight(t.state, reference)
     _refuse_early_close(t, request)
     completed = CompletedTask()
+    sent = [u.update_id for u in t.state.updates.values() if u.sent]
+    messages = {message.id: message for message in request.messages}
     t.completing = True
     completed_event_id = workflow_task.record_completed(t, reference, _completion(request))
     _note_sticky(t, request)
     for each in request.commands:
         if not t.state.running:
             break
-        _execute(t, each, completed_event_id, request, context, completed)
+        if each.command_type == command_types.COMMAND_TYPE_PROTOCOL_MESSAGE:
+            _receive(t, each.protocol_message_command_attributes.message_id, messages)
+        else:
+            _execute(t, each, completed_event_id, request, context, completed)
+    if t.state.running:
+        for message_id in list(messages):
+            _receive(t, message_id, messages)
+        update.reject_unprocessed(t, sent)
     t.completing = False
     if t.state.running:
         _schedule_next(t, request, context, completed)
     return completed
+
+
+def _receive(t: Transition, message_id: str, messages: dict[str, protocol.Message]) -> None:
+    """A message takes effect once: where its command stands, or else after all commands."""
+    message = messages.pop(message_id, None)
+    if message is None:
+        raise BadCommand(
+            causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE,
+            f"ProtocolMessageCommand names a message that is not in the request: {message_id}",
+        )
+    update.receive(t, message)
 
 
 def _completion(request: ws.RespondWorkflowTaskCompletedRequest) -> Completion:
@@ -96,7 +117,8 @@ def _completion(request: ws.RespondWorkflowTaskCompletedRequest) -> Completion:
 
 
 def _refuse_early_close(t: Transition, request: ws.RespondWorkflowTaskCompletedRequest) -> None:
-    if t.state.buffered and any(c.command_type in CLOSING for c in request.commands):
+    waiting = t.state.buffered or update.waiting_unsent(t.state)
+    if waiting and any(c.command_type in CLOSING for c in request.commands):
         raise BadCommand(causes.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND, "UnhandledCommand")
 
 
@@ -118,7 +140,8 @@ def _schedule_next(
     completed: CompletedTask,
 ) -> None:
     """Another task, if something happened that the worker has not seen, or it asked for one."""
-    if not (t.state.buffered or t.task_wanted or request.force_create_new_workflow_task):
+    waiting = t.state.buffered or update.waiting_unsent(t.state)
+    if not (waiting or t.task_wanted or request.force_create_new_workflow_task):
         return
     workflow_task.schedule(t, dispatch=not request.return_new_workflow_task)
     task = t.state.workflow_task

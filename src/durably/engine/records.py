@@ -126,6 +126,19 @@ class RequestSeen(Record, frozen=True, tag="rq"):
     request_id: str
 
 
+class UpdateAdmitted(Record, frozen=True, tag="ua"):
+    """An update that waits for the worker's word. `request` is a serialized update.v1.Request."""
+
+    update_id: str
+    request: bytes
+
+
+class UpdateDropped(Record, frozen=True, tag="ud"):
+    """An admitted update was rejected: it leaves no trace in history."""
+
+    update_id: str
+
+
 class ParentReported(Record, frozen=True, tag="pr"):
     """The parent has recorded how this execution ended, or no longer wants to know."""
 
@@ -152,6 +165,8 @@ AnyRecord = (
     | BufferFlushed
     | BufferedTimerDropped
     | RequestSeen
+    | UpdateAdmitted
+    | UpdateDropped
     | ParentReported
     | ParentClosePolicyApplied
 )

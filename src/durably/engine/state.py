@@ -117,6 +117,17 @@ class ExternalCancel(Struct):
     initiated: history.RequestCancelExternalWorkflowExecutionInitiatedEventAttributes
 
 
+class Update(Struct):
+    """An update between its admission and its end."""
+
+    update_id: str
+    request: bytes
+    """A serialized update.v1.Request."""
+    sent: bool = False
+    """The workflow task in flight carries it."""
+    accepted_event_id: int = 0
+
+
 class ResetPoint(Struct):
     """The first workflow task that a build completed: where a reset by build would go."""
 
@@ -187,6 +198,10 @@ class WorkflowState(Struct):
     children: dict[int, Child] = field(default_factory=dict)
     external_signals: dict[int, ExternalSignal] = field(default_factory=dict)
     external_cancels: dict[int, ExternalCancel] = field(default_factory=dict)
+    updates: dict[str, Update] = field(default_factory=dict)
+    updates_completed: dict[str, int] = field(default_factory=dict)
+    """Update id -> its completed event; bounded, see `apply`."""
+    updates_total: int = 0
     requests_seen: dict[str, int] = field(default_factory=dict)
     """Request ids of the latest signals and cancels -> 0; bounded, see `apply`."""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
+from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 
@@ -175,6 +176,7 @@ class Transition:
         "new_id",
         "now_ns",
         "records",
+        "rejected",
         "reschedule",
         "state",
         "successor",
@@ -200,6 +202,8 @@ class Transition:
         self.completing = False
         """A workflow task is being completed: another is scheduled at the end, if `task_wanted`."""
         self.task_wanted = False
+        self.rejected: dict[str, failure.Failure] = {}
+        """Updates that the worker rejected, by id: for their callers; not in history."""
         self.successor: Transition | None = None
         """The first transition of the run that follows this one, committed with it."""
 

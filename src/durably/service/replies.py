@@ -7,6 +7,7 @@ from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.query.v1 import message_pb2 as query
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
+from durably.engine import update
 from durably.engine.activity import ActivityGrant
 from durably.engine.workflow_task import WorkflowTaskGrant
 from durably.service import tokens
@@ -53,6 +54,7 @@ async def workflow_task_reply(
         workflow_execution_task_queue=state.started.task_queue,
         queries=queries,
         history=history.History(),
+        messages=update.messages(state),
     )
     set_time(reply.scheduled_time, grant.scheduled_ns)
     set_time(reply.started_time, grant.started_ns)

@@ -22,6 +22,7 @@ from typing import TypeVar
 
 import msgspec
 from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.config import Config
@@ -56,6 +57,7 @@ R = TypeVar("R")
 Decide = Callable[[Transition], R]
 
 CONFLICT_RETRIES = 20
+REJECTIONS_REMEMBERED_MAX = 1000
 SNAPSHOT_BYTES_MIN = 64 * 1024
 DELIVERY_RETRY_NS = 10 * 1_000_000_000
 
@@ -129,6 +131,14 @@ class Execution:
     """Journal written since the last snapshot."""
     snapshot_bytes: int = 0
     watchers: set[asyncio.Future[None]] = field(default_factory=set)
+
+    rejected_updates: dict[str, failure.Failure] = field(default_factory=dict)
+    """The latest rejections, for callers that still wait; they are not in history."""
+
+    def reject_updates(self, rejected: dict[str, failure.Failure]) -> None:
+        self.rejected_updates.update(rejected)
+        while len(self.rejected_updates) > REJECTIONS_REMEMBERED_MAX:
+            del self.rejected_updates[next(iter(self.rejected_updates))]
 
     def wake_watchers(self) -> None:
         watchers, self.watchers = self.watchers, set()
@@ -497,6 +507,7 @@ class Executions:
         if execution.deadline_ns:
             at_ns = execution.deadline_ns
             self.arm(execution.execution_id, at_ns + DELIVERY_RETRY_NS if owed else at_ns)
+        execution.reject_updates(t.rejected)
         if t.events:
             execution.committed_event_id = t.events[-1].event_id
             execution.wake_watchers()

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
@@ -23,11 +23,6 @@ from durably.service.namespaces import Namespace, Namespaces
 from durably.service.tokens import HistoryPageToken
 from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
 from durably.store.store import Conflict
-
-EagerStart = Callable[
-    [Execution, workflow_task.WorkflowTaskGrant, str],
-    Awaitable[ws.PollWorkflowTaskQueueResponse],
-]
 
 RUN_ID = re.compile(
     r"[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{12}"
@@ -50,8 +45,8 @@ class Workflows:
         self, request: ws.StartWorkflowExecutionRequest, call: Call
     ) -> ws.StartWorkflowExecutionResponse:
         namespace = self._namespaces.by_name(request.namespace)
-        self._check_start(request, namespace)
-        run_id, started = await self._start(namespace.namespace_id, request)
+        self.check_start(request, namespace)
+        run_id, started = await self.start_and(namespace.namespace_id, request)
         return ws.StartWorkflowExecutionResponse(
             run_id=run_id,
             started=started,
@@ -66,7 +61,7 @@ class Workflows:
     ) -> str:
         """Start a run for a parent; the same request id finds the run that it started before."""
         self._namespaces.by_name(request.namespace)
-        run_id, _ = await self._start(namespace_id, request, parent)
+        run_id, _ = await self.start_and(namespace_id, request, parent=parent)
         return run_id
 
     async def signal_with_start_workflow_execution(
@@ -76,32 +71,37 @@ class Workflows:
         if not request.signal_name:
             raise InvalidArgument("SignalName is not set on request.")
         start = _start_part(request)
-        self._check_start(start, namespace)
+        self.check_start(start, namespace)
         self._check_payload(request.signal_input.ByteSize(), "SignalInput")
-        signal = _signal_attributes(request, request.signal_input)
-        run_id, started = await self._start(namespace.namespace_id, start, signal=signal)
+        attributes = _signal_attributes(request, request.signal_input)
+        run_id, started = await self.start_and(
+            namespace.namespace_id,
+            start,
+            lambda t: workflow.signal(t, attributes, self._config, request.links),
+        )
         return ws.SignalWithStartWorkflowExecutionResponse(run_id=run_id, started=started)
 
-    async def _start(
+    async def start_and(
         self,
         namespace_id: str,
         request: ws.StartWorkflowExecutionRequest,
+        also: Callable[[Transition], None] | None = None,
         parent: workflow.Parent | None = None,
-        signal: history.WorkflowExecutionSignaledEventAttributes | None = None,
     ) -> tuple[str, bool]:
-        """(run id, whether this request started it). With `signal`, a running one is signaled."""
+        """(run id, whether this request started it). `also` happens to the run in the same
+        transition, or to the one that runs already."""
         for _ in range(CONFLICT_RETRIES):
             existing = await self._executions.find_or_none(namespace_id, request.workflow_id)
             try:
                 if existing is None:
-                    return await self._create(namespace_id, request, 0, parent, signal, []), True
-                found = await self._meet(existing, request, signal)
+                    return await self._create(namespace_id, request, 0, parent, also, []), True
+                found = await self._meet(existing, request, also)
                 if found is not None:
                     return found
                 parts = self._terminated(existing, request)
                 replaces = existing.execution_id
                 return (
-                    await self._create(namespace_id, request, replaces, parent, signal, parts),
+                    await self._create(namespace_id, request, replaces, parent, also, parts),
                     True,
                 )
             except Conflict:
@@ -112,12 +112,12 @@ class Workflows:
         self,
         existing: Execution,
         request: ws.StartWorkflowExecutionRequest,
-        signal: history.WorkflowExecutionSignaledEventAttributes | None,
+        also: Callable[[Transition], None] | None,
     ) -> tuple[str, bool] | None:
         """The run to return instead of starting one; None: start. Raises AlreadyStarted."""
         state = existing.state
         conflict = request.workflow_id_conflict_policy
-        if signal is not None and not conflict:
+        if also is not None and not conflict:
             conflict = workflow_enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
         repeated = bool(request.request_id) and state.create_request_id == request.request_id
         await self._executions.settled(existing)
@@ -126,12 +126,9 @@ class Workflows:
         )
         if outcome is not Outcome.RETURN:
             return None
-        if signal is not None:
+        if also is not None:
             try:
-                await self._executions.transact(
-                    existing.execution_id,
-                    lambda t: workflow.signal(t, signal, self._config),
-                )
+                await self._executions.transact(existing.execution_id, also)
             except NotFound as error:
                 if not repeated:
                     raise Conflict from error  # It closed meanwhile: look again.
@@ -155,7 +152,7 @@ class Workflows:
         request: ws.StartWorkflowExecutionRequest,
         replaces: int,
         parent: workflow.Parent | None,
-        signal: history.WorkflowExecutionSignaledEventAttributes | None,
+        also: Callable[[Transition], None] | None,
         parts: list[tuple[Execution, Transition]],
     ) -> str:
         run_id = new_id()
@@ -175,15 +172,15 @@ class Workflows:
             request_id=request.request_id,
             user_metadata=request.user_metadata,
             links=request.links,
-            schedule=signal is None,
+            schedule=also is None,
         )
-        if signal is not None:
-            workflow.signal(t, signal, self._config)
+        if also is not None:
+            also(t)
             workflow_task.schedule_if_none(t)
         await self._executions.commit([*parts, (execution, t)])
         return run_id
 
-    def _check_start(self, request: ws.StartWorkflowExecutionRequest, namespace: Namespace) -> None:
+    def check_start(self, request: ws.StartWorkflowExecutionRequest, namespace: Namespace) -> None:
         if not request.workflow_id:
             raise InvalidArgument("WorkflowId is not set on request.")
         if not request.workflow_type.name:
@@ -258,7 +255,7 @@ class Workflows:
         )
 
         def decide(t: Transition) -> None:
-            _check_chain(t.state, request.first_execution_run_id)
+            check_chain(t.state, request.first_execution_run_id)
             workflow.request_cancel(t, attributes, request.request_id, request.links)
 
         await self._transact(request.namespace, request.workflow_execution, decide)
@@ -270,7 +267,7 @@ class Workflows:
         details = request.details if request.HasField("details") else None
 
         def decide(t: Transition) -> None:
-            _check_chain(t.state, request.first_execution_run_id)
+            check_chain(t.state, request.first_execution_run_id)
             workflow.terminate(t, request.reason, details, request.identity, request.links)
 
         await self._transact(request.namespace, request.workflow_execution, decide)
@@ -462,7 +459,7 @@ def check_execution(which: common.WorkflowExecution) -> None:
         raise InvalidArgument("Invalid RunId.")
 
 
-def _check_chain(state: WorkflowState, first_run_id: str) -> None:
+def check_chain(state: WorkflowState, first_run_id: str) -> None:
     if first_run_id and state.started.first_execution_run_id != first_run_id:
         raise NotFound("workflow execution not found")
 

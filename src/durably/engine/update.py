@@ -1,0 +1,168 @@
+"""The update machine: a request to a running workflow that gets an answer.
+
+    state      input                  to         journal
+    --------   --------------------   --------   --------------------------------------------
+    none       admit                  admitted   record UpdateAdmitted, and a workflow task
+    admitted   worker accepts         accepted   WorkflowExecutionUpdateAccepted
+    admitted   worker rejects         none       record UpdateDropped
+    accepted   worker completes       none       WorkflowExecutionUpdateCompleted
+
+Rule 1: every workflow task carries all updates that are admitted when it starts.
+Rule 2: an update that its task neither accepted nor rejected is rejected: the worker knows no updates.
+Rule 3: an update id is used once in a run; asked again, it finds the first.
+"""
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from temporalio.api.enums.v1 import failed_cause_pb2 as causes
+from temporalio.api.failure.v1 import message_pb2 as failure
+from temporalio.api.history.v1 import message_pb2 as history
+from temporalio.api.protocol.v1 import message_pb2 as protocol
+from temporalio.api.update.v1 import message_pb2 as update
+
+from durably.config import Config
+from durably.engine import records as r
+from durably.engine import workflow_task
+from durably.engine.refusals import BadCommand
+from durably.engine.state import WorkflowState
+from durably.engine.transition import Transition
+from durably.engine.workflow import ensure_running
+from durably.errors import ResourceExhausted
+
+BAD_MESSAGE = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
+
+
+def known(state: WorkflowState, update_id: str) -> bool:
+    return update_id in state.updates or update_id in state.updates_completed
+
+
+def admit(t: Transition, request: update.Request, config: Config) -> None:
+    """Take an update in, unless its id is known. NotFound if the run is closed."""
+    state = t.state
+    if known(state, request.meta.update_id):
+        return
+    ensure_running(state)
+    if len(state.updates) >= config.updates_in_flight_max:
+        raise ResourceExhausted(
+            f"limit on number of concurrent in-flight updates has been reached"
+            f" ({config.updates_in_flight_max}); wait for some to complete"
+        )
+    if state.updates_total >= config.updates_max:
+        raise ResourceExhausted(
+            f"limit on number of total updates has been reached ({config.updates_max});"
+            " continue as new"
+        )
+    t.note(r.UpdateAdmitted(request.meta.update_id, request.SerializeToString()))
+    workflow_task.schedule_if_none(t)
+
+
+def messages(state: WorkflowState) -> Iterator[protocol.Message]:
+    """What the workflow task in flight carries to the worker."""
+    task = state.workflow_task
+    for pending in state.updates.values():
+        if pending.sent and task is not None:
+            body = AnyMessage()
+            body.Pack(update.Request.FromString(pending.request))
+            yield protocol.Message(
+                id=f"{pending.update_id}/request",
+                protocol_instance_id=pending.update_id,
+                event_id=task.started_event_id - 1,
+                body=body,
+            )
+
+
+def waiting_unsent(state: WorkflowState) -> bool:
+    """Whether an update waits that the task in flight does not carry."""
+    return any(not u.sent and not u.accepted_event_id for u in state.updates.values())
+
+
+# --- What the worker says ---------------------------------------------------------------------
+
+
+def receive(t: Transition, message: protocol.Message) -> None:
+    """One message of a completed workflow task. Raises BadCommand for one that makes no sense."""
+    body = message.body
+    if body.Is(update.Acceptance.DESCRIPTOR):
+        _accept(t, message, _unpack(body, update.Acceptance()))
+    elif body.Is(update.Rejection.DESCRIPTOR):
+        _reject(t, message, _unpack(body, update.Rejection()))
+    elif body.Is(update.Response.DESCRIPTOR):
+        _complete(t, message, _unpack(body, update.Response()))
+    else:
+        raise BadCommand(BAD_MESSAGE, f"unknown message {body.type_url}")
+
+
+M = TypeVar("M", update.Acceptance, update.Rejection, update.Response)
+
+
+def _unpack(body: AnyMessage, into: M) -> M:
+    body.Unpack(into)
+    return into
+
+
+def _accept(t: Transition, message: protocol.Message, accepted: update.Acceptance) -> None:
+    update_id = message.protocol_instance_id
+    pending = t.state.updates.get(update_id)
+    if pending is None or pending.accepted_event_id:
+        raise BadCommand(BAD_MESSAGE, f"update {update_id} was not waiting to be accepted")
+    request = update.Request.FromString(pending.request)
+    t.record(
+        history.WorkflowExecutionUpdateAcceptedEventAttributes(
+            protocol_instance_id=update_id,
+            accepted_request_message_id=accepted.accepted_request_message_id
+            or f"{update_id}/request",
+            accepted_request_sequencing_event_id=accepted.accepted_request_sequencing_event_id,
+            accepted_request=request,
+        )
+    )
+
+
+def _reject(t: Transition, message: protocol.Message, rejected: update.Rejection) -> None:
+    update_id = message.protocol_instance_id
+    pending = t.state.updates.get(update_id)
+    if pending is None or pending.accepted_event_id:
+        raise BadCommand(BAD_MESSAGE, f"update {update_id} was not waiting to be rejected")
+    t.note(r.UpdateDropped(update_id))
+    t.rejected[update_id] = rejected.failure
+
+
+def _complete(t: Transition, message: protocol.Message, response: update.Response) -> None:
+    update_id = message.protocol_instance_id
+    pending = t.state.updates.get(update_id)
+    if pending is None or not pending.accepted_event_id:
+        raise BadCommand(BAD_MESSAGE, f"update {update_id} was not accepted")
+    t.record(
+        history.WorkflowExecutionUpdateCompletedEventAttributes(
+            meta=response.meta,
+            outcome=response.outcome,
+            accepted_event_id=pending.accepted_event_id,
+        )
+    )
+
+
+def reject_unprocessed(t: Transition, sent: list[str]) -> None:
+    """Updates that a completed task carried, and said nothing of."""
+    for update_id in sent:
+        pending = t.state.updates.get(update_id)
+        if pending is not None and not pending.accepted_event_id:
+            t.note(r.UpdateDropped(update_id))
+            t.rejected[update_id] = _server_failure(
+                "UnprocessedUpdate",
+                "Workflow Update is rejected because it wasn't processed by worker."
+                " Probably, Workflow Update is not supported by the worker.",
+            )
+
+
+def closed_failure() -> failure.Failure:
+    """The outcome of an accepted update whose workflow closed before it completed."""
+    return _server_failure(
+        "AcceptedUpdateCompletedWorkflow",
+        "Workflow Update failed because the Workflow completed before the Update completed.",
+    )
+
+
+def _server_failure(kind: str, message: str) -> failure.Failure:
+    info = failure.ApplicationFailureInfo(type=kind, non_retryable=True)
+    return failure.Failure(message=message, source="Server", application_failure_info=info)
