@@ -106,14 +106,23 @@ def _completion(request: ws.RespondWorkflowTaskCompletedRequest) -> Completion:
     return Completion(
         identity=request.identity,
         binary_checksum=request.binary_checksum,
-        worker_version=request.worker_version_stamp
-        if request.HasField("worker_version_stamp")
-        else None,
+        worker_version=_worker_version(request),
         sdk_metadata=request.sdk_metadata if request.HasField("sdk_metadata") else None,
         metering_metadata=request.metering_metadata
         if request.HasField("metering_metadata")
         else None,
     )
+
+
+def _worker_version(
+    request: ws.RespondWorkflowTaskCompletedRequest,
+) -> common.WorkerVersionStamp | None:
+    """The worker's build: older SDKs send it as a stamp, newer ones as deployment options."""
+    if request.HasField("worker_version_stamp"):
+        return request.worker_version_stamp
+    if request.deployment_options.build_id:
+        return common.WorkerVersionStamp(build_id=request.deployment_options.build_id)
+    return None
 
 
 def _refuse_early_close(t: Transition, request: ws.RespondWorkflowTaskCompletedRequest) -> None:

@@ -102,10 +102,11 @@ def _set_timeouts(
     execution_ns = nanoseconds(request.workflow_execution_timeout)
     run_ns = cap(nanoseconds(request.workflow_run_timeout), execution_ns)
     task_ns = task_timeout_ns(nanoseconds(request.workflow_task_timeout), run_ns, config)
-    set_duration(attributes.workflow_execution_timeout, execution_ns)
-    set_duration(attributes.workflow_run_timeout, run_ns)
+    if run_ns:
+        set_duration(attributes.workflow_run_timeout, run_ns)
     set_duration(attributes.workflow_task_timeout, task_ns)
     if execution_ns:
+        set_duration(attributes.workflow_execution_timeout, execution_ns)
         set_duration(attributes.workflow_execution_expiration_time, begins_ns + execution_ns)
 
 
@@ -432,7 +433,8 @@ def _continue_timeouts(
     task_ns = task_timeout_ns(
         asked_task_ns or nanoseconds(following.workflow_task_timeout), run_ns, config
     )
-    set_duration(following.workflow_run_timeout, run_ns)
+    if run_ns:
+        set_duration(following.workflow_run_timeout, run_ns)
     set_duration(following.workflow_task_timeout, task_ns)
 
 

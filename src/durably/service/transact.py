@@ -12,6 +12,7 @@ Rule 4: a cached state is an optimisation that the compare-and-set keeps honest.
 import asyncio
 import heapq
 import secrets
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -78,7 +79,11 @@ class IdSource:
 
 
 def new_id() -> str:
-    return str(uuid.uuid4())
+    """A UUID of version 7: it begins with the time, so that ids made together lie together."""
+    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(76)
+    value = value & ~(0xF << 76) | 7 << 76
+    value = value & ~(0x3 << 62) | 2 << 62
+    return str(uuid.UUID(int=value))
 
 
 @dataclass(slots=True, eq=False)

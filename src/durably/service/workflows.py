@@ -9,6 +9,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
+from durably.config import Config
 from durably.engine import start_policy, workflow, workflow_task
 from durably.engine.apply import nanoseconds
 from durably.engine.retry import validate_policy
@@ -20,6 +21,7 @@ from durably.service import search_attributes, tokens
 from durably.service.admission import Call
 from durably.service.describe import describe
 from durably.service.namespaces import Namespace, Namespaces
+from durably.service.replies import workflow_task_reply
 from durably.service.tokens import HistoryPageToken
 from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
 from durably.store.store import Conflict
@@ -46,12 +48,20 @@ class Workflows:
     ) -> ws.StartWorkflowExecutionResponse:
         namespace = self._namespaces.by_name(request.namespace)
         self.check_start(request, namespace)
-        run_id, started = await self.start_and(namespace.namespace_id, request)
-        return ws.StartWorkflowExecutionResponse(
+        eager = _EagerStart(request, self._config) if request.request_eager_execution else None
+        run_id, started = await self.start_and(namespace.namespace_id, request, eager)
+        response = ws.StartWorkflowExecutionResponse(
             run_id=run_id,
             started=started,
             status=workflow_enums.WORKFLOW_EXECUTION_STATUS_RUNNING,
         )
+        if eager is not None and eager.grant is not None:
+            execution = await self._executions.find(
+                namespace.namespace_id, request.workflow_id, run_id
+            )
+            reply = await workflow_task_reply(self._executions, execution, eager.grant, {})
+            response.eager_workflow_task.CopyFrom(reply)
+        return response
 
     async def start_child(
         self,
@@ -117,7 +127,7 @@ class Workflows:
         """The run to return instead of starting one; None: start. Raises AlreadyStarted."""
         state = existing.state
         conflict = request.workflow_id_conflict_policy
-        if also is not None and not conflict:
+        if also is not None and not conflict and not request.request_eager_execution:
             conflict = workflow_enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
         repeated = bool(request.request_id) and state.create_request_id == request.request_id
         await self._executions.settled(existing)
@@ -441,6 +451,29 @@ class Workflows:
             following = HistoryPageToken(token.run_id, events[-1].event_id - 1)
             response.next_page_token = tokens.encode(following)
         return response
+
+
+class _EagerStart:
+    """Starts the first workflow task of a new run for the client that starts the run: it has a
+    worker beside it, and needs no poll."""
+
+    def __init__(self, request: ws.StartWorkflowExecutionRequest, config: Config) -> None:
+        self._request = request
+        self._config = config
+        self.grant: workflow_task.WorkflowTaskGrant | None = None
+
+    def __call__(self, t: Transition) -> None:
+        self.grant = None
+        if t.state.last_event_ns != t.now_ns or t.state.next_event_id != 2:
+            return  # It runs already, and was not started by this request.
+        if t.state.backoff_pending:
+            return
+        workflow_task.schedule(t, dispatch=False)
+        task = t.state.workflow_task
+        assert task is not None
+        self.grant = workflow_task.start(
+            t, task.scheduled_event_id, 1, self._request.identity, new_id(), self._config
+        )
 
 
 def poll_seconds(longest_s: float, call: Call, now_ns: int) -> float:
