@@ -20,14 +20,11 @@ class Config:
     # What one call may carry
     message_bytes_max: int = 128 * MIB
     payload_bytes_max: int = 32 * MIB
-    payload_warn_bytes: int = 4 * MIB
     memo_bytes_max: int = 8 * MIB
     identifier_chars_max: int = 1000
     concurrent_streams_max: int = 10_000
 
     # One execution
-    history_events_max: int = 200_000
-    history_bytes_max: int = 1024 * MIB
     history_events_suggest_continue_as_new: int = 10_000
     history_bytes_suggest_continue_as_new: int = 64 * MIB
     pending_activities_max: int = 20_000
@@ -57,14 +54,10 @@ class Config:
     list_page_size_max: int = 1000
     cached_executions_max: int = 20_000
     cached_history_bytes_per_execution: int = 256 * 1024
-    backlog_in_memory_per_queue_max: int = 10_000
 
     # Background
     deadline_sweep_interval_s: float = 15.0
     retention_default_s: float = 24 * 3600.0
-    default_activity_retry_initial_interval_s: float = 1.0
-    default_activity_retry_backoff: float = 2.0
-    default_activity_retry_interval_max_factor: float = 100.0
 
     # Search attributes that exist in every namespace from the start, name -> type name
     search_attributes: dict[str, str] = field(default_factory=dict)

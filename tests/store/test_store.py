@@ -1,0 +1,295 @@
+"""One suite for every store."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from durably.errors import Unavailable
+from durably.store import sqlite
+from durably.store.sqlite import SqliteStore
+from durably.store.store import (
+    Commit,
+    Conflict,
+    ExecutionWrite,
+    Heartbeat,
+    NamespaceRow,
+    QueueKey,
+    StoreLocked,
+    StoreTooNew,
+    TaskKind,
+    TaskRow,
+    VisibilityRow,
+)
+from durably.store.visibility_query import Query, parse
+
+
+@pytest_asyncio.fixture(params=["memory", "file"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    url = "memory:" if request.param == "memory" else f"sqlite:///{tmp_path}/s.db"
+    opened = SqliteStore.open(url)
+    yield opened
+    await opened.close()
+
+
+def write(execution_id: int, version: int, **changes: object) -> ExecutionWrite:
+    values: dict[str, object] = {
+        "execution_id": execution_id,
+        "expected_version": version,
+        "namespace_id": "ns",
+        "workflow_id": f"w{execution_id}",
+        "run_id": f"r{execution_id}",
+        "status": 1,
+        "next_event_id": version + 2,
+        "next_deadline_ns": 0,
+        "first_event_id": version + 1,
+        "events": b"e%d" % version,
+        "replaces_current": 0 if version == 0 else None,
+    }
+    return ExecutionWrite(**(values | changes))  # type: ignore[arg-type]
+
+
+def visible(status: int, start_ns: int, close_ns: int = 0, **values: object) -> VisibilityRow:
+    return VisibilityRow(
+        workflow_type="T",
+        task_queue="q",
+        status=status,
+        start_ns=start_ns,
+        execution_ns=start_ns,
+        close_ns=close_ns,
+        history_length=3,
+        history_size_bytes=100,
+        state_transitions=2,
+        parent_workflow_id="",
+        parent_run_id="",
+        root_workflow_id="",
+        root_run_id="",
+        memo=b"",
+        search_attributes=b"",
+        search_values=dict(values),
+    )
+
+
+async def test_what_is_committed_is_loaded(store: SqliteStore) -> None:
+    await store.commit(Commit([write(1, 0)]))
+    await store.commit(Commit([write(1, 1, records=b"r", next_deadline_ns=7)]))
+    found = await store.load(1)
+    assert found is not None
+    assert (found.version, found.next_event_id, found.next_deadline_ns) == (2, 3, 7)
+    assert [(row.version, row.events, row.records) for row in found.journal] == [
+        (1, b"e0", b""),
+        (2, b"e1", b"r"),
+    ]
+    assert await store.load(2) is None
+
+
+async def test_loading_starts_at_the_snapshot(store: SqliteStore) -> None:
+    await store.commit(Commit([write(1, 0)]))
+    await store.commit(Commit([write(1, 1, snapshot=b"state")]))
+    beat = Heartbeat(scheduled_event_id=5, attempt=1, at_ns=9, details=b"d")
+    await store.commit(Commit([write(1, 2, heartbeats=[beat])]))
+    found = await store.load(1)
+    assert found is not None
+    assert (found.snapshot, found.snapshot_version) == (b"state", 2)
+    assert [row.version for row in found.journal] == [3]
+    assert found.heartbeats == [beat]
+
+
+async def test_a_lost_race_leaves_no_trace_and_its_neighbours_stand(store: SqliteStore) -> None:
+    await store.commit(Commit([write(1, 0)]))
+    units = [Commit([write(n, 0)]) for n in (2, 3, 4)]
+    stale = Commit(
+        [write(5, 0), write(1, 7)],
+        tasks_added=[TaskRow(1, QueueKey("ns", TaskKind.WORKFLOW, "q"), 5, 2, 1, 0)],
+    )
+    done = [store.commit(unit) for unit in (*units, stale, Commit([write(6, 0)]))]
+    results = await asyncio.gather(*done, return_exceptions=True)
+    assert [type(r) for r in results] == [type(None)] * 3 + [Conflict, type(None)]
+    assert await store.load(5) is None
+    assert await store.backlog(QueueKey("ns", TaskKind.WORKFLOW, "q"), 0, 10) == []
+    assert await store.load(6) is not None
+
+
+async def test_versions_in_one_group_follow_each_other(store: SqliteStore) -> None:
+    done = [store.commit(Commit([write(1, version)])) for version in range(50)]
+    await asyncio.gather(*done)
+    found = await store.load(1)
+    assert found is not None
+    assert found.version == 50
+
+
+async def test_a_workflow_id_names_one_run(store: SqliteStore) -> None:
+    await store.commit(Commit([write(1, 0, workflow_id="w")]))
+    with pytest.raises(Conflict):
+        await store.commit(Commit([write(2, 0, workflow_id="w")]))
+    await store.commit(Commit([write(3, 0, workflow_id="w", replaces_current=1)]))
+    current = await store.current_run("ns", "w")
+    assert current is not None
+    assert current.execution_id == 3
+    former = await store.find_run("ns", "w", "r1")
+    assert former is not None
+    assert former.execution_id == 1
+
+
+async def test_events_are_read_in_pages_both_ways(store: SqliteStore) -> None:
+    for version in range(10):
+        await store.commit(Commit([write(1, version, events=b"x" * 100)]))
+    forward = await store.read_events(1, 4, 250)
+    assert [row.first_event_id for row in forward] == [4, 5]
+    backward = await store.read_events_reverse(1, 4, 1000)
+    assert [row.first_event_id for row in backward] == [4, 3, 2, 1]
+    assert await store.read_events(9, 1, 100) == []
+
+
+async def test_deadlines_come_in_order(store: SqliteStore) -> None:
+    for number, deadline in enumerate([30, 10, 0, 20], start=1):
+        await store.commit(Commit([write(number, 0, next_deadline_ns=deadline)]))
+    assert await store.due(25, 10) == [(2, 10), (4, 20)]
+
+
+async def test_tasks_wait_in_order_until_they_are_removed(store: SqliteStore) -> None:
+    queue = QueueKey("ns", TaskKind.ACTIVITY, "q")
+    rows = [TaskRow(n, queue, 1, n, 1, 5) for n in (1, 2, 3)]
+    await store.commit(Commit([write(1, 0)], tasks_added=rows))
+    await store.commit(Commit([], tasks_removed=[2]))
+    assert await store.backlog(queue, 0, 10) == [rows[0], rows[2]]
+    assert await store.backlog(queue, 1, 10) == [rows[2]]
+
+
+async def test_deleting_leaves_nothing(store: SqliteStore) -> None:
+    await store.commit(Commit([write(1, 0, visibility=visible(1, 5))]))
+    await store.delete_execution(1)
+    assert await store.load(1) is None
+    assert await store.current_run("ns", "w1") is None
+    assert (await store.list_executions("ns", Query(), 10, b""))[0] == []
+
+
+async def test_namespaces_are_written_once(store: SqliteStore) -> None:
+    await store.put_namespace(NamespaceRow("id", "n", 1, b"a"), 0)
+    with pytest.raises(Conflict):
+        await store.put_namespace(NamespaceRow("id", "n", 1, b"b"), 0)
+    await store.put_namespace(NamespaceRow("id", "n", 2, b"c"), 1)
+    assert [row.record for row in await store.namespaces()] == [b"c"]
+
+
+async def test_lists_are_newest_first_and_page_without_gaps(store: SqliteStore) -> None:
+    for number in range(25):
+        closed = 1000 + number if number % 2 else 0
+        row = visible(2 if closed else 1, 100 + number, closed, Tags=["a", f"t{number}"])
+        await store.commit(Commit([write(number + 1, 0, visibility=row)]))
+    seen: list[str] = []
+    token = b""
+    while True:
+        page, token = await store.list_executions("ns", Query(), 7, token)
+        seen += [found.workflow_id for found in page]
+        if not token:
+            break
+    assert len(seen) == len(set(seen)) == 25
+    running, closed_ones = seen[:13], seen[13:]
+    assert running == [f"w{n + 1}" for n in range(24, -1, -2)]
+    assert closed_ones == [f"w{n + 1}" for n in range(23, 0, -2)]
+    tagged = parse("Tags = 't3' OR ExecutionStatus = 'Completed'", {"Tags": "KeywordList"})
+    assert await store.count_executions("ns", tagged) == [(None, 12)]
+    groups = await store.count_executions("ns", parse("GROUP BY ExecutionStatus", {}))
+    assert sorted(groups) == [(1, 13), (2, 12)]
+
+
+async def test_a_file_belongs_to_one_server(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    first = SqliteStore.open(url)
+    with pytest.raises(StoreLocked, match="another durably server"):
+        SqliteStore.open(url)
+    await first.close()
+    await SqliteStore.open(url).close()
+
+
+async def test_a_newer_store_is_refused(tmp_path: Path) -> None:
+    connection = sqlite.connect(f"{tmp_path}/s.db")
+    connection.execute("PRAGMA user_version = 999")
+    connection.close()
+    with pytest.raises(StoreTooNew, match="upgrade durably"):
+        SqliteStore.open(f"sqlite:///{tmp_path}/s.db")
+
+
+async def test_a_full_disk_stops_acknowledging_and_loses_nothing(tmp_path: Path) -> None:
+    store = SqliteStore.open(f"sqlite:///{tmp_path}/s.db")
+    await store.commit(Commit([write(1, 0)]))
+    pages = store._writer.execute("PRAGMA page_count").fetchone()[0]
+    store._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
+    acknowledged = 1
+    with pytest.raises(Unavailable, match="free some disk space"):
+        for _ in range(100):
+            await store.commit(Commit([write(1, acknowledged, events=b"x" * 1000)]))
+            acknowledged += 1
+    store._writer.execute("PRAGMA max_page_count = 1000000")
+    await store.commit(Commit([write(1, acknowledged)]))
+    await store.close()
+    reopened = SqliteStore.open(f"sqlite:///{tmp_path}/s.db")
+    found = await reopened.load(1)
+    assert found is not None
+    assert found.version == acknowledged + 1
+    assert len(found.journal) == acknowledged + 1
+    await reopened.close()
+
+
+def test_killed_in_the_middle_of_commits(tmp_path: Path) -> None:
+    """Every acknowledged commit is there afterwards, and no unit is torn."""
+    program = textwrap.dedent(
+        f"""
+        import asyncio
+        from durably.store.sqlite import SqliteStore
+        from durably.store.store import Commit
+        from tests.store.test_store import write
+
+        async def main():
+            store = SqliteStore.open("sqlite:///{tmp_path}/s.db")
+            version = 0
+            while True:
+                pair = [write(1, version), write(2, version)]
+                await store.commit(Commit(pair))
+                version += 1
+                print(version, flush=True)
+
+        asyncio.run(main())
+        """
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    acknowledged = 0
+    for line in child.stdout:
+        acknowledged = int(line)
+        if acknowledged == 60:
+            os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+
+    async def versions() -> tuple[int, int]:
+        store = SqliteStore.open(f"sqlite:///{tmp_path}/s.db")
+        first, second = await store.load(1), await store.load(2)
+        await store.close()
+        assert first is not None
+        assert second is not None
+        assert len(first.journal) == first.version
+        return first.version, second.version
+
+    first, second = asyncio.run(versions())
+    assert first == second
+    assert first in (acknowledged, acknowledged + 1)
+
+
+def test_migrations_are_numbered_and_repeatable(tmp_path: Path) -> None:
+    numbers = [number for number, _ in sqlite.migrations()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    connection = sqlite.connect(f"{tmp_path}/s.db")
+    sqlite.migrate(connection)
+    before = connection.execute("SELECT sql FROM sqlite_schema ORDER BY name").fetchall()
+    sqlite.migrate(connection)
+    assert connection.execute("SELECT sql FROM sqlite_schema ORDER BY name").fetchall() == before
+    connection.close()

@@ -1,0 +1,79 @@
+"""The habits of this project, checked."""
+
+import ast
+import dataclasses
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from durably.config import Config
+from durably.service import admission
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+FUNCTION_LINES_MAX = 70
+
+
+def tracked() -> list[Path]:
+    listing = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [ROOT / line for line in listing.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_functions_are_short(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= FUNCTION_LINES_MAX, f"{node.name}: {length} lines"
+
+
+def test_every_module_says_its_rules() -> None:
+    for path in SOURCES:
+        assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_no_module_is_a_drawer() -> None:
+    names = {path.stem for path in SOURCES}
+    assert not names & {"util", "utils", "common", "helpers", "helper", "manager", "misc"}
+
+
+def test_the_engine_asks_no_clock() -> None:
+    banned = {"now", "utcnow", "today", "time", "time_ns", "monotonic", "uuid4", "random"}
+    for path in (ROOT / "src/durably/engine").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                assert node.func.attr not in banned, f"{path.name}:{node.lineno}"
+
+
+def test_every_setting_is_documented() -> None:
+    page = (ROOT / "docs/configuration.md").read_text()
+    for setting in dataclasses.fields(Config):
+        assert f"`{setting.name}`" in page, setting.name
+
+
+def test_every_rpc_has_a_row_and_its_state_is_documented() -> None:
+    page = (ROOT / "docs/api.md").read_text()
+    rows = admission.table(())
+    assert len(rows) == sum(len(service.methods) for service in admission.SERVICES)
+    for row in rows.values():
+        assert f"`{row.name}`" in page, row.name
+
+
+def test_every_target_has_a_sentence() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^([a-z-]+):(.*)$", makefile, re.MULTILINE)
+    assert targets
+    for name, rest in targets:
+        assert "## " in rest, f"make {name}"
+
+
+def test_the_project_speaks_of_itself_alone() -> None:
+    forbidden = re.compile(r"issue #?\d|/work/|\bsubagent\b", re.IGNORECASE)
+    for path in tracked():
+        if path.suffix in {".py", ".md", ".toml", ".sql"} and path != Path(__file__):
+            found = forbidden.search(path.read_text())
+            assert found is None, f"{path}: {found.group(0) if found else ''}"
