@@ -1,0 +1,72 @@
+"""The worker process of the demo: `python -m durably.demo.worker ADDRESS LOG`.
+
+Every execution of an activity leaves a line in LOG when it is done: the evidence for what ran twice.
+"""
+
+import asyncio
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic_ai.durable_exec.temporal import PydanticAIPlugin
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.service import RPCError
+from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ExecuteActivityInput,
+    Interceptor,
+    Worker,
+)
+
+from durably.demo.agent import TASK_QUEUE, Research
+
+
+class Evidence(Interceptor):
+    """Writes down each activity that was executed to its end."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        return _EvidenceInbound(next, self._log)
+
+
+class _EvidenceInbound(ActivityInboundInterceptor):
+    def __init__(self, following: ActivityInboundInterceptor, log: Path) -> None:
+        super().__init__(following)
+        self._log = log
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        result = await super().execute_activity(input)
+        info = activity.info()
+        done = {"activity_id": info.activity_id, "attempt": info.attempt}
+        with self._log.open("a") as lines:
+            lines.write(json.dumps(done) + "\n")
+        return result
+
+
+async def connect(address: str) -> Client:
+    """The server may be down just now."""
+    while True:
+        try:
+            return await Client.connect(address, plugins=[PydanticAIPlugin()])
+        except (RuntimeError, RPCError):
+            await asyncio.sleep(0.2)
+
+
+async def main(address: str, log: Path) -> None:
+    worker = Worker(
+        await connect(address),
+        task_queue=TASK_QUEUE,
+        workflows=[Research],
+        interceptors=[Evidence(log)],
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
+    )
+    await worker.run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
