@@ -8,6 +8,7 @@ not offered again, so a run ends.
 
 import asyncio
 import json
+import re
 import sys
 import time
 import uuid
@@ -23,19 +24,70 @@ from starlette.routing import Route
 
 CALLS_OF_ONE_TOOL_MAX = 2
 RESULT_CHARS = 300
+WORDS_MIN = 2
+COMMON_WORDS = frozenset(
+    [
+        "does",
+        "with",
+        "from",
+        "that",
+        "this",
+        "what",
+        "when",
+        "which",
+        "where",
+        "there",
+        "their",
+        "they",
+        "them",
+        "have",
+        "will",
+        "would",
+        "should",
+        "could",
+        "been",
+        "into",
+        "over",
+        "than",
+        "then",
+        "some",
+        "such",
+        "about",
+        "documents",
+        "among",
+        "metadata",
+        "noted",
+        "info",
+        "dist",
+    ]
+)
 
-EXAMPLE = """Question: How are timeouts set for a request?
+EXAMPLE = """Question: Which image formats can the library read?
 Call: list_documents {}
 Result: 120 documents
-Call: search {"query": "timeout request"}
-Result: [1] http/README.md:14 Timeouts are given in seconds. [2] http/guide.md:80 Retries
+Call: search {"query": "image formats library read"}
+Result: [1] img/README.md:14 The library reads PNG and JPEG. [2] img/guide.md:80 Colours
 Call: note_finding {"passage": 1}
-Result: noted http/README.md:14
-Call: search {"query": "default timeout seconds"}
-Result: [1] http/guide.md:33 The default timeout is five seconds. [2] http/api.md:9 Client
+Result: noted img/README.md:14
+Call: search {"query": "read image format example"}
+Result: [1] img/api.md:9 Client [2] img/guide.md:33 To read a TIFF image, open it first.
+Call: note_finding {"passage": 2}
+Result: noted img/guide.md:33
+Call: publish_report {"title": "Image formats that the library can read"}
+Result: published
+
+Question: How is a user logged in with a password?
+Call: list_documents {}
+Result: 80 documents
+Call: search {"query": "user logged in password"}
+Result: [1] auth/guide.md:20 A user logs in with a name and a password. [2] auth/api.md:7 Tokens
 Call: note_finding {"passage": 1}
-Result: noted http/guide.md:33
-Call: publish_report {"title": "How timeouts are set"}
+Result: noted auth/guide.md:20
+Call: search {"query": "login password example"}
+Result: [1] auth/api.md:7 Tokens [2] auth/README.md:51 Call login() with the password.
+Call: note_finding {"passage": 2}
+Result: noted auth/README.md:51
+Call: publish_report {"title": "Logging a user in with a password"}
 Result: published
 """
 
@@ -84,7 +136,7 @@ class Adapter:
             return self._say(text)
         name = json.loads(self._complete(text + "Call: ", {"enum": offered}, 16, quoted=True))
         schema = tools[name]["parameters"]
-        arguments = self._complete(f"{text}Call: {name} ", _bounded(schema), 80)
+        arguments = self._complete(f"{text}Call: {name} ", _bounded(schema, body["messages"]), 80)
         return _tool_call(name, arguments)
 
     def _say(self, text: str) -> dict[str, Any]:
@@ -103,7 +155,9 @@ class Adapter:
 
 
 def _limit(name: str) -> int:
-    return 1 if name in ("list_documents", "publish_report") else CALLS_OF_ONE_TOOL_MAX
+    return (
+        1 if name in ("list_documents", "read_section", "publish_report") else CALLS_OF_ONE_TOOL_MAX
+    )
 
 
 def _makes_sense(name: str, calls: list[str]) -> bool:
@@ -113,13 +167,36 @@ def _makes_sense(name: str, calls: list[str]) -> bool:
     return name != "publish_report" or "note_finding" in calls
 
 
-def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
-    """Short strings: a small model does not know when to stop."""
+def _bounded(schema: dict[str, Any], messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a tool's arguments may be: words of this conversation, and numbers, used once.
+
+    A model of this size would otherwise repeat the example, or its own last call.
+    """
+    used = " ".join(_arguments(messages))
+    asked = _words(messages)
+    words = [word for word in asked if word not in used]
+    if len(words) < WORDS_MIN or "title" in schema.get("properties", {}):
+        words = asked
+    any_word = f"({'|'.join(words or ['documentation', 'example'])})"
+    numbers = [n for n in range(1, 6) if not re.search(rf'"passage":\s*{n}\b', used)] or [1]
     properties = {
-        key: {**value, "maxLength": 60} if value.get("type") == "string" else value
+        key: {"enum": numbers}
+        if value.get("type") == "integer"
+        else {"type": "string", "pattern": f"^{any_word}( {any_word}){{1,2}}$"}
         for key, value in schema.get("properties", {}).items()
     }
     return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _arguments(messages: list[dict[str, Any]]) -> list[str]:
+    return [c["function"]["arguments"] for m in messages for c in m.get("tool_calls") or ()]
+
+
+def _words(messages: list[dict[str, Any]]) -> list[str]:
+    """The words of the question, each once."""
+    texts = [_text(m) for m in messages if m["role"] == "user"]
+    found = re.findall(r"[a-z]{4,}", " ".join(texts).lower())
+    return [word for word in dict.fromkeys(found) if word not in COMMON_WORDS]
 
 
 def _calls(messages: list[dict[str, Any]]) -> list[str]:
@@ -191,7 +268,7 @@ def main(port: int, log: Path) -> None:
         return message, dict(adapter.used)
 
     config = h2corn.Config(bind=(f"127.0.0.1:{port}",), access_log=False, lifespan="off")
-    server = h2corn.Server(application(answer, log), config)  # type: ignore[arg-type]
+    server = h2corn.Server(application(answer, log), config)
     asyncio.run(server.serve())
 
 
