@@ -36,11 +36,11 @@ def start(
     """Command: start a timer."""
     if not attributes.timer_id:
         raise BadCommand(BAD_START, "TimerId is not set on StartTimerCommand.")
-    if nanoseconds(attributes.start_to_fire_timeout) <= 0:
+    if nanoseconds(attributes.start_to_fire_timeout) < 0:
         raise BadCommand(
             BAD_START,
             "An invalid StartToFireTimeout is set on StartTimerCommand:"
-            f" it must be positive. TimerId={attributes.timer_id}",
+            f" it must not be negative. TimerId={attributes.timer_id}",
         )
     if attributes.timer_id in t.state.timers:
         cause = causes.WORKFLOW_TASK_FAILED_CAUSE_START_TIMER_DUPLICATE_ID
