@@ -36,4 +36,4 @@ async def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> No
     """Wait for something that happens by itself; a failure after a generous time, never a sleep."""
     async with asyncio.timeout(seconds):
         while not condition():
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - a condition of another process
+            await asyncio.sleep(0.01)

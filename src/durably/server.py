@@ -90,10 +90,11 @@ class Server:
         grpc = GrpcApp({**table, **health.rows()}, self._clock, self.config)
         _run_beside(stack, timers.run(executions), "timers")
         _run_beside(stack, outbox.Outbox(executions, workflows.start_child).run(), "outbox")
-        await self._listen(stack, App(grpc))
-        stack.push_async_callback(self._drain, matching, health)
+        await self._listen(stack, App(grpc), matching, health)
 
-    async def _listen(self, stack: contextlib.AsyncExitStack, app: App) -> None:
+    async def _listen(
+        self, stack: contextlib.AsyncExitStack, app: App, matching: Matching, health: Health
+    ) -> None:
         host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
         http = h2corn.Server(app, self._http_config(f"{host}:{self.config.port}"))
         serving = asyncio.create_task(http.serve(), name="http")
@@ -102,7 +103,7 @@ class Server:
         if serving.done():
             started.cancel()
             await serving
-        stack.push_async_callback(_stop_http, http, serving)
+        stack.push_async_callback(self._drain, http, serving, matching, health)
         port = http.addresses[0].rsplit(":", 1)[1] if self.config.port == 0 else self.config.port
         self.address = f"{host}:{port}"
 
@@ -117,11 +118,23 @@ class Server:
             timeout_graceful_shutdown=self.config.shutdown_drain_s,
         )
 
-    async def _drain(self, matching: Matching, health: Health) -> None:
-        """Answer the long polls, and let what is under way finish."""
+    async def _drain(
+        self,
+        http: h2corn.Server,
+        serving: "asyncio.Task[None]",
+        matching: Matching,
+        health: Health,
+    ) -> None:
+        """Take no new connections, answer the long polls, let what is under way finish."""
         health.serving = False
-        matching.end_all_polls()
-        await asyncio.sleep(0.05)
+        http.shutdown()
+        give_up = asyncio.get_running_loop().time() + self.config.shutdown_drain_s + 1
+        while not serving.done() and asyncio.get_running_loop().time() < give_up:
+            matching.end_all_polls()
+            await asyncio.wait((serving,), timeout=0.02)
+        if not serving.done():
+            serving.cancel()
+        await asyncio.wait((serving,))
 
 
 async def _cluster_id(store: SqliteStore) -> str:
@@ -142,9 +155,3 @@ def _run_beside(stack: contextlib.AsyncExitStack, loop: Any, name: str) -> None:
             await task
 
     stack.push_async_callback(stop)
-
-
-async def _stop_http(http: h2corn.Server, serving: "asyncio.Task[None]") -> None:
-    http.shutdown()
-    with contextlib.suppress(TimeoutError, asyncio.CancelledError):
-        await asyncio.wait_for(serving, 10)
