@@ -1,7 +1,7 @@
 """Shared fixtures. Every test runs real code: a real server on a real port, a real store."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,15 +25,15 @@ async def client(server: Server) -> Client:
 
 
 @pytest.fixture
-def server_process(tmp_path: Path) -> "AsyncIterator[ServerProcess]":
+def server_process(tmp_path: Path) -> Iterator[ServerProcess]:
     """A server in a process of its own, which a test may kill and start again."""
     process = ServerProcess(tmp_path / "store.db")
-    yield process  # type: ignore[misc]
+    yield process
     process.kill()
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:
     """Wait for something that happens by itself; a failure after a generous time, never a sleep."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not await condition():  # noqa: ASYNC110  what is waited for is in another process
             await asyncio.sleep(0.01)

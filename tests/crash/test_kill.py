@@ -19,7 +19,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from temporalio.client import Client, WorkflowHistory
 from temporalio.converter import default as default_converter
 from temporalio.service import RPCError, RPCStatusCode
-from temporalio.worker import Replayer
+from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
 from tests.crash import rules
 from tests.crash.worker import connect
@@ -165,7 +165,7 @@ async def test_nothing_is_lost_and_nothing_happens_twice(tmp_path: Path) -> None
         killing = asyncio.create_task(kill_everything(server, worker, dice, finished))
         await asyncio.gather(*(one(run) for run in runs))
         assert await killing == (SERVER_KILLS, WORKER_KILLS)
-        replayer = Replayer(workflows=[Mixed, Half])
+        replayer = Replayer(workflows=[Mixed, Half], workflow_runner=UnsandboxedWorkflowRunner())
         for run in runs:
             await check_history(client, run, replayer)
         assert (await client.count_workflows("ExecutionStatus = 'Running'")).count == 0

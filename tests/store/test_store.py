@@ -224,10 +224,15 @@ async def test_a_full_disk_stops_acknowledging_and_loses_nothing(tmp_path: Path)
     pages = store._writer.execute("PRAGMA page_count").fetchone()[0]
     store._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
     acknowledged = 1
-    with pytest.raises(Unavailable, match="free some disk space"):
+
+    async def fill() -> None:
+        nonlocal acknowledged
         for _ in range(100):
             await store.commit(Commit([write(1, acknowledged, events=b"x" * 1000)]))
             acknowledged += 1
+
+    with pytest.raises(Unavailable, match="free some disk space"):
+        await fill()
     store._writer.execute("PRAGMA max_page_count = 1000000")
     await store.commit(Commit([write(1, acknowledged)]))
     await store.close()
