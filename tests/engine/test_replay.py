@@ -31,7 +31,8 @@ from durably.engine import (
 )
 from durably.engine.apply import apply_event, apply_record
 from durably.engine.refusals import BadCommand
-from durably.engine.state import BUFFERED_EVENT_ID, WorkflowState, decode_state, encode_state
+from durably.engine.snapshot import decode_state, encode_state
+from durably.engine.state import BUFFERED_EVENT_ID, WorkflowState
 from durably.engine.transition import Transition, outstanding
 from durably.errors import Refusal
 

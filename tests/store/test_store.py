@@ -43,6 +43,7 @@ def write(execution_id: int, version: int, **changes: object) -> ExecutionWrite:
     values: dict[str, object] = {
         "execution_id": execution_id,
         "expected_version": version,
+        "kind": 1,
         "namespace_id": "ns",
         "workflow_id": f"w{execution_id}",
         "run_id": f"r{execution_id}",
@@ -130,10 +131,10 @@ async def test_a_workflow_id_names_one_run(store: SqliteStore) -> None:
     with pytest.raises(Conflict):
         await store.commit(Commit([write(2, 0, workflow_id="w")]))
     await store.commit(Commit([write(3, 0, workflow_id="w", replaces_current=1)]))
-    current = await store.current_run("ns", "w")
+    current = await store.current_run(1, "ns", "w")
     assert current is not None
     assert current.execution_id == 3
-    former = await store.find_run("ns", "w", "r1")
+    former = await store.find_run(1, "ns", "w", "r1")
     assert former is not None
     assert former.execution_id == 1
 
@@ -167,8 +168,8 @@ async def test_deleting_leaves_nothing(store: SqliteStore) -> None:
     await store.commit(Commit([write(1, 0, visibility=visible(1, 5))]))
     await store.delete_execution(1)
     assert await store.load(1) is None
-    assert await store.current_run("ns", "w1") is None
-    assert (await store.list_executions("ns", Query(), 10, b""))[0] == []
+    assert await store.current_run(1, "ns", "w1") is None
+    assert (await store.list_executions(1, "ns", Query(), 10, b""))[0] == []
 
 
 async def test_namespaces_are_written_once(store: SqliteStore) -> None:
@@ -187,7 +188,7 @@ async def test_lists_are_newest_first_and_page_without_gaps(store: SqliteStore) 
     seen: list[str] = []
     token = b""
     while True:
-        page, token = await store.list_executions("ns", Query(), 7, token)
+        page, token = await store.list_executions(1, "ns", Query(), 7, token)
         seen += [found.workflow_id for found in page]
         if not token:
             break
@@ -196,8 +197,8 @@ async def test_lists_are_newest_first_and_page_without_gaps(store: SqliteStore) 
     assert running == [f"w{n + 1}" for n in range(24, -1, -2)]
     assert closed_ones == [f"w{n + 1}" for n in range(23, 0, -2)]
     tagged = parse("Tags = 't3' OR ExecutionStatus = 'Completed'", {"Tags": "KeywordList"})
-    assert await store.count_executions("ns", tagged) == [(None, 12)]
-    groups = await store.count_executions("ns", parse("GROUP BY ExecutionStatus", {}))
+    assert await store.count_executions(1, "ns", tagged) == [(None, 12)]
+    groups = await store.count_executions(1, "ns", parse("GROUP BY ExecutionStatus", {}))
     assert sorted(groups) == [(1, 13), (2, 12)]
 
 

@@ -24,8 +24,10 @@ from durably.engine.state import (
     RUNNING,
     Activity,
     Child,
+    ExecutionState,
     ExternalCancel,
     ExternalSignal,
+    HistoryState,
     ResetPoint,
     Timer,
     Update,
@@ -48,7 +50,7 @@ def nanoseconds(value: Any) -> int:
 # --- Events -----------------------------------------------------------------------------------
 
 
-def apply_event(state: WorkflowState, event: history.HistoryEvent, size_bytes: int) -> None:
+def apply_event(state: HistoryState, event: history.HistoryEvent, size_bytes: int) -> None:
     """Append one event. Its `event_id` is the state's next, unless it comes out of the buffer."""
     state.next_event_id = event.event_id + 1
     state.history_size_bytes += size_bytes
@@ -60,14 +62,16 @@ def apply_event(state: WorkflowState, event: history.HistoryEvent, size_bytes: i
     _change(state, event)
 
 
-def _change(state: WorkflowState, event: history.HistoryEvent) -> None:
+def _change(state: HistoryState, event: history.HistoryEvent) -> None:
     change = _CHANGES.get(event.event_type)
     if change is not None:
         change(state, event)
 
 
-def _take_id_from_buffer(state: WorkflowState, event: history.HistoryEvent) -> None:
+def _take_id_from_buffer(state: HistoryState, event: history.HistoryEvent) -> None:
     """The event was applied when it was buffered; what remembers its id learns it now."""
+    if not isinstance(state, WorkflowState):
+        return
     if event.event_type != event_types.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED:
         return
     attributes = event.child_workflow_execution_started_event_attributes
@@ -271,7 +275,7 @@ def _workflow_task_timed_out(state: WorkflowState, event: history.HistoryEvent) 
 # Activities
 
 
-def _activity_scheduled(state: WorkflowState, event: history.HistoryEvent) -> None:
+def _activity_scheduled(state: HistoryState, event: history.HistoryEvent) -> None:
     attributes = event.activity_task_scheduled_event_attributes
     at_ns = nanoseconds(event.event_time)
     scheduled = history.ActivityTaskScheduledEventAttributes()
@@ -285,14 +289,14 @@ def _activity_scheduled(state: WorkflowState, event: history.HistoryEvent) -> No
     state.activity_ids[attributes.activity_id] = event.event_id
 
 
-def _activity_cancel_requested(state: WorkflowState, event: history.HistoryEvent) -> None:
+def _activity_cancel_requested(state: HistoryState, event: history.HistoryEvent) -> None:
     attributes = event.activity_task_cancel_requested_event_attributes
     activity = state.activities.get(attributes.scheduled_event_id)
     if activity is not None:
         activity.cancel_requested_event_id = event.event_id
 
 
-def _activity_ended(state: WorkflowState, event: history.HistoryEvent) -> None:
+def _activity_ended(state: HistoryState, event: history.HistoryEvent) -> None:
     attributes = getattr(event, event.WhichOneof("attributes") or "")
     activity = state.activities.pop(attributes.scheduled_event_id, None)
     if activity is not None:
@@ -386,7 +390,7 @@ def _update_completed(state: WorkflowState, event: history.HistoryEvent) -> None
         del state.updates_completed[next(iter(state.updates_completed))]
 
 
-_Change = Callable[[WorkflowState, history.HistoryEvent], None]
+_Change = Callable[[Any, history.HistoryEvent], None]
 
 
 def _event(name: str) -> int:
@@ -452,12 +456,25 @@ _CHANGES: dict[int, _Change] = {
 # --- Records ----------------------------------------------------------------------------------
 
 
-def apply_record(state: WorkflowState, record: r.AnyRecord) -> None:
+def apply_record(state: ExecutionState, record: r.AnyRecord) -> None:
     """Apply one internal record."""
     match record:
         case r.Created():
             state.namespace = record.namespace
             state.create_request_id = record.request_id
+        case r.ActivityStarted() | r.ActivityRetryScheduled() | r.ActivityRetryDispatched():
+            assert isinstance(state, HistoryState)
+            _apply_activity(state, record)
+        case _:
+            assert isinstance(state, WorkflowState)
+            _apply_workflow(state, record)
+
+
+def _apply_activity(
+    state: HistoryState,
+    record: r.ActivityRecord,
+) -> None:
+    match record:
         case r.ActivityStarted():
             _activity_attempt_started(state, record)
         case r.ActivityRetryScheduled():
@@ -466,6 +483,12 @@ def apply_record(state: WorkflowState, record: r.AnyRecord) -> None:
             activity = state.activities[record.scheduled_event_id]
             activity.retry_at_ns = 0
             activity.dispatched_ns = record.at_ns
+        case _:
+            assert_never(record)
+
+
+def _apply_workflow(state: WorkflowState, record: r.WorkflowRecord) -> None:
+    match record:
         case r.EventBuffered() | r.BufferFlushed() | r.BufferedTimerDropped():
             _apply_buffer(state, record)
         case r.RequestSeen():
@@ -555,7 +578,7 @@ def _apply_workflow_task(
             assert_never(record)
 
 
-def _activity_attempt_started(state: WorkflowState, record: r.ActivityStarted) -> None:
+def _activity_attempt_started(state: HistoryState, record: r.ActivityStarted) -> None:
     activity = state.activities[record.scheduled_event_id]
     activity.attempt = record.attempt
     activity.retry_at_ns = 0
@@ -567,7 +590,7 @@ def _activity_attempt_started(state: WorkflowState, record: r.ActivityStarted) -
     activity.worker_version = record.worker_version
 
 
-def _activity_retry_scheduled(state: WorkflowState, record: r.ActivityRetryScheduled) -> None:
+def _activity_retry_scheduled(state: HistoryState, record: r.ActivityRetryScheduled) -> None:
     activity = state.activities[record.scheduled_event_id]
     activity.attempt = record.attempt
     activity.retry_at_ns = record.retry_at_ns
@@ -580,7 +603,7 @@ def _activity_retry_scheduled(state: WorkflowState, record: r.ActivityRetrySched
 
 
 def apply_heartbeat(
-    state: WorkflowState,
+    state: HistoryState,
     scheduled_event_id: int,
     at_ns: int,
     details: common.Payloads | None,

@@ -5,12 +5,20 @@ Rule 2: timers fire in the order of their times.
 """
 
 from durably.engine import activity, timer, workflow, workflow_task
-from durably.engine.state import WorkflowState
+from durably.engine.state import ExecutionState, WorkflowState
 from durably.engine.transition import Transition
 
 
-def next_deadline(state: WorkflowState) -> int:
+def next_deadline(state: ExecutionState) -> int:
     """The earliest moment at which this open execution wants attention; 0: never."""
+    match state:
+        case WorkflowState():
+            return _workflow_deadline(state)
+        case _:
+            return 0
+
+
+def _workflow_deadline(state: WorkflowState) -> int:
     moments = [workflow.next_deadline(state), workflow_task.next_deadline(state)]
     moments += [pending.fire_at_ns for pending in state.timers.values()]
     moments += [activity.next_deadline(pending) for pending in state.activities.values()]

@@ -149,12 +149,11 @@ class ParentClosePolicyApplied(Record, frozen=True, tag="pc"):
     initiated_event_id: int
 
 
-AnyRecord = (
-    Created
-    | ActivityStarted
-    | ActivityRetryScheduled
-    | ActivityRetryDispatched
-    | WorkflowTaskAttemptScheduled
+ActivityRecord = ActivityStarted | ActivityRetryScheduled | ActivityRetryDispatched
+"""Of whatever has activities."""
+
+WorkflowRecord = (
+    WorkflowTaskAttemptScheduled
     | WorkflowTaskDispatched
     | WorkflowTaskAttemptStarted
     | WorkflowTaskAttemptEnded
@@ -170,3 +169,6 @@ AnyRecord = (
     | ParentReported
     | ParentClosePolicyApplied
 )
+"""Of workflows alone."""
+
+AnyRecord = Created | ActivityRecord | WorkflowRecord

@@ -1,4 +1,4 @@
-"""The state of one workflow execution: `fold(apply, journal)`.
+"""The state of one execution: `fold(apply, journal)`.
 
 Rule 1: only `apply.py` writes to these; everything else reads.
 Rule 2: nothing here grows with the length of the history; only with what is pending.
@@ -8,10 +8,9 @@ Rule 3: `outstanding(state)` is the outbox: what the execution still owes to oth
 Times are nanoseconds since the epoch, durations nanoseconds; 0 means "not set" for both.
 """
 
-from typing import Any
+from enum import IntEnum
+from typing import ClassVar
 
-import msgspec
-from google.protobuf.message import Message
 from msgspec import Struct, field
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
@@ -22,6 +21,47 @@ RUNNING = workflow_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 
 BUFFERED_EVENT_ID = -123
 """The id of an event that waits in the buffer, as the API's own server shows it."""
+
+
+class Kind(IntEnum):
+    """What an execution is. Each kind has ids of its own: (namespace, kind, id) names a run."""
+
+    WORKFLOW = 1
+    ACTIVITY = 2
+    """A standalone activity."""
+    SCHEDULE = 3
+    BATCH = 4
+    NEXUS_OPERATION = 5
+    """A standalone Nexus operation."""
+
+
+class ExecutionState(Struct):
+    """What every kind of execution has; `workflow_id` is the id its caller gave it."""
+
+    KIND: ClassVar[Kind]
+
+    namespace_id: str
+    namespace: str
+    workflow_id: str
+    run_id: str
+    failover_version: int = 0
+    create_request_id: str = ""
+    start_ns: int = 0
+    status: int = 0
+    """0 before its first entry; then as its kind has it (of workflows WorkflowExecutionStatus)."""
+    close_ns: int = 0
+    transitions: int = 0
+    memo: common.Memo = field(default_factory=common.Memo)
+    search_attributes: common.SearchAttributes = field(default_factory=common.SearchAttributes)
+    user_metadata: bytes = b""
+
+    @property
+    def running(self) -> bool:
+        return self.status == RUNNING
+
+    @property
+    def closed(self) -> bool:
+        return self.status not in (0, RUNNING)
 
 
 class WorkflowTask(Struct):
@@ -137,22 +177,30 @@ class ResetPoint(Struct):
     created_ns: int
 
 
-class WorkflowState(Struct):
-    """Everything that the next decision about an execution may depend on."""
+class HistoryState(ExecutionState):
+    """What has a history of events, and activities."""
 
-    namespace_id: str
-    namespace: str
-    workflow_id: str
-    run_id: str
-    failover_version: int = 0
+    next_event_id: int = 1
+    history_size_bytes: int = 0
+    last_event_ns: int = 0
+    workflow_task: WorkflowTask | None = None
+    buffered: list[history.HistoryEvent] = field(default_factory=list)
+    """Events that wait for the end of the workflow task in flight, and have no id yet."""
+    flushing: int = 0
+    activities: dict[int, Activity] = field(default_factory=dict)
+    """Pending, by the id of the event that scheduled them."""
+    activity_ids: dict[str, int] = field(default_factory=dict)
+
+
+class WorkflowState(HistoryState, tag="workflow"):
+    """Everything that the next decision about a workflow execution may depend on."""
+
+    KIND = Kind.WORKFLOW
 
     # What it was started with. `started` is the first event's attributes, whole.
     started: history.WorkflowExecutionStartedEventAttributes = field(
         default_factory=history.WorkflowExecutionStartedEventAttributes
     )
-    user_metadata: bytes = b""
-    create_request_id: str = ""
-    start_ns: int = 0
     execution_ns: int = 0
     """When the first workflow task is due: start plus delay or backoff."""
     execution_expires_ns: int = 0
@@ -160,27 +208,18 @@ class WorkflowState(Struct):
     backoff_pending: bool = False
 
     # Where it stands
-    status: int = 0
-    close_ns: int = 0
     close_event_id: int = 0
     successor_run_id: str = ""
     """The run that follows this one: continued as new, retried, or by cron."""
-    next_event_id: int = 1
-    history_size_bytes: int = 0
-    last_event_ns: int = 0
-    transitions: int = 0
     first_completion_event_id: int = 0
     cancel_requested: bool = False
     signals: int = 0
-    memo: common.Memo = field(default_factory=common.Memo)
-    search_attributes: common.SearchAttributes = field(default_factory=common.SearchAttributes)
     sdk_name: str = ""
     sdk_version: str = ""
     reset_points: list[ResetPoint] = field(default_factory=list)
     worker_version: bytes = b""
 
     # Workflow task
-    workflow_task: WorkflowTask | None = None
     workflow_task_attempt: int = 1
     """Attempt of the next workflow task to be scheduled."""
     last_started_event_id: int = 0
@@ -188,12 +227,8 @@ class WorkflowState(Struct):
     last_completed_event_id: int = 0
     sticky_queue: str = ""
     sticky_timeout_ns: int = 0
-    buffered: list[history.HistoryEvent] = field(default_factory=list)
-    flushing: int = 0
 
     # Pending, by the id of the event that opened them
-    activities: dict[int, Activity] = field(default_factory=dict)
-    activity_ids: dict[str, int] = field(default_factory=dict)
     timers: dict[str, Timer] = field(default_factory=dict)
     children: dict[int, Child] = field(default_factory=dict)
     external_signals: dict[int, ExternalSignal] = field(default_factory=dict)
@@ -211,14 +246,6 @@ class WorkflowState(Struct):
     """Children whose parent close policy is to be carried out: initiated event id -> policy."""
 
     @property
-    def running(self) -> bool:
-        return self.status == RUNNING
-
-    @property
-    def closed(self) -> bool:
-        return self.status not in (0, RUNNING)
-
-    @property
     def task_queue(self) -> str:
         return self.started.task_queue.name
 
@@ -229,31 +256,3 @@ class WorkflowState(Struct):
     @property
     def has_parent(self) -> bool:
         return bool(self.started.parent_workflow_execution.workflow_id)
-
-
-# --- Snapshots --------------------------------------------------------------------------------
-
-
-def _encode_message(value: Any) -> Any:
-    if isinstance(value, Message):
-        return value.SerializeToString()
-    raise NotImplementedError(f"cannot store a {type(value).__name__}")
-
-
-def _decode_message(kind: type, value: Any) -> Any:
-    if issubclass(kind, Message):
-        return kind.FromString(value)
-    raise NotImplementedError(f"cannot load a {kind.__name__}")
-
-
-_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_message)
-_decoder = msgspec.msgpack.Decoder(WorkflowState, dec_hook=_decode_message)
-
-
-def encode_state(state: WorkflowState) -> bytes:
-    """A snapshot: `decode_state` gives an equal state back."""
-    return _encoder.encode(state)
-
-
-def decode_state(snapshot: bytes) -> WorkflowState:
-    return _decoder.decode(snapshot)

@@ -10,17 +10,26 @@ Rule 4: a refusal raised before the first entry leaves the state untouched; one 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic
 
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
+from typing_extensions import TypeVar
 
 from durably.engine.apply import apply_event, apply_record
 from durably.engine.records import AnyRecord, BufferFlushed, EventBuffered
-from durably.engine.state import BUFFERED_EVENT_ID, WorkflowState
+from durably.engine.state import (
+    BUFFERED_EVENT_ID,
+    ExecutionState,
+    HistoryState,
+    WorkflowState,
+)
 
 SECOND_NS = 1_000_000_000
+
+S = TypeVar("S", bound=ExecutionState, covariant=True, default=WorkflowState)
 
 # --- Effects ----------------------------------------------------------------------------------
 
@@ -74,8 +83,16 @@ Delivery = StartChild | SignalExternal | CancelExternal | ApplyParentClosePolicy
 Effect = Dispatch | Delivery
 
 
-def outstanding(state: WorkflowState) -> list[Delivery]:
+def outstanding(state: ExecutionState) -> list[Delivery]:
     """What the execution owes to others now; the outbox is exactly this."""
+    match state:
+        case WorkflowState():
+            return _workflow_owes(state)
+        case _:
+            return []
+
+
+def _workflow_owes(state: WorkflowState) -> list[Delivery]:
     owed: list[Delivery] = []
     if state.running:
         owed += [StartChild(i) for i, child in state.children.items() if not child.started]
@@ -158,7 +175,7 @@ def stamp_event(event: history.HistoryEvent, at_ns: int) -> None:
     event.event_time.seconds, event.event_time.nanos = divmod(at_ns, SECOND_NS)
 
 
-class Transition:
+class Transition(Generic[S]):
     """One execution's next step.
 
     `events`, `encoded` (the same, serialized) and `records` (position among the events, record) are
@@ -184,7 +201,7 @@ class Transition:
         "visible",
     )
 
-    def __init__(self, state: WorkflowState, now_ns: int, new_id: Callable[[], str]) -> None:
+    def __init__(self, state: S, now_ns: int, new_id: Callable[[], str]) -> None:
         self.state = state
         self.now_ns = now_ns
         self.new_id = new_id
@@ -214,7 +231,7 @@ class Transition:
         )
 
     def record(
-        self,
+        self: "Transition[HistoryState]",
         attributes: object,
         *,
         user_metadata: sdk.UserMetadata | None = None,
@@ -237,7 +254,7 @@ class Transition:
             event.user_metadata.CopyFrom(user_metadata)
         return self._append_or_buffer(event)
 
-    def _append_or_buffer(self, event: history.HistoryEvent) -> int:
+    def _append_or_buffer(self: "Transition[HistoryState]", event: history.HistoryEvent) -> int:
         task = self.state.workflow_task
         if task is not None and task.started and event.event_type not in NEVER_BUFFERED:
             event.event_id = BUFFERED_EVENT_ID
@@ -245,7 +262,7 @@ class Transition:
             return BUFFERED_EVENT_ID
         return self._append(event)
 
-    def _append(self, event: history.HistoryEvent) -> int:
+    def _append(self: "Transition[HistoryState]", event: history.HistoryEvent) -> int:
         event.event_id = self.state.next_event_id
         encoded = event.SerializeToString()
         self.events.append(event)
@@ -258,7 +275,7 @@ class Transition:
         self.records.append((len(self.events), record))
         apply_record(self.state, record)
 
-    def flush_buffered(self) -> bool:
+    def flush_buffered(self: "Transition[HistoryState]") -> bool:
         """Give the buffered events their ids, now that no workflow task is in flight."""
         waiting = self.state.buffered
         if not waiting:

@@ -5,11 +5,12 @@ Facts: https://docs.temporal.io/search-attribute; payloads are JSON with a `type
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, assert_never
 
 from temporalio.api.common.v1 import message_pb2 as common
 
 from durably.engine.apply import payload_is_null
+from durably.engine.snapshot import AnyState
 from durably.engine.state import WorkflowState
 from durably.errors import InvalidArgument
 from durably.service.namespaces import SYSTEM_TYPES
@@ -106,8 +107,16 @@ def with_types(found: common.SearchAttributes, types: Mapping[str, str]) -> None
             payload.metadata["type"] = kind.encode()
 
 
-def visibility_row(state: WorkflowState) -> VisibilityRow:
+def visibility_row(state: AnyState) -> VisibilityRow:
     """What lists and counts see of an execution."""
+    match state:
+        case WorkflowState():
+            return _workflow_row(state)
+        case _:
+            assert_never(state)
+
+
+def _workflow_row(state: WorkflowState) -> VisibilityRow:
     started = state.started
     found = state.search_attributes
     return VisibilityRow(

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from temporalio.api.common.v1 import message_pb2 as common
@@ -30,11 +30,13 @@ from durably.config import Config
 from durably.engine import activity, deadlines, workflow_task
 from durably.engine.apply import apply_event, apply_record
 from durably.engine.records import AnyRecord
-from durably.engine.state import WorkflowState, decode_state, encode_state
+from durably.engine.snapshot import STATES, AnyState, decode_state, encode_state
+from durably.engine.state import HistoryState, Kind
 from durably.engine.transition import (
     Delivery,
     DispatchActivity,
     DispatchWorkflowTask,
+    S,
     Transition,
     outstanding,
 )
@@ -55,7 +57,7 @@ from durably.store.store import (
 )
 
 R = TypeVar("R")
-Decide = Callable[[Transition], R]
+Decide = Callable[[Transition[Any]], R]
 
 CONFLICT_RETRIES = 20
 REJECTIONS_REMEMBERED_MAX = 1000
@@ -120,11 +122,11 @@ class RecentEvents:
 
 
 @dataclass(slots=True, eq=False)
-class Execution:
+class Execution(Generic[S]):
     """A cached execution: its state as it will be once every pending commit is done."""
 
     execution_id: int
-    state: WorkflowState
+    state: S
     version: int
     deadline_ns: int
     replaces_current: int | None = None
@@ -156,7 +158,7 @@ class Execution:
 class Granted:
     """A task that was started in the transition that scheduled it, for a poller that waited."""
 
-    execution: Execution
+    execution: Execution[Any]
     grant: workflow_task.WorkflowTaskGrant | activity.ActivityGrant
 
 
@@ -164,7 +166,7 @@ class Granted:
 class _Unit:
     """One commit on its way: what to announce when it is done."""
 
-    parts: list[tuple[Execution, Transition]]
+    parts: list[tuple[Execution[Any], Transition[Any]]]
     granted: list[tuple[Poll, Granted]] = field(default_factory=list)
     tasks: list[TaskRow] = field(default_factory=list)
 
@@ -188,9 +190,9 @@ class Executions:
         self._ids = IdSource()
         self.inherited_tasks_up_to = self._ids.next(clock())
         """Rows of `tasks` up to this id were left by a former server; newer ones are in memory."""
-        self._cache: OrderedDict[int, Execution] = OrderedDict()
-        self._current: dict[tuple[str, str], int] = {}
-        self._loading: dict[int, asyncio.Future[Execution]] = {}
+        self._cache: OrderedDict[int, Execution[AnyState]] = OrderedDict()
+        self._current: dict[tuple[Kind, str, str], int] = {}
+        self._loading: dict[int, asyncio.Future[Execution[Any]]] = {}
         self._settling: dict[int, asyncio.Future[None]] = {}
         self._near: list[tuple[int, int]] = []
         self.near_changed = asyncio.Event()
@@ -199,7 +201,7 @@ class Executions:
     # --- Load ---------------------------------------------------------------------------------
 
     async def find(self, namespace_id: str, workflow_id: str, run_id: str = "") -> Execution:
-        """The execution with this run id, or the current one; NotFound if there is none."""
+        """The workflow with this run id, or the current one; NotFound if there is none."""
         execution = await self.find_or_none(namespace_id, workflow_id, run_id)
         if execution is None:
             raise NotFound(f"workflow not found for ID: {workflow_id}")
@@ -208,31 +210,35 @@ class Executions:
     async def find_or_none(
         self, namespace_id: str, workflow_id: str, run_id: str = ""
     ) -> Execution | None:
-        current = self._current.get((namespace_id, workflow_id))
-        if current is not None:
-            execution = self._cache.get(current)
-            if execution is not None and run_id in ("", execution.state.run_id):
-                self._cache.move_to_end(current)
-                return execution
+        return await self.find_of_kind(Kind.WORKFLOW, namespace_id, workflow_id, run_id)
+
+    async def find_of_kind(
+        self, kind: Kind, namespace_id: str, workflow_id: str, run_id: str = ""
+    ) -> Execution[Any] | None:
+        """An execution of any kind by the id its caller gave it; the current run without `run_id`."""
+        cached = self._cached_current(kind, namespace_id, workflow_id, run_id)
+        if cached is not None:
+            return cached
         if run_id:
-            row = await self.store.find_run(namespace_id, workflow_id, run_id)
+            row = await self.store.find_run(kind, namespace_id, workflow_id, run_id)
         else:
-            row = await self.store.current_run(namespace_id, workflow_id)
+            row = await self.store.current_run(kind, namespace_id, workflow_id)
         if row is None:
-            return await self._just_created(namespace_id, workflow_id, run_id)
+            # It may have been created while the store was being asked.
+            return self._cached_current(kind, namespace_id, workflow_id, run_id)
         return await self.get(row.execution_id)
 
-    async def _just_created(
-        self, namespace_id: str, workflow_id: str, run_id: str
-    ) -> Execution | None:
-        """It may have been created while the store was being asked."""
-        current = self._current.get((namespace_id, workflow_id))
+    def _cached_current(
+        self, kind: Kind, namespace_id: str, workflow_id: str, run_id: str
+    ) -> Execution[Any] | None:
+        current = self._current.get((kind, namespace_id, workflow_id))
         execution = self._cache.get(current) if current is not None else None
-        if execution is not None and run_id in ("", execution.state.run_id):
-            return execution
-        return None
+        if execution is None or run_id not in ("", execution.state.run_id):
+            return None
+        self._cache.move_to_end(execution.execution_id)
+        return execution
 
-    async def get(self, execution_id: int) -> Execution:
+    async def get(self, execution_id: int) -> Execution[Any]:
         """The execution with this id, from the cache or the store; NotFound if it is gone."""
         cached = self._cache.get(execution_id)
         if cached is not None:
@@ -245,7 +251,7 @@ class Executions:
             loading.add_done_callback(lambda _: self._loading.pop(execution_id, None))
         return await asyncio.shield(loading)
 
-    async def _load(self, execution_id: int) -> Execution:
+    async def _load(self, execution_id: int) -> Execution[AnyState]:
         settling = self._settling.pop(execution_id, None)
         if settling is not None and not settling.done():
             await asyncio.wait([settling])
@@ -256,11 +262,11 @@ class Executions:
         self._remember(execution)
         return execution
 
-    def _remember(self, execution: Execution) -> None:
+    def _remember(self, execution: Execution[AnyState]) -> None:
         self._cache[execution.execution_id] = execution
         state = execution.state
         if not state.closed:
-            self._current[state.namespace_id, state.workflow_id] = execution.execution_id
+            self._current[_key(state)] = execution.execution_id
         self._shrink()
 
     def _shrink(self) -> None:
@@ -274,11 +280,11 @@ class Executions:
             else:
                 self._forget(execution)
 
-    def _forget(self, execution: Execution) -> None:
+    def _forget(self, execution: Execution[AnyState]) -> None:
         """Drop a cached state. A load waits until its pending commits are settled."""
         if self._cache.get(execution.execution_id) is execution:
             del self._cache[execution.execution_id]
-        key = (execution.state.namespace_id, execution.state.workflow_id)
+        key = _key(execution.state)
         if self._current.get(key) == execution.execution_id:
             del self._current[key]
         if _busy(execution) and execution.last_commit is not None:
@@ -311,31 +317,33 @@ class Executions:
             return result
         raise Unavailable("this execution is too busy; try again")
 
-    async def _refused(self, execution: Execution, t: Transition, error: BaseException) -> None:
+    async def _refused(
+        self, execution: Execution[AnyState], t: Transition[Any], error: BaseException
+    ) -> None:
         if t.changed:
             self._forget(execution)
         if isinstance(error, Refusal):
             await self.settled(execution)
 
-    async def read(self, execution_id: int, question: Callable[[WorkflowState], R]) -> R:
+    async def read(self, execution_id: int, question: Callable[[Any], R]) -> R:
         """Ask the state something; the answer is given when all it rests on is committed."""
         return await self.transact(execution_id, lambda t: question(t.state))
 
-    async def settled(self, execution: Execution) -> None:
+    async def settled(self, execution: Execution[AnyState]) -> None:
         """Wait until all that the cached state says now is committed."""
         try:
             await self._wait_for_commit(execution)
         except Conflict as error:
             raise Unavailable("the state changed while it was read; try again") from error
 
-    async def _wait_for_commit(self, execution: Execution) -> None:
+    async def _wait_for_commit(self, execution: Execution[AnyState]) -> None:
         if _busy(execution) and execution.last_commit is not None:
             await asyncio.shield(execution.last_commit)
 
-    def begin(self, state: WorkflowState) -> Transition:
+    def begin(self, state: AnyState) -> Transition[Any]:
         return Transition(state, self.clock(), new_id)
 
-    def create(self, state: WorkflowState, replaces_current: int | None) -> Execution:
+    def create(self, state: AnyState, replaces_current: int | None) -> Execution[Any]:
         """A new execution, in no cache and no store until its first transition is committed."""
         return Execution(
             execution_id=self._ids.next(self.clock()),
@@ -345,7 +353,9 @@ class Executions:
             replaces_current=replaces_current,
         )
 
-    async def commit(self, parts: list[tuple[Execution, Transition]], *, task_id: int = 0) -> None:
+    async def commit(
+        self, parts: list[tuple[Execution[Any], Transition[Any]]], *, task_id: int = 0
+    ) -> None:
         """Commit transitions as one atomic unit, then announce them.
 
         A transition's successor (the next run of a chain) joins the unit. Raises Conflict.
@@ -369,7 +379,7 @@ class Executions:
         done.add_done_callback(partial(self._settle, unit))
         await asyncio.shield(done)
 
-    def _reserve(self, unit: _Unit, execution: Execution, t: Transition) -> None:
+    def _reserve(self, unit: _Unit, execution: Execution[Any], t: Transition[Any]) -> None:
         """Start at once what a waiting poller can take; the rest becomes task rows."""
         for effect in list(t.effects):
             match effect:
@@ -421,7 +431,7 @@ class Executions:
     def _task(
         self,
         key: QueueKey,
-        execution: Execution,
+        execution: Execution[Any],
         effect: DispatchWorkflowTask | DispatchActivity,
     ) -> TaskRow:
         return TaskRow(
@@ -434,7 +444,7 @@ class Executions:
             sticky=isinstance(effect, DispatchWorkflowTask) and effect.sticky,
         )
 
-    def _write(self, execution: Execution, t: Transition) -> ExecutionWrite:
+    def _write(self, execution: Execution[AnyState], t: Transition[Any]) -> ExecutionWrite:
         """Advance the cached execution and describe its next version to the store."""
         state = t.state
         state.transitions = execution.version + 1
@@ -443,11 +453,12 @@ class Executions:
         write = ExecutionWrite(
             execution_id=execution.execution_id,
             expected_version=execution.version,
+            kind=state.KIND,
             namespace_id=state.namespace_id,
             workflow_id=state.workflow_id,
             run_id=state.run_id,
             status=state.status,
-            next_event_id=state.next_event_id,
+            next_event_id=_next_event_id(state),
             next_deadline_ns=self._next_deadline(execution, t),
             first_event_id=t.events[0].event_id if t.events else 0,
             events=events,
@@ -470,12 +481,13 @@ class Executions:
             execution.replaces_current = None
         return write
 
-    def _next_deadline(self, execution: Execution, t: Transition) -> int:
+    def _next_deadline(self, execution: Execution[AnyState], t: Transition[Any]) -> int:
         """Never later than the moment at which the execution wants attention; 0: never."""
         if outstanding(t.state):
             return t.now_ns
         if t.state.closed:
-            return t.state.close_ns + self.retention_ns(t.state.namespace_id)
+            closed_ns: int = t.state.close_ns
+            return closed_ns + self.retention_ns(t.state.namespace_id)
         if t.reschedule or not execution.deadline_ns:
             return t.deadline_ns
         if execution.deadline_ns <= t.now_ns:
@@ -498,10 +510,10 @@ class Executions:
         for task in unit.tasks:
             self.matching.add(task.queue, task)
 
-    def _announce(self, execution: Execution, t: Transition) -> None:
+    def _announce(self, execution: Execution[Any], t: Transition[Any]) -> None:
         execution.recent.trim(self.config.cached_history_bytes_per_execution)
         if t.state.closed and not _busy(execution):
-            key = (t.state.namespace_id, t.state.workflow_id)
+            key = _key(t.state)
             if self._current.get(key) == execution.execution_id:
                 del self._current[key]
         owed = False
@@ -565,7 +577,7 @@ class Executions:
             yield page
             first_event_id = page[-1].event_id + 1
 
-    async def wait_for_change(self, execution: Execution, timeout_s: float) -> bool:
+    async def wait_for_change(self, execution: Execution[AnyState], timeout_s: float) -> bool:
         """Wait until new events are committed; False when `timeout_s` passes without any."""
         loop = asyncio.get_running_loop()
         watcher: asyncio.Future[None] = loop.create_future()
@@ -578,18 +590,26 @@ class Executions:
             execution.watchers.discard(watcher)
         return True
 
-    async def delete(self, execution: Execution) -> None:
+    async def delete(self, execution: Execution[AnyState]) -> None:
         """Remove an execution and all that is stored of it."""
         await self.settled(execution)
         self._forget(execution)
         await self.store.delete_execution(execution.execution_id)
 
 
-def _busy(execution: Execution) -> bool:
+def _key(state: AnyState) -> tuple[Kind, str, str]:
+    return state.KIND, state.namespace_id, state.workflow_id
+
+
+def _busy(execution: Execution[AnyState]) -> bool:
     return execution.last_commit is not None and not execution.last_commit.done()
 
 
-def _heartbeat(state: WorkflowState, scheduled_event_id: int) -> Heartbeat:
+def _next_event_id(state: AnyState) -> int:
+    return state.next_event_id if isinstance(state, HistoryState) else 1
+
+
+def _heartbeat(state: HistoryState, scheduled_event_id: int) -> Heartbeat:
     pending = state.activities[scheduled_event_id]
     details = pending.heartbeat_details
     return Heartbeat(
@@ -633,12 +653,12 @@ def _varint(value: int) -> bytes:
 # --- Rebuild ------------------------------------------------------------------------------------
 
 
-def rebuild(stored: StoredExecution) -> Execution:
+def rebuild(stored: StoredExecution) -> Execution[AnyState]:
     """Snapshot plus journal tail: the state as the last commit left it."""
     if stored.snapshot:
         state = decode_state(stored.snapshot)
     else:
-        state = WorkflowState(
+        state = STATES[Kind(stored.kind)](
             namespace_id=stored.namespace_id,
             namespace="",
             workflow_id=stored.workflow_id,
@@ -660,7 +680,7 @@ def rebuild(stored: StoredExecution) -> Execution:
     return execution
 
 
-def _replay(execution: Execution, row: JournalRow) -> None:
+def _replay(execution: Execution[Any], row: JournalRow) -> None:
     events = list(history.History.FromString(row.events).events)
     encoded = [e.SerializeToString() for e in events]
     records = _records_decoder.decode(row.records) if row.records else []
@@ -677,7 +697,7 @@ def _replay(execution: Execution, row: JournalRow) -> None:
     execution.recent.extend(events, encoded)
 
 
-def _overlay(state: WorkflowState, heartbeat: Heartbeat) -> None:
+def _overlay(state: HistoryState, heartbeat: Heartbeat) -> None:
     pending = state.activities.get(heartbeat.scheduled_event_id)
     if pending is None or heartbeat.at_ns < pending.heartbeat_ns:
         return

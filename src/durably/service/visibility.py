@@ -9,6 +9,7 @@ from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine.apply import nanoseconds
+from durably.engine.state import Kind
 from durably.errors import InvalidArgument
 from durably.service import search_attributes
 from durably.service.admission import Call
@@ -97,7 +98,7 @@ class Visibility:
     ) -> ws.CountWorkflowExecutionsResponse:
         namespace = self._namespaces.by_name(request.namespace)
         query = visibility_query.parse(request.query, namespace.search_attributes)
-        groups = await self._store.count_executions(namespace.namespace_id, query)
+        groups = await self._store.count_executions(Kind.WORKFLOW, namespace.namespace_id, query)
         response = ws.CountWorkflowExecutionsResponse(count=sum(count for _, count in groups))
         if query.group_by:
             response.groups.extend(
@@ -127,7 +128,9 @@ class Visibility:
         return rows, token
 
     async def _read(self, namespace_id: str, query: Query, size: int, page_token: bytes) -> Page:
-        rows, token = await self._store.list_executions(namespace_id, query, size, page_token)
+        rows, token = await self._store.list_executions(
+            Kind.WORKFLOW, namespace_id, query, size, page_token
+        )
         return [listed(row) for row in rows], token
 
 

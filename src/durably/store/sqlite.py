@@ -56,14 +56,14 @@ OPEN_LAST = 2**62
 ADVANCE = """UPDATE executions SET version = ?, status = ?, next_event_id = ?, next_deadline_ns = ?
     WHERE shard = 0 AND execution_id = ? AND version = ?"""
 # A new execution.
-CREATE = """INSERT INTO executions (shard, execution_id, namespace_id, workflow_id, run_id, version,
-    status, next_event_id, next_deadline_ns) VALUES (0, ?, ?, ?, ?, 1, ?, ?, ?)"""
+CREATE = """INSERT INTO executions (shard, execution_id, kind, namespace_id, workflow_id, run_id,
+    version, status, next_event_id, next_deadline_ns) VALUES (0, ?, ?, ?, ?, ?, 1, ?, ?, ?)"""
 # The run that a workflow id names is to be this one, if none is named yet.
-CLAIM_CURRENT = """INSERT INTO current_runs (shard, namespace_id, workflow_id, execution_id, run_id)
-    VALUES (0, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+CLAIM_CURRENT = """INSERT INTO current_runs (shard, namespace_id, kind, workflow_id, execution_id,
+    run_id) VALUES (0, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 # The same, in place of a certain other run.
 REPLACE_CURRENT = """UPDATE current_runs SET execution_id = ?, run_id = ?
-    WHERE shard = 0 AND namespace_id = ? AND workflow_id = ? AND execution_id = ?"""
+    WHERE shard = 0 AND namespace_id = ? AND kind = ? AND workflow_id = ? AND execution_id = ?"""
 # What a commit added to the history and beside it.
 APPEND = "INSERT INTO journal VALUES (0, ?, ?, ?, ?, ?)"
 # The state, so that loading need not start at the beginning.
@@ -75,9 +75,9 @@ ADD_TASK = "INSERT INTO tasks VALUES (0, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 # A task that a worker has started, or that is stale.
 REMOVE_TASK = "DELETE FROM tasks WHERE shard = 0 AND task_id = ?"
 # What lists and counts see.
-SHOW = f"INSERT OR REPLACE INTO visibility VALUES (0, {', '.join('?' * 21)})"
+SHOW = f"INSERT OR REPLACE INTO visibility VALUES (0, {', '.join('?' * 22)})"
 # The row of an execution, by its id.
-READ_EXECUTION = """SELECT namespace_id, workflow_id, run_id, version, status, next_event_id,
+READ_EXECUTION = """SELECT kind, namespace_id, workflow_id, run_id, version, status, next_event_id,
     next_deadline_ns FROM executions WHERE shard = 0 AND execution_id = ?"""
 READ_SNAPSHOT = "SELECT version, state FROM snapshots WHERE shard = 0 AND execution_id = ?"
 # The journal after a snapshot.
@@ -87,11 +87,11 @@ READ_HEARTBEATS = """SELECT scheduled_event_id, attempt, at_ns, details FROM hea
     WHERE shard = 0 AND execution_id = ?"""
 # A certain run of a workflow id.
 FIND_RUN = """SELECT execution_id, run_id, status FROM executions
-    WHERE shard = 0 AND namespace_id = ? AND workflow_id = ? AND run_id = ?"""
+    WHERE shard = 0 AND namespace_id = ? AND kind = ? AND workflow_id = ? AND run_id = ?"""
 # The run that a workflow id names.
 CURRENT_RUN = """SELECT e.execution_id, e.run_id, e.status FROM current_runs c
     JOIN executions e ON e.shard = 0 AND e.execution_id = c.execution_id
-    WHERE c.shard = 0 AND c.namespace_id = ? AND c.workflow_id = ?"""
+    WHERE c.shard = 0 AND c.namespace_id = ? AND c.kind = ? AND c.workflow_id = ?"""
 # The version of the last row that begins at or before an event.
 ROW_OF_EVENT = """SELECT version FROM journal WHERE shard = 0 AND execution_id = ?
     AND first_event_id BETWEEN 1 AND ? ORDER BY version DESC LIMIT 1"""
@@ -117,8 +117,8 @@ DELETE_EXECUTION = (
     "DELETE FROM snapshots WHERE shard = 0 AND execution_id = ?",
     "DELETE FROM heartbeats WHERE shard = 0 AND execution_id = ?",
     "DELETE FROM visibility WHERE shard = 0 AND execution_id = ?",
-    """DELETE FROM current_runs WHERE shard = 0 AND execution_id = ?1 AND (namespace_id, workflow_id)
-        = (SELECT namespace_id, workflow_id FROM executions WHERE shard = 0 AND execution_id = ?1)""",
+    """DELETE FROM current_runs WHERE shard = 0 AND execution_id = ?1 AND (namespace_id, kind,
+        workflow_id) = (SELECT namespace_id, kind, workflow_id FROM executions WHERE shard = 0 AND execution_id = ?1)""",
     "DELETE FROM executions WHERE shard = 0 AND execution_id = ?",
 )
 VISIBLE_COLUMNS = """execution_id, workflow_id, run_id, workflow_type, task_queue, status, start_ns,
@@ -323,12 +323,14 @@ class SqliteStore:
     async def load(self, execution_id: int) -> StoredExecution | None:
         return await self._read_aside(lambda connection: _load(connection, execution_id))
 
-    async def find_run(self, namespace_id: str, workflow_id: str, run_id: str) -> RunRow | None:
-        row = self._row(FIND_RUN, (namespace_id, workflow_id, run_id))
+    async def find_run(
+        self, kind: int, namespace_id: str, workflow_id: str, run_id: str
+    ) -> RunRow | None:
+        row = self._row(FIND_RUN, (namespace_id, kind, workflow_id, run_id))
         return RunRow(*row) if row else None
 
-    async def current_run(self, namespace_id: str, workflow_id: str) -> RunRow | None:
-        row = self._row(CURRENT_RUN, (namespace_id, workflow_id))
+    async def current_run(self, kind: int, namespace_id: str, workflow_id: str) -> RunRow | None:
+        row = self._row(CURRENT_RUN, (namespace_id, kind, workflow_id))
         return RunRow(*row) if row else None
 
     async def read_events(
@@ -364,20 +366,22 @@ class SqliteStore:
         return bytes(row[0]) if row else None
 
     async def list_executions(
-        self, namespace_id: str, query: Query, page_size: int, page_token: bytes
+        self, kind: int, namespace_id: str, query: Query, page_size: int, page_token: bytes
     ) -> tuple[list[VisibleExecution], bytes]:
         return await self._read_aside(
-            lambda c: _list(c, namespace_id, query, page_size, page_token)
+            lambda c: _list(c, kind, namespace_id, query, page_size, page_token)
         )
 
-    async def count_executions(self, namespace_id: str, query: Query) -> list[tuple[object, int]]:
+    async def count_executions(
+        self, kind: int, namespace_id: str, query: Query
+    ) -> list[tuple[object, int]]:
         group = query.group_by or "NULL"
-        sql = f"SELECT {group}, count(*) FROM visibility WHERE namespace_id = ?"
+        sql = f"SELECT {group}, count(*) FROM visibility WHERE namespace_id = ? AND kind = ?"
         if query.sql:
             sql += f" AND ({query.sql})"
         if query.group_by:
             sql += " GROUP BY 1 ORDER BY 2 DESC"
-        values = (namespace_id, *query.values)
+        values = (namespace_id, kind, *query.values)
         return await self._read_aside(lambda c: c.execute(sql, values).fetchall())
 
     async def _read_aside(self, read: Callable[[sqlite3.Connection], R]) -> R:
@@ -489,6 +493,7 @@ def _advance(execute: Execute, write: ExecutionWrite) -> None:
             CREATE,
             (
                 write.execution_id,
+                write.kind,
                 write.namespace_id,
                 write.workflow_id,
                 write.run_id,
@@ -504,7 +509,7 @@ def _advance(execute: Execute, write: ExecutionWrite) -> None:
 def _claim_current(execute: Execute, write: ExecutionWrite) -> None:
     if write.replaces_current is None:
         return
-    key = (write.namespace_id, write.workflow_id)
+    key = (write.namespace_id, write.kind, write.workflow_id)
     if write.replaces_current == 0:
         claimed = execute(CLAIM_CURRENT, (*key, write.execution_id, write.run_id))
     else:
@@ -559,6 +564,7 @@ def _task_values(task: TaskRow) -> tuple[object, ...]:
 def _visible_values(write: ExecutionWrite, row: VisibilityRow) -> tuple[object, ...]:
     return (
         write.execution_id,
+        write.kind,
         write.namespace_id,
         write.workflow_id,
         write.run_id,
@@ -593,20 +599,21 @@ def _load(connection: sqlite3.Connection, execution_id: int) -> StoredExecution 
             return None
         found = connection.execute(READ_SNAPSHOT, (execution_id,)).fetchone()
         snapshot_version, snapshot = found or (0, b"")
-        tail = connection.execute(READ_TAIL, (execution_id, snapshot_version, row[3])).fetchall()
+        tail = connection.execute(READ_TAIL, (execution_id, snapshot_version, row[4])).fetchall()
         beats = connection.execute(READ_HEARTBEATS, (execution_id,)).fetchall()
     finally:
         if not in_transaction:
             connection.execute("COMMIT")
     return StoredExecution(
         execution_id=execution_id,
-        namespace_id=row[0],
-        workflow_id=row[1],
-        run_id=row[2],
-        version=row[3],
-        status=row[4],
-        next_event_id=row[5],
-        next_deadline_ns=row[6],
+        kind=row[0],
+        namespace_id=row[1],
+        workflow_id=row[2],
+        run_id=row[3],
+        version=row[4],
+        status=row[5],
+        next_event_id=row[6],
+        next_deadline_ns=row[7],
         snapshot=snapshot,
         snapshot_version=snapshot_version,
         journal=[JournalRow(*each) for each in tail],
@@ -642,13 +649,14 @@ _token_decoder = msgspec.msgpack.Decoder(tuple[int, int, int])
 
 def _list(
     connection: sqlite3.Connection,
+    kind: int,
     namespace_id: str,
     query: Query,
     page_size: int,
     page_token: bytes,
 ) -> tuple[list[VisibleExecution], bytes]:
-    sql = f"SELECT {VISIBLE_COLUMNS} FROM visibility WHERE namespace_id = ?"
-    values: list[object] = [namespace_id]
+    sql = f"SELECT {VISIBLE_COLUMNS} FROM visibility WHERE namespace_id = ? AND kind = ?"
+    values: list[object] = [namespace_id, kind]
     if query.sql:
         sql += f" AND ({query.sql})"
         values += query.values

@@ -99,6 +99,8 @@ class ExecutionWrite:
 
     execution_id: int
     expected_version: int
+    kind: int
+    """What it is, an `engine.state.Kind`: each kind has ids of its own."""
     namespace_id: str
     workflow_id: str
     run_id: str
@@ -141,6 +143,7 @@ class StoredExecution:
     """All that is needed to bring an execution back: a snapshot and the journal after it."""
 
     execution_id: int
+    kind: int
     namespace_id: str
     workflow_id: str
     run_id: str
@@ -209,9 +212,13 @@ class Store(Protocol):
 
     async def load(self, execution_id: int) -> StoredExecution | None: ...
 
-    async def find_run(self, namespace_id: str, workflow_id: str, run_id: str) -> RunRow | None: ...
+    async def find_run(
+        self, kind: int, namespace_id: str, workflow_id: str, run_id: str
+    ) -> RunRow | None: ...
 
-    async def current_run(self, namespace_id: str, workflow_id: str) -> RunRow | None: ...
+    async def current_run(
+        self, kind: int, namespace_id: str, workflow_id: str
+    ) -> RunRow | None: ...
 
     async def read_events(
         self, execution_id: int, first_event_id: int, bytes_max: int
@@ -234,11 +241,13 @@ class Store(Protocol):
     async def metadata(self, key: str) -> bytes | None: ...
 
     async def list_executions(
-        self, namespace_id: str, query: Query, page_size: int, page_token: bytes
+        self, kind: int, namespace_id: str, query: Query, page_size: int, page_token: bytes
     ) -> tuple[list[VisibleExecution], bytes]:
         """One page, newest first, and the token of the next (empty: none)."""
 
-    async def count_executions(self, namespace_id: str, query: Query) -> list[tuple[object, int]]:
+    async def count_executions(
+        self, kind: int, namespace_id: str, query: Query
+    ) -> list[tuple[object, int]]:
         """(group, count) for each group; one with group None without GROUP BY."""
 
     async def close(self) -> None: ...

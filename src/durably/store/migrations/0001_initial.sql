@@ -1,7 +1,9 @@
 -- One row per run. Small: touched by every commit of its execution.
+-- `kind`: 1 workflow, 2 standalone activity, 3 schedule, 4 batch, 5 standalone Nexus operation.
 CREATE TABLE executions (
     shard INTEGER NOT NULL,
     execution_id INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
     namespace_id TEXT NOT NULL,
     workflow_id TEXT NOT NULL,
     run_id TEXT NOT NULL,
@@ -11,7 +13,7 @@ CREATE TABLE executions (
     next_deadline_ns INTEGER NOT NULL,
     PRIMARY KEY (shard, execution_id)
 ) WITHOUT ROWID;
-CREATE UNIQUE INDEX executions_by_run ON executions (shard, namespace_id, workflow_id, run_id);
+CREATE UNIQUE INDEX executions_by_run ON executions (shard, namespace_id, kind, workflow_id, run_id);
 CREATE INDEX executions_by_deadline ON executions (next_deadline_ns) WHERE next_deadline_ns > 0;
 
 -- Append-only: what each commit added. `events` is the wire form of a History message.
@@ -34,14 +36,15 @@ CREATE TABLE snapshots (
     PRIMARY KEY (shard, execution_id)
 ) WITHOUT ROWID;
 
--- Which run a workflow id names: at most one is open, because this key is unique.
+-- Which run an id names: at most one is open, because this key is unique.
 CREATE TABLE current_runs (
     shard INTEGER NOT NULL,
     namespace_id TEXT NOT NULL,
+    kind INTEGER NOT NULL,
     workflow_id TEXT NOT NULL,
     execution_id INTEGER NOT NULL,
     run_id TEXT NOT NULL,
-    PRIMARY KEY (shard, namespace_id, workflow_id)
+    PRIMARY KEY (shard, namespace_id, kind, workflow_id)
 ) WITHOUT ROWID;
 
 -- Tasks that found no waiting poller.
@@ -75,6 +78,7 @@ CREATE TABLE heartbeats (
 CREATE TABLE visibility (
     shard INTEGER NOT NULL,
     execution_id INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
     namespace_id TEXT NOT NULL,
     workflow_id TEXT NOT NULL,
     run_id TEXT NOT NULL,
@@ -98,9 +102,9 @@ CREATE TABLE visibility (
     PRIMARY KEY (shard, execution_id)
 ) WITHOUT ROWID;
 CREATE INDEX visibility_by_time
-    ON visibility (namespace_id, sort_close_ns DESC, start_ns DESC, execution_id DESC);
-CREATE INDEX visibility_by_workflow ON visibility (namespace_id, workflow_id);
-CREATE INDEX visibility_by_status ON visibility (namespace_id, status);
+    ON visibility (namespace_id, kind, sort_close_ns DESC, start_ns DESC, execution_id DESC);
+CREATE INDEX visibility_by_workflow ON visibility (namespace_id, kind, workflow_id);
+CREATE INDEX visibility_by_status ON visibility (namespace_id, kind, status);
 
 CREATE TABLE namespaces (
     namespace_id TEXT PRIMARY KEY,
