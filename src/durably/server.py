@@ -19,6 +19,7 @@ from durably.edge.grpc import GrpcApp
 from durably.edge.health import Health
 from durably.matching import Matching
 from durably.service import admission
+from durably.service.activity_control import ActivityControl
 from durably.service.namespaces import Namespaces
 from durably.service.queries import Queries
 from durably.service.system import System
@@ -79,6 +80,7 @@ class Server:
         handlers = (
             workflows,
             WorkerTasks(executions, namespaces, queries),
+            ActivityControl(executions, namespaces),
             queries,
             Updates(executions, namespaces, workflows),
             Visibility(executions, namespaces),

@@ -11,6 +11,7 @@ import hypothesis.strategies as st
 from google.protobuf.duration_pb2 import Duration
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from temporalio.api.activity.v1 import message_pb2 as activities
 from temporalio.api.command.v1 import message_pb2 as command
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import command_type_pb2 as command_types
@@ -18,14 +19,17 @@ from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
+from temporalio.api.update.v1 import message_pb2 as update_messages
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
 from durably.engine import (
     activity,
+    activity_control,
     commands,
     deadlines,
     external_workflow,
+    update,
     workflow,
     workflow_task,
 )
@@ -173,24 +177,26 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
     @precondition(has_started_task)
     @rule(
         timers=st.integers(0, 2),
-        activities=st.integers(0, 2),
+        scheduled=st.integers(0, 2),
         children=st.integers(0, 1),
         attempts=st.integers(0, 3),
         sticky=st.booleans(),
         close=st.sampled_from(["", "", "", "complete", "continue"]),
         cancel=st.booleans(),
         again=st.booleans(),
+        answer=st.sampled_from(["accept", "reject", "ignore"]),
     )
     def complete_task(
         self,
         timers: int,
-        activities: int,
+        scheduled: int,
         children: int,
         attempts: int,
         sticky: bool,
         close: str,
         cancel: bool,
         again: bool,
+        answer: str,
     ) -> None:
         request = ws.RespondWorkflowTaskCompletedRequest(
             identity="worker", return_new_workflow_task=again, force_create_new_workflow_task=again
@@ -200,9 +206,10 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
             request.sticky_attributes.schedule_to_start_timeout.seconds = 5
         request.commands.extend(timer_command(self.new_name(), 5) for _ in range(timers))
         request.commands.extend(
-            activity_command(self.new_name(), attempts) for _ in range(activities)
+            activity_command(self.new_name(), attempts) for _ in range(scheduled)
         )
         request.commands.extend(child_command(self.new_name()) for _ in range(children))
+        self.add_update_messages(request, answer)
         if cancel:
             self.add_cancels(request)
         if close:
@@ -257,7 +264,8 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         )
         match end:
             case "start":
-                self.step(lambda t: activity.start(t, event_id, attempt, "worker", "r"))
+                stamp = self.state.activities[event_id].stamp
+                self.step(lambda t: activity.start(t, event_id, stamp, "worker", "r"))
             case "complete":
                 self.step(lambda t: activity.complete(t, event_id, attempt, None, "worker"))
             case "fail":
@@ -266,6 +274,74 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
                 self.step(lambda t: activity.confirm_cancel(t, event_id, attempt, None, "worker"))
             case _:
                 self.beat(event_id, attempt)
+
+    @precondition(lambda self: self.state.activities)
+    @rule(
+        which=st.integers(0, 5),
+        what=st.sampled_from(["pause", "unpause", "reset", "options", "restore"]),
+        flag=st.booleans(),
+        jitter_ns=st.sampled_from([0, 3 * SECOND]),
+    )
+    def control_activity(self, which: int, what: str, flag: bool, jitter_ns: int) -> None:
+        ids = list(self.state.activities)
+        event_id = ids[which % len(ids)]
+        jitter: Any = {"jitter": lambda longest_ns: longest_ns, "jitter_ns": jitter_ns}
+        options = activities.ActivityOptions(
+            heartbeat_timeout=Duration(seconds=2), retry_policy={"maximum_attempts": 4}
+        )
+        paths = ["heartbeat_timeout", "retry_policy.maximum_attempts"]
+
+        def decide(t: Transition) -> None:
+            chosen = [t.state.activities[event_id]]
+            match what:
+                case "pause":
+                    activity_control.pause(t, chosen, "operator", "why", "p1" if flag else "")
+                case "unpause":
+                    activity_control.unpause(
+                        t, chosen, reset_attempts=flag, reset_heartbeat=flag, **jitter
+                    )
+                case "reset":
+                    activity_control.reset(
+                        t,
+                        chosen,
+                        reset_heartbeat=flag,
+                        keep_paused=not flag,
+                        restore_options=flag,
+                        **jitter,
+                    )
+                case "options":
+                    activity_control.update_options(t, chosen, options, paths, 0)
+                case _:
+                    activity_control.restore_options(t, chosen)
+
+        self.step(decide)
+
+    @rule(update_id=st.sampled_from(["u1", "u2", "u3", "u4"]))
+    def admit_update(self, update_id: str) -> None:
+        request = update_messages.Request(
+            meta=update_messages.Meta(update_id=update_id), input={"name": "change"}
+        )
+        self.step(lambda t: update.admit(t, request, CONFIG))
+
+    def add_update_messages(
+        self, request: ws.RespondWorkflowTaskCompletedRequest, answer: str
+    ) -> None:
+        """What the worker says of the updates that its task carries, and of those it accepted."""
+        for pending in self.state.updates.values():
+            if pending.accepted_event_id:
+                body: Any = update_messages.Response(
+                    meta=update_messages.Meta(update_id=pending.update_id)
+                )
+            elif not pending.sent or answer == "ignore":
+                continue
+            elif answer == "reject":
+                body = update_messages.Rejection(failure=failure.Failure(message="no"))
+            else:
+                body = update_messages.Acceptance()
+            message = request.messages.add(
+                id=self.new_name(), protocol_instance_id=pending.update_id
+            )
+            message.body.Pack(body)
 
     def beat(self, event_id: int, attempt: int) -> None:
         """Heartbeats are a row that is overwritten, not entries: copy what the store would."""
@@ -318,6 +394,12 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         ]
         named = [request_id for request_id in seen if request_id]
         assert len(named) == len(set(named))
+        accepted = [
+            e.workflow_execution_update_accepted_event_attributes.protocol_instance_id
+            for e in self.events
+            if e.event_type == event_types.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED
+        ]
+        assert len(accepted) == len(set(accepted))
         if self.state.closed:
             assert not self.state.activities
             assert not self.state.timers

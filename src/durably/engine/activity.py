@@ -37,7 +37,7 @@ from durably.engine.retry import (
     validate_policy,
     with_defaults,
 )
-from durably.engine.state import Activity
+from durably.engine.state import Activity, HistoryState
 from durably.engine.transition import DispatchActivity, Transition
 from durably.engine.workflow import cap, ensure_running, normal_queue
 from durably.engine.workflow_task import set_duration
@@ -60,6 +60,15 @@ class ActivityGrant:
     attempt: int
     dispatched_ns: int
     started_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatAnswer:
+    """What a worker hears when it heartbeats."""
+
+    cancel_requested: bool
+    paused: bool
+    reset: bool
 
 
 # --- Schedule ---------------------------------------------------------------------------------
@@ -90,7 +99,7 @@ def schedule(
     event_id = t.record(event, user_metadata=user_metadata)
     activity = t.state.activities[event_id]
     if dispatch:
-        t.emit(DispatchActivity(activity.scheduled.task_queue.name, event_id, 1))
+        t.emit(DispatchActivity(activity.scheduled.task_queue.name, event_id, activity.stamp))
     t.attend(next_deadline(activity))
     return activity
 
@@ -186,11 +195,11 @@ def _fill_timeouts(
 
 
 def start(
-    t: Transition, scheduled_event_id: int, attempt: int, identity: str, request_id: str
+    t: Transition, scheduled_event_id: int, stamp: int, identity: str, request_id: str
 ) -> ActivityGrant:
     """A worker takes the attempt. NotFound if it is not there for taking any more."""
     activity = t.state.activities.get(scheduled_event_id)
-    if not t.state.running or activity is None or activity.attempt != attempt:
+    if not t.state.running or activity is None or activity.stamp != stamp:
         raise NotFound(NOT_FOUND)
     if activity.started and activity.request_id != request_id:
         raise NotFound(NOT_FOUND)
@@ -198,7 +207,7 @@ def start(
         t.note(
             r.ActivityStarted(
                 scheduled_event_id=scheduled_event_id,
-                attempt=attempt,
+                attempt=activity.attempt,
                 at_ns=t.now_ns,
                 identity=identity,
                 request_id=request_id,
@@ -284,20 +293,29 @@ def fail(
 def _decide_retry(t: Transition, activity: Activity, reason: failure.Failure) -> RetryDecision:
     if activity.cancel_requested:
         return RetryDecision(workflow_enums.RETRY_STATE_CANCEL_REQUESTED)
+    paused = activity.pause is not None
     return next_retry(
         activity.scheduled.retry_policy,
-        attempt=activity.attempt,
+        # A paused activity waits for its operator, however many attempts it has had.
+        attempt=0 if paused else _counted_attempt(activity),
         failure=reason,
         now_ns=t.now_ns,
-        expires_ns=_closes_ns(activity),
+        expires_ns=0 if paused else _closes_ns(activity),
     )
 
 
+def _counted_attempt(activity: Activity) -> int:
+    """The running attempt's number as the retry policy counts: one again after a reset."""
+    return 1 if activity.reset_pending else activity.attempt
+
+
 def _retry(t: Transition, activity: Activity, reason: failure.Failure, delay_ns: int) -> None:
+    if activity.reset_heartbeat_pending:
+        t.heartbeats.append(activity.scheduled_event_id)
     t.note(
         r.ActivityRetryScheduled(
             scheduled_event_id=activity.scheduled_event_id,
-            attempt=activity.attempt + 1,
+            attempt=_counted_attempt(activity) + 1,
             retry_at_ns=t.now_ns + delay_ns,
             failure=reason.SerializeToString(),
             ended_ns=t.now_ns,
@@ -335,11 +353,13 @@ def heartbeat(
     scheduled_event_id: int,
     attempt: int,
     details: common.Payloads | None,
-) -> bool:
-    """RecordActivityTaskHeartbeat; whether the worker is asked to cancel the activity."""
+) -> HeartbeatAnswer:
+    """RecordActivityTaskHeartbeat: what the worker is asked to do about the activity."""
     activity = started_attempt(t, scheduled_event_id, attempt)
     _beat(t, activity, details)
-    return activity.cancel_requested
+    return HeartbeatAnswer(
+        activity.cancel_requested, activity.pause is not None, activity.reset_pending
+    )
 
 
 def _beat(t: Transition, activity: Activity, details: common.Payloads | None) -> None:
@@ -411,7 +431,9 @@ def _closes_ns(activity: Activity) -> int:
 
 
 def next_deadline(activity: Activity) -> int:
-    """The earliest timeout or retry of this activity; 0: never."""
+    """The earliest timeout or retry of this activity; 0: never. While it is paused none runs."""
+    if activity.pause is not None:
+        return 0
     moments = [_closes_ns(activity)]
     scheduled = activity.scheduled
     if activity.started:
@@ -439,10 +461,11 @@ def fire_due(t: Transition) -> None:
         if kind:
             _time_out(t, activity, kind)
         else:
-            _dispatch_retry(t, activity)
+            dispatch_retry(t, activity)
 
 
-def _dispatch_retry(t: Transition, activity: Activity) -> None:
+def dispatch_retry(t: Transition[HistoryState], activity: Activity) -> None:
+    """The attempt that waits goes to its queue."""
     t.note(
         r.ActivityRetryDispatched(
             scheduled_event_id=activity.scheduled_event_id,
@@ -451,7 +474,7 @@ def _dispatch_retry(t: Transition, activity: Activity) -> None:
         )
     )
     queue = activity.scheduled.task_queue.name
-    t.emit(DispatchActivity(queue, activity.scheduled_event_id, activity.attempt))
+    t.emit(DispatchActivity(queue, activity.scheduled_event_id, activity.stamp))
 
 
 def _timed_out(activity: Activity, now_ns: int) -> workflow_enums.TimeoutType.ValueType:

@@ -11,6 +11,7 @@ overwritten instead of journal entries.
 from collections.abc import Callable
 from typing import Any, assert_never
 
+from temporalio.api.activity.v1 import message_pb2 as activities
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
@@ -28,6 +29,7 @@ from durably.engine.state import (
     ExternalCancel,
     ExternalSignal,
     HistoryState,
+    Pause,
     ResetPoint,
     Timer,
     Update,
@@ -462,7 +464,15 @@ def apply_record(state: ExecutionState, record: r.AnyRecord) -> None:
         case r.Created():
             state.namespace = record.namespace
             state.create_request_id = record.request_id
-        case r.ActivityStarted() | r.ActivityRetryScheduled() | r.ActivityRetryDispatched():
+        case (
+            r.ActivityStarted()
+            | r.ActivityRetryScheduled()
+            | r.ActivityRetryDispatched()
+            | r.ActivityPaused()
+            | r.ActivityUnpaused()
+            | r.ActivityReset()
+            | r.ActivityOptionsUpdated()
+        ):
             assert isinstance(state, HistoryState)
             _apply_activity(state, record)
         case _:
@@ -470,19 +480,29 @@ def apply_record(state: ExecutionState, record: r.AnyRecord) -> None:
             _apply_workflow(state, record)
 
 
-def _apply_activity(
-    state: HistoryState,
-    record: r.ActivityRecord,
-) -> None:
+def _apply_activity(state: HistoryState, record: r.ActivityRecord) -> None:
+    activity = state.activities[record.scheduled_event_id]
     match record:
         case r.ActivityStarted():
-            _activity_attempt_started(state, record)
+            _activity_attempt_started(activity, record)
         case r.ActivityRetryScheduled():
-            _activity_retry_scheduled(state, record)
+            _activity_retry_scheduled(activity, record)
         case r.ActivityRetryDispatched():
-            activity = state.activities[record.scheduled_event_id]
             activity.retry_at_ns = 0
             activity.dispatched_ns = record.at_ns
+        case r.ActivityPaused():
+            _activity_paused(activity, record)
+        case r.ActivityUnpaused():
+            activity.pause = None
+            if record.reset_attempts:
+                _reset_attempts(activity)
+            if record.reset_heartbeat:
+                _forget_heartbeat(activity)
+            _dispatch_again(activity, record.dispatch_at_ns)
+        case r.ActivityReset():
+            _activity_reset(activity, record)
+        case r.ActivityOptionsUpdated():
+            _activity_options_updated(activity, record)
         case _:
             assert_never(record)
 
@@ -578,8 +598,7 @@ def _apply_workflow_task(
             assert_never(record)
 
 
-def _activity_attempt_started(state: HistoryState, record: r.ActivityStarted) -> None:
-    activity = state.activities[record.scheduled_event_id]
+def _activity_attempt_started(activity: Activity, record: r.ActivityStarted) -> None:
     activity.attempt = record.attempt
     activity.retry_at_ns = 0
     activity.started_ns = record.at_ns
@@ -590,9 +609,9 @@ def _activity_attempt_started(state: HistoryState, record: r.ActivityStarted) ->
     activity.worker_version = record.worker_version
 
 
-def _activity_retry_scheduled(state: HistoryState, record: r.ActivityRetryScheduled) -> None:
-    activity = state.activities[record.scheduled_event_id]
+def _activity_retry_scheduled(activity: Activity, record: r.ActivityRetryScheduled) -> None:
     activity.attempt = record.attempt
+    activity.stamp += 1
     activity.retry_at_ns = record.retry_at_ns
     activity.dispatched_ns = record.retry_at_ns
     activity.started_ns = 0
@@ -600,6 +619,89 @@ def _activity_retry_scheduled(state: HistoryState, record: r.ActivityRetrySchedu
     activity.request_id = ""
     activity.last_ended_ns = record.ended_ns
     activity.last_failure = failure.Failure.FromString(record.failure)
+    activity.reset_pending = False
+    if activity.reset_heartbeat_pending:
+        _forget_heartbeat(activity)
+
+
+def _activity_paused(activity: Activity, record: r.ActivityPaused) -> None:
+    activity.pause = Pause(
+        record.at_ns, record.identity, record.reason, record.request_id, record.rule_id
+    )
+    if not activity.started:
+        activity.stamp += 1
+
+
+def _activity_reset(activity: Activity, record: r.ActivityReset) -> None:
+    _reset_attempts(activity)
+    if record.unpause:
+        activity.pause = None
+    if record.reset_heartbeat and activity.started:
+        activity.reset_heartbeat_pending = True
+    elif record.reset_heartbeat:
+        _forget_heartbeat(activity)
+    _dispatch_again(activity, record.dispatch_at_ns)
+
+
+def _reset_attempts(activity: Activity) -> None:
+    """A running attempt keeps its number, by which its worker is known."""
+    if activity.started:
+        activity.reset_pending = True
+    else:
+        activity.attempt = 1
+
+
+def _forget_heartbeat(activity: Activity) -> None:
+    activity.heartbeat_ns = 0
+    activity.heartbeat_details = None
+    activity.reset_heartbeat_pending = False
+
+
+def _dispatch_again(activity: Activity, at_ns: int) -> None:
+    """The attempt that waits is dispatched at this time instead; what was dispatched is stale."""
+    if at_ns:
+        activity.stamp += 1
+        activity.retry_at_ns = at_ns
+        activity.dispatched_ns = at_ns
+
+
+def _activity_options_updated(activity: Activity, record: r.ActivityOptionsUpdated) -> None:
+    """The attributes are replaced, not changed: what was granted before holds the old ones."""
+    if not activity.original_options:
+        activity.original_options = options_of(activity.scheduled).SerializeToString()
+    options = activities.ActivityOptions.FromString(record.options)
+    changed = history.ActivityTaskScheduledEventAttributes()
+    changed.CopyFrom(activity.scheduled)
+    for name in OPTION_FIELDS:
+        if options.HasField(name):  # type: ignore[arg-type]
+            getattr(changed, name).CopyFrom(getattr(options, name))
+        else:
+            changed.ClearField(name)  # type: ignore[arg-type]
+    activity.scheduled = changed
+    if not activity.started and activity.pause is None:
+        _dispatch_again(activity, record.dispatch_at_ns)
+
+
+OPTION_FIELDS = (
+    "task_queue",
+    "schedule_to_close_timeout",
+    "schedule_to_start_timeout",
+    "start_to_close_timeout",
+    "heartbeat_timeout",
+    "retry_policy",
+    "priority",
+)
+
+
+def options_of(
+    scheduled: history.ActivityTaskScheduledEventAttributes,
+) -> activities.ActivityOptions:
+    """Those attributes of an activity that can be changed while it is pending."""
+    options = activities.ActivityOptions()
+    for name in OPTION_FIELDS:
+        if scheduled.HasField(name):  # type: ignore[arg-type]
+            getattr(options, name).CopyFrom(getattr(scheduled, name))
+    return options
 
 
 def apply_heartbeat(

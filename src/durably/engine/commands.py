@@ -269,7 +269,9 @@ def _schedule_activity(
     )
     if eager:
         completed.activities.append(
-            activity.start(t, pending.scheduled_event_id, 1, request.identity, t.new_id())
+            activity.start(
+                t, pending.scheduled_event_id, pending.stamp, request.identity, t.new_id()
+            )
         )
 
 

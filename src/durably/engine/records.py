@@ -51,6 +51,44 @@ class ActivityRetryDispatched(Record, frozen=True, tag="ad"):
     at_ns: int
 
 
+class ActivityPaused(Record, frozen=True, tag="ap"):
+    """No further attempt is dispatched, and no timeout runs, until the activity is unpaused."""
+
+    scheduled_event_id: int
+    at_ns: int
+    identity: str
+    reason: str
+    request_id: str
+    rule_id: str = ""
+
+
+class ActivityUnpaused(Record, frozen=True, tag="au"):
+    """`dispatch_at_ns` 0: an attempt is running, and goes on."""
+
+    scheduled_event_id: int
+    dispatch_at_ns: int
+    reset_attempts: bool = False
+    reset_heartbeat: bool = False
+
+
+class ActivityReset(Record, frozen=True, tag="ax"):
+    """The attempts count from one again. `dispatch_at_ns` 0: not now, but when the running attempt
+    ends, or when the activity is unpaused."""
+
+    scheduled_event_id: int
+    dispatch_at_ns: int
+    reset_heartbeat: bool = False
+    unpause: bool = False
+
+
+class ActivityOptionsUpdated(Record, frozen=True, tag="ao"):
+    """`options` is a serialized activity.v1.ActivityOptions, whole. `dispatch_at_ns` as above."""
+
+    scheduled_event_id: int
+    options: bytes
+    dispatch_at_ns: int
+
+
 class WorkflowTaskAttemptScheduled(Record, frozen=True, tag="ws"):
     """A transient workflow task (attempt > 1): scheduled without an event in history."""
 
@@ -149,7 +187,15 @@ class ParentClosePolicyApplied(Record, frozen=True, tag="pc"):
     initiated_event_id: int
 
 
-ActivityRecord = ActivityStarted | ActivityRetryScheduled | ActivityRetryDispatched
+ActivityRecord = (
+    ActivityStarted
+    | ActivityRetryScheduled
+    | ActivityRetryDispatched
+    | ActivityPaused
+    | ActivityUnpaused
+    | ActivityReset
+    | ActivityOptionsUpdated
+)
 """Of whatever has activities."""
 
 WorkflowRecord = (

@@ -93,7 +93,8 @@ def next_retry(
 
 
 def backoff_ns(policy: common.RetryPolicy, attempt: int) -> int:
-    """Delay after attempt number `attempt` (from 1)."""
+    """Delay after attempt number `attempt` (from 1; 0, after a reset, counts as 1)."""
+    attempt = max(attempt, 1)
     initial_ns = nanoseconds(policy.initial_interval) or INITIAL_INTERVAL_NS
     coefficient = policy.backoff_coefficient or BACKOFF_COEFFICIENT
     longest_ns = nanoseconds(policy.maximum_interval) or initial_ns * MAXIMUM_INTERVAL_FACTOR

@@ -91,6 +91,16 @@ class WorkflowTask(Struct):
         return self.attempt > 1
 
 
+class Pause(Struct, frozen=True):
+    """Who paused an activity or a workflow, when and why; `rule_id`: a workflow rule did."""
+
+    at_ns: int
+    identity: str
+    reason: str
+    request_id: str
+    rule_id: str = ""
+
+
 class Activity(Struct):
     """One pending activity, wherever its attempts stand."""
 
@@ -113,6 +123,14 @@ class Activity(Struct):
     heartbeat_ns: int = 0
     heartbeat_details: common.Payloads | None = None
     cancel_requested_event_id: int = 0
+    stamp: int = 1
+    """Which dispatch is the valid one: it grows whenever tasks on their way become stale."""
+    pause: Pause | None = None
+    reset_pending: bool = False
+    """Attempts count from the running one again: a reset came while it ran."""
+    reset_heartbeat_pending: bool = False
+    original_options: bytes = b""
+    """The activity.v1.ActivityOptions before the first change of them; empty: never changed."""
 
     @property
     def activity_id(self) -> str:

@@ -46,11 +46,12 @@ class DispatchWorkflowTask:
 
 @dataclass(frozen=True, slots=True)
 class DispatchActivity:
-    """The present attempt of an activity waits for a worker on `queue`."""
+    """The present attempt of an activity waits for a worker on `queue`. Its stamp says whether it
+    still does when one comes."""
 
     queue: str
     scheduled_event_id: int
-    attempt: int
+    stamp: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from durably.engine import workflow_task
 from durably.engine.apply import nanoseconds
 from durably.engine.refusals import BadCommand
 from durably.engine.retry import next_retry
-from durably.engine.state import WorkflowState
+from durably.engine.state import ExecutionState, WorkflowState
 from durably.engine.transition import SECOND_NS, ReportToParent, Transition, outstanding
 from durably.engine.workflow_task import set_duration
 from durably.errors import InvalidArgument, NotFound, ResourceExhausted
@@ -174,7 +174,7 @@ def start(
 # --- From outside -----------------------------------------------------------------------------
 
 
-def ensure_running(state: WorkflowState) -> None:
+def ensure_running(state: ExecutionState) -> None:
     if not state.running:
         raise NotFound(ALREADY_COMPLETED)
 

@@ -10,7 +10,8 @@ from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
-from durably.engine.state import Activity, Child, WorkflowState
+from durably.engine.apply import options_of
+from durably.engine.state import Activity, Child, Pause, WorkflowState
 from durably.engine.transition import SECOND_NS
 from durably.engine.workflow_task import set_duration
 from durably.store.store import VisibleExecution
@@ -96,14 +97,8 @@ def _pending_activity(activity: Activity) -> workflow_messages.PendingActivityIn
         maximum_attempts=scheduled.retry_policy.maximum_attempts,
         last_failure=activity.last_failure,
         last_worker_identity=activity.last_identity,
-        activity_options={  # type: ignore[arg-type]
-            "task_queue": scheduled.task_queue,
-            "schedule_to_close_timeout": scheduled.schedule_to_close_timeout,
-            "schedule_to_start_timeout": scheduled.schedule_to_start_timeout,
-            "start_to_close_timeout": scheduled.start_to_close_timeout,
-            "heartbeat_timeout": scheduled.heartbeat_timeout,
-            "retry_policy": scheduled.retry_policy,
-        },
+        activity_options=options_of(scheduled),
+        paused=activity.pause is not None,
     )
     if scheduled.HasField("priority"):
         shown.priority.CopyFrom(scheduled.priority)
@@ -111,7 +106,9 @@ def _pending_activity(activity: Activity) -> workflow_messages.PendingActivityIn
     set_time(shown.last_heartbeat_time, activity.heartbeat_ns)
     set_time(shown.last_attempt_complete_time, activity.last_ended_ns)
     set_time(shown.scheduled_time, 0 if activity.started else activity.dispatched_ns)
-    if activity.retry_at_ns:
+    if activity.pause is not None:
+        _show_pause(shown, activity.pause)
+    elif activity.retry_at_ns:
         set_time(shown.next_attempt_schedule_time, activity.retry_at_ns)
         waits_ns = activity.retry_at_ns - activity.last_ended_ns
         set_duration(shown.current_retry_interval, waits_ns)
@@ -121,11 +118,24 @@ def _pending_activity(activity: Activity) -> workflow_messages.PendingActivityIn
     return shown
 
 
+def _show_pause(shown: workflow_messages.PendingActivityInfo, pause: Pause) -> None:
+    set_time(shown.pause_info.pause_time, pause.at_ns)
+    if pause.rule_id:
+        shown.pause_info.rule.rule_id = pause.rule_id
+    else:
+        shown.pause_info.manual.identity = pause.identity
+        shown.pause_info.manual.reason = pause.reason
+
+
 def _activity_state(
     activity: Activity,
 ) -> workflow_enums.PendingActivityState.ValueType:
     if activity.cancel_requested:
         return workflow_enums.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED
+    if activity.pause is not None:
+        if activity.started:
+            return workflow_enums.PENDING_ACTIVITY_STATE_PAUSE_REQUESTED
+        return workflow_enums.PENDING_ACTIVITY_STATE_PAUSED
     if activity.started:
         return workflow_enums.PENDING_ACTIVITY_STATE_STARTED
     return workflow_enums.PENDING_ACTIVITY_STATE_SCHEDULED

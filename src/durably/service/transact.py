@@ -408,7 +408,7 @@ class Executions:
                     attempt = activity.start(
                         t,
                         effect.scheduled_event_id,
-                        effect.attempt,
+                        effect.stamp,
                         poll.identity,
                         new_id(),
                     )
@@ -439,7 +439,7 @@ class Executions:
             queue=key,
             execution_id=execution.execution_id,
             scheduled_event_id=effect.scheduled_event_id,
-            stamp=effect.attempt,
+            stamp=effect.stamp if isinstance(effect, DispatchActivity) else effect.attempt,
             created_ns=self.clock(),
             sticky=isinstance(effect, DispatchWorkflowTask) and effect.sticky,
         )

@@ -308,11 +308,15 @@ class WorkerTasks:
         token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
         details = request.details if request.HasField("details") else None
         self._check_payload(request.details.ByteSize())
-        cancel_requested = await self._executions.transact(
+        answer = await self._executions.transact(
             token.execution_id,
             lambda t: activity.heartbeat(t, token.scheduled_event_id, token.attempt, details),
         )
-        return ws.RecordActivityTaskHeartbeatResponse(cancel_requested=cancel_requested)
+        return ws.RecordActivityTaskHeartbeatResponse(
+            cancel_requested=answer.cancel_requested,
+            activity_paused=answer.paused,
+            activity_reset=answer.reset,
+        )
 
     # --- Activities, by id --------------------------------------------------------------------
 
@@ -370,11 +374,15 @@ class WorkerTasks:
     ) -> ws.RecordActivityTaskHeartbeatByIdResponse:
         details = request.details if request.HasField("details") else None
         execution = await self._by_id(request)
-        cancel_requested = await self._executions.transact(
+        answer = await self._executions.transact(
             execution.execution_id,
             lambda t: activity.heartbeat(t, _scheduled(t.state, request.activity_id), 0, details),
         )
-        return ws.RecordActivityTaskHeartbeatByIdResponse(cancel_requested=cancel_requested)
+        return ws.RecordActivityTaskHeartbeatByIdResponse(
+            cancel_requested=answer.cancel_requested,
+            activity_paused=answer.paused,
+            activity_reset=answer.reset,
+        )
 
     async def _by_id(
         self,
