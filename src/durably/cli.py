@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from durably.config import Config
 
@@ -182,7 +183,7 @@ def _announce(address: str, config: Config) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    err.print(f"[bold red]durably:[/] {message}", markup=True, soft_wrap=True)
+    err.print(f"[bold red]durably:[/] {escape(message)}", soft_wrap=True)
     raise typer.Exit(code)
 
 
