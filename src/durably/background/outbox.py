@@ -109,7 +109,9 @@ class Outbox:
         request = child_request(sender.state, child)
         cause = causes.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
         try:
-            run_id = await self._start_run(child.initiated.namespace_id, request, parent)
+            run_id = await self._started_before(sender, child)
+            if not run_id:
+                run_id = await self._start_run(child.initiated.namespace_id, request, parent)
         except WorkflowExecutionAlreadyStarted:
             await self._child_failed(sender, initiated_event_id, cause)
         except NamespaceNotFound:
@@ -120,6 +122,26 @@ class Outbox:
                 sender.execution_id,
                 lambda t: external_workflow.child_started(t, initiated_event_id, run_id),
             )
+
+    async def _started_before(self, sender: Execution, child: Child) -> str:
+        """The first run of this very child, if a delivery that was cut off has started it; or "".
+
+        Its chain may have gone on since. The runs that follow the first have request ids of their own,
+        and would not be recognised by the one of this delivery.
+        """
+        initiated = child.initiated
+        found = await self._executions.find_or_none(initiated.namespace_id, initiated.workflow_id)
+        if found is None:
+            return ""
+        started = found.state.started
+        is_it = (
+            started.parent_workflow_execution.run_id == sender.state.run_id
+            and started.parent_initiated_event_id == child.initiated_event_id
+        )
+        if not is_it:
+            return ""
+        await self._executions.settled(found)
+        return started.first_execution_run_id
 
     async def _child_failed(
         self,
