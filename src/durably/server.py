@@ -22,6 +22,7 @@ from durably.service import admission
 from durably.service.activity_control import ActivityControl
 from durably.service.namespaces import Namespaces
 from durably.service.queries import Queries
+from durably.service.resets import Resets
 from durably.service.system import System
 from durably.service.transact import Executions
 from durably.service.updates import Updates
@@ -81,6 +82,7 @@ class Server:
             workflows,
             WorkerTasks(executions, namespaces, queries),
             ActivityControl(executions, namespaces),
+            Resets(executions, namespaces),
             queries,
             Updates(executions, namespaces, workflows),
             Visibility(executions, namespaces),

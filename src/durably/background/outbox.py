@@ -163,11 +163,7 @@ class Outbox:
         page = await self._executions.events(child, state.close_event_id, 1)
         closed = page[0]
         try:
-            parent = await self._executions.find(
-                started.parent_workflow_namespace_id,
-                started.parent_workflow_execution.workflow_id,
-                started.parent_workflow_execution.run_id,
-            )
+            parent = await self._parent(started)
             await self._executions.transact(
                 parent.execution_id,
                 lambda t: external_workflow.child_closed(
@@ -181,6 +177,18 @@ class Outbox:
         except NotFound:
             pass
         await self._executions.transact(child.execution_id, workflow.parent_reported)
+
+    async def _parent(self, started: history.WorkflowExecutionStartedEventAttributes) -> Execution:
+        """The run that started the child; if that was reset, the run that goes on."""
+        named = started.parent_workflow_execution
+        run_id = named.run_id
+        while True:
+            parent = await self._executions.find(
+                started.parent_workflow_namespace_id, named.workflow_id, run_id
+            )
+            run_id = parent.state.reset_run_id
+            if not run_id:
+                return parent
 
     async def _apply_policy(self, sender: Execution, initiated_event_id: int) -> None:
         state = sender.state

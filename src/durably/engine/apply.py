@@ -14,6 +14,7 @@ from typing import Any, assert_never
 from temporalio.api.activity.v1 import message_pb2 as activities
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
+from temporalio.api.enums.v1 import failed_cause_pb2 as causes
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
@@ -123,7 +124,7 @@ def _closed(status: int) -> Callable[[WorkflowState, history.HistoryEvent], None
         state.close_event_id = event.event_id
         attributes = getattr(event, event.WhichOneof("attributes") or "")
         state.successor_run_id = getattr(attributes, "new_execution_run_id", "")
-        state.parent_reported = bool(state.successor_run_id)
+        state.parent_reported = bool(state.successor_run_id or state.reset_run_id)
         _owe_policies(state)
         state.workflow_task = None
         state.activities.clear()
@@ -142,12 +143,14 @@ def _closed(status: int) -> Callable[[WorkflowState, history.HistoryEvent], None
 def _owe_policies(state: WorkflowState) -> None:
     """Of the children, keep those whose parent close policy asks for something.
 
-    One that was initiated and not started yet is not started any more.
+    One that was initiated and not started yet is not started any more. After a reset the children
+    belong to the run that goes on.
     """
     kept = {
         initiated: child
         for initiated, child in state.children.items()
         if child.started
+        and not state.reset_run_id
         and child.initiated.parent_close_policy != workflow_enums.PARENT_CLOSE_POLICY_ABANDON
     }
     state.children = kept
@@ -265,7 +268,11 @@ def _end_workflow_task(state: WorkflowState, increment_attempt: bool) -> None:
 
 
 def _workflow_task_failed(state: WorkflowState, event: history.HistoryEvent) -> None:
-    _end_workflow_task(state, increment_attempt=True)
+    cause = event.workflow_task_failed_event_attributes.cause
+    reset = cause == causes.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
+    _end_workflow_task(state, increment_attempt=not reset)
+    if reset:
+        state.workflow_task_attempt = 1
 
 
 def _workflow_task_timed_out(state: WorkflowState, event: history.HistoryEvent) -> None:
@@ -373,6 +380,15 @@ def _external_cancel_ended(state: WorkflowState, event: history.HistoryEvent) ->
 # Updates
 
 
+def _update_admitted(state: WorkflowState, event: history.HistoryEvent) -> None:
+    request = event.workflow_execution_update_admitted_event_attributes.request
+    update_id = request.meta.update_id
+    state.updates[update_id] = Update(
+        update_id, request.SerializeToString(), admitted_event_id=event.event_id
+    )
+    state.updates_total += 1
+
+
 def _update_accepted(state: WorkflowState, event: history.HistoryEvent) -> None:
     attributes = event.workflow_execution_update_accepted_event_attributes
     update = state.updates.get(attributes.protocol_instance_id)
@@ -443,6 +459,7 @@ _CHANGES: dict[int, _Change] = {
     _event("CHILD_WORKFLOW_EXECUTION_CANCELED"): _child_ended,
     _event("CHILD_WORKFLOW_EXECUTION_TIMED_OUT"): _child_ended,
     _event("CHILD_WORKFLOW_EXECUTION_TERMINATED"): _child_ended,
+    _event("WORKFLOW_EXECUTION_UPDATE_ADMITTED"): _update_admitted,
     _event("WORKFLOW_EXECUTION_UPDATE_ACCEPTED"): _update_accepted,
     _event("WORKFLOW_EXECUTION_UPDATE_COMPLETED"): _update_completed,
     _event("SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED"): _external_signal_initiated,
@@ -518,6 +535,10 @@ def _apply_workflow(state: WorkflowState, record: r.WorkflowRecord) -> None:
             state.updates_total += 1
         case r.UpdateDropped():
             state.updates.pop(record.update_id, None)
+        case r.ResetTo():
+            state.reset_run_id = record.run_id
+        case r.ResetFrom():
+            _reset_from(state, record)
         case r.ParentReported():
             state.parent_reported = True
         case r.ParentClosePolicyApplied():
@@ -525,6 +546,23 @@ def _apply_workflow(state: WorkflowState, record: r.WorkflowRecord) -> None:
             state.children.pop(record.initiated_event_id, None)
         case _:
             _apply_workflow_task(state, record)
+
+
+def _reset_from(state: WorkflowState, record: r.ResetFrom) -> None:
+    """Timeouts of the run and of what waits to be started count from here."""
+    state.base_run_id = record.base_run_id
+    state.original_start_ns = state.start_ns
+    state.start_ns = record.at_ns
+    run_timeout_ns = nanoseconds(state.started.workflow_run_timeout)
+    state.run_expires_ns = record.at_ns + run_timeout_ns if run_timeout_ns else 0
+    execution_timeout_ns = nanoseconds(state.started.workflow_execution_timeout)
+    if execution_timeout_ns:
+        state.execution_expires_ns = record.at_ns + execution_timeout_ns
+    state.execution_ns = record.at_ns
+    state.backoff_pending = False
+    for activity in state.activities.values():
+        activity.first_scheduled_ns = record.at_ns
+        activity.dispatched_ns = record.at_ns
 
 
 def _apply_buffer(

@@ -177,6 +177,19 @@ class UpdateDropped(Record, frozen=True, tag="ud"):
     update_id: str
 
 
+class ResetTo(Record, frozen=True, tag="rt"):
+    """The run was reset: another goes on from a point of its history, under this run id."""
+
+    run_id: str
+
+
+class ResetFrom(Record, frozen=True, tag="rf"):
+    """All events before this record were taken over from another run; the run begins here."""
+
+    base_run_id: str
+    at_ns: int
+
+
 class ParentReported(Record, frozen=True, tag="pr"):
     """The parent has recorded how this execution ended, or no longer wants to know."""
 
@@ -212,6 +225,8 @@ WorkflowRecord = (
     | RequestSeen
     | UpdateAdmitted
     | UpdateDropped
+    | ResetTo
+    | ResetFrom
     | ParentReported
     | ParentClosePolicyApplied
 )

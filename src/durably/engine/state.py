@@ -184,6 +184,8 @@ class Update(Struct):
     sent: bool = False
     """The workflow task in flight carries it."""
     accepted_event_id: int = 0
+    admitted_event_id: int = 0
+    """Not 0: a reset brought it along, and its request is in history already."""
 
 
 class ResetPoint(Struct):
@@ -229,6 +231,12 @@ class WorkflowState(HistoryState, tag="workflow"):
     close_event_id: int = 0
     successor_run_id: str = ""
     """The run that follows this one: continued as new, retried, or by cron."""
+    reset_run_id: str = ""
+    """The run that went on from a point of this one's history."""
+    base_run_id: str = ""
+    """The run whose history this one took over when it was reset."""
+    original_start_ns: int = 0
+    """When that history began; 0: this run's own start."""
     first_completion_event_id: int = 0
     cancel_requested: bool = False
     signals: int = 0

@@ -149,6 +149,7 @@ NEVER_BUFFERED = frozenset(
         "REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED",
         "UPSERT_WORKFLOW_SEARCH_ATTRIBUTES",
         "WORKFLOW_PROPERTIES_MODIFIED",
+        "WORKFLOW_EXECUTION_UPDATE_ADMITTED",
         "WORKFLOW_EXECUTION_UPDATE_ACCEPTED",
         "WORKFLOW_EXECUTION_UPDATE_COMPLETED",
     )
@@ -270,6 +271,10 @@ class Transition(Generic[S]):
         self.encoded.append(encoded)
         apply_event(self.state, event, len(encoded))
         return event.event_id
+
+    def adopt(self: "Transition[HistoryState]", event: history.HistoryEvent) -> None:
+        """Append an event of another run's history as it is."""
+        self._append(event)
 
     def note(self, record: AnyRecord) -> None:
         """Append one internal record."""

@@ -59,10 +59,11 @@ def admit(t: Transition, request: update.Request, config: Config) -> None:
 
 
 def messages(state: WorkflowState) -> Iterator[protocol.Message]:
-    """What the workflow task in flight carries to the worker."""
+    """What the workflow task in flight carries to the worker. The request of an update that a reset
+    brought along is in the history."""
     task = state.workflow_task
     for pending in state.updates.values():
-        if pending.sent and task is not None:
+        if pending.sent and not pending.admitted_event_id and task is not None:
             body = AnyMessage()
             body.Pack(update.Request.FromString(pending.request))
             yield protocol.Message(
@@ -114,7 +115,7 @@ def _accept(t: Transition, message: protocol.Message, accepted: update.Acceptanc
             accepted_request_message_id=accepted.accepted_request_message_id
             or f"{update_id}/request",
             accepted_request_sequencing_event_id=accepted.accepted_request_sequencing_event_id,
-            accepted_request=request,
+            accepted_request=None if pending.admitted_event_id else request,
         )
     )
 

@@ -5,6 +5,7 @@ Facts: temporal/api/workflow/v1/message.proto.
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
@@ -41,8 +42,15 @@ def describe(state: WorkflowState) -> ws.DescribeWorkflowExecutionResponse:
     extended = response.workflow_extended_info
     set_time(extended.execution_expiration_time, state.execution_expires_ns)
     set_time(extended.run_expiration_time, state.run_expires_ns)
-    set_time(extended.original_start_time, state.start_ns)
+    set_time(extended.original_start_time, state.original_start_ns or state.start_ns)
+    if state.base_run_id:
+        set_time(extended.last_reset_time, state.start_ns)
+    extended.reset_run_id = state.reset_run_id
     extended.cancel_requested = state.cancel_requested
+    if state.create_request_id:
+        asked = extended.request_id_infos[state.create_request_id]
+        asked.event_type = event_types.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
+        asked.event_id = 1
     return response
 
 
