@@ -23,6 +23,7 @@ from durably.service.activity_control import ActivityControl
 from durably.service.namespaces import Namespaces
 from durably.service.queries import Queries
 from durably.service.resets import Resets
+from durably.service.schedules import Schedules
 from durably.service.system import System
 from durably.service.transact import Executions
 from durably.service.updates import Updates
@@ -86,6 +87,7 @@ class Server:
             queries,
             Updates(executions, namespaces, workflows),
             Visibility(executions, namespaces),
+            Schedules(executions, namespaces, workflows),
             namespaces,
             System(executions, namespaces, await _cluster_id(store), "sqlite"),
         )
@@ -93,7 +95,8 @@ class Server:
         health = Health(frozenset(path.split("/")[1] for path in table))
         grpc = GrpcApp({**table, **health.rows()}, self._clock, self.config)
         _run_beside(stack, timers.run(executions), "timers")
-        _run_beside(stack, outbox.Outbox(executions, workflows.start_child).run(), "outbox")
+        deliveries = outbox.Outbox(executions, workflows.start_child, workflows.start_scheduled)
+        _run_beside(stack, deliveries.run(), "outbox")
         await self._listen(stack, App(grpc), matching, health)
 
     async def _listen(

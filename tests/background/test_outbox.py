@@ -36,6 +36,7 @@ class Parts:
 
     def __init__(self, store: SqliteStore, namespaces: Namespaces) -> None:
         self.store = store
+        self.namespaces = namespaces
         self.namespace_id = namespaces.id_of("default")
         self.executions = Executions(
             store, Matching(time.time_ns), time.time_ns, CONFIG, namespaces.retention_ns
@@ -43,7 +44,9 @@ class Parts:
         self.workflows = Workflows(self.executions, namespaces)
         queries = Queries(self.executions, namespaces)
         self.workers = WorkerTasks(self.executions, namespaces, queries)
-        self.outbox = Outbox(self.executions, self.workflows.start_child)
+        self.outbox = Outbox(
+            self.executions, self.workflows.start_child, self.workflows.start_scheduled
+        )
 
     async def find(self, workflow_id: str) -> Execution:
         return await self.executions.find(self.namespace_id, workflow_id)

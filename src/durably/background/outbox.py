@@ -9,7 +9,7 @@ Rule 2: a delivery that finds its sender changed, or its target gone, ends with 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import assert_never
+from typing import Any, assert_never
 
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
@@ -18,6 +18,7 @@ from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
+from durably.background.scheduled import ScheduledDeliveries, StartScheduledRun
 from durably.engine import external_workflow, workflow
 from durably.engine.external_workflow import delivery_request_id
 from durably.engine.state import Child, WorkflowState
@@ -25,9 +26,12 @@ from durably.engine.transition import (
     ApplyParentClosePolicy,
     CancelExternal,
     Delivery,
+    EndScheduled,
     ReportToParent,
+    ReportToSchedule,
     SignalExternal,
     StartChild,
+    StartScheduled,
 )
 from durably.errors import (
     NamespaceNotFound,
@@ -50,9 +54,12 @@ Refusal. The same request id finds the run that it started before."""
 class Outbox:
     """The deliveries of this node."""
 
-    def __init__(self, executions: Executions, start_run: StartRun) -> None:
+    def __init__(
+        self, executions: Executions, start_run: StartRun, start_scheduled: StartScheduledRun
+    ) -> None:
         self._executions = executions
         self._start_run = start_run
+        self._scheduled = ScheduledDeliveries(executions, start_scheduled)
         self._slots = asyncio.Semaphore(CONCURRENT_DELIVERIES)
         self._under_way: set[asyncio.Task[None]] = set()
 
@@ -84,7 +91,7 @@ class Outbox:
 
     async def deliver(self, execution_id: int, delivery: Delivery) -> None:
         """Deliver one, and record the answer with the sender."""
-        sender = await self._executions.get(execution_id)
+        sender: Execution[Any] = await self._executions.get(execution_id)
         match delivery:
             case StartChild():
                 await self._start_child(sender, delivery.initiated_event_id)
@@ -96,6 +103,12 @@ class Outbox:
                 await self._apply_policy(sender, delivery.initiated_event_id)
             case ReportToParent():
                 await self._report(sender)
+            case ReportToSchedule():
+                await self._scheduled.report(sender)
+            case StartScheduled():
+                await self._scheduled.start(sender, delivery.action)
+            case EndScheduled():
+                await self._scheduled.end(sender, delivery.action)
             case _:
                 assert_never(delivery)
 

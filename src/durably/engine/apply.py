@@ -9,7 +9,7 @@ overwritten instead of journal entries.
 """
 
 from collections.abc import Callable
-from typing import Any, assert_never
+from typing import Any, assert_never, cast
 
 from temporalio.api.activity.v1 import message_pb2 as activities
 from temporalio.api.common.v1 import message_pb2 as common
@@ -21,6 +21,8 @@ from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.engine import records as r
+from durably.engine.schedule.apply import apply_schedule
+from durably.engine.schedule.state import ScheduleState
 from durably.engine.state import (
     BUFFERED_EVENT_ID,
     RUNNING,
@@ -124,7 +126,9 @@ def _closed(status: int) -> Callable[[WorkflowState, history.HistoryEvent], None
         state.close_event_id = event.event_id
         attributes = getattr(event, event.WhichOneof("attributes") or "")
         state.successor_run_id = getattr(attributes, "new_execution_run_id", "")
-        state.parent_reported = bool(state.successor_run_id or state.reset_run_id)
+        followed = bool(state.successor_run_id or state.reset_run_id)
+        state.parent_reported = followed
+        state.schedule_reported = followed
         _owe_policies(state)
         state.workflow_task = None
         state.activities.clear()
@@ -481,6 +485,8 @@ def apply_record(state: ExecutionState, record: r.AnyRecord) -> None:
         case r.Created():
             state.namespace = record.namespace
             state.create_request_id = record.request_id
+            if isinstance(state, WorkflowState):
+                state.scheduled_by = record.scheduled_by
         case (
             r.ActivityStarted()
             | r.ActivityRetryScheduled()
@@ -492,9 +498,11 @@ def apply_record(state: ExecutionState, record: r.AnyRecord) -> None:
         ):
             assert isinstance(state, HistoryState)
             _apply_activity(state, record)
+        case _ if isinstance(state, ScheduleState):
+            apply_schedule(state, cast(r.ScheduleRecord, record))
         case _:
             assert isinstance(state, WorkflowState)
-            _apply_workflow(state, record)
+            _apply_workflow(state, cast(r.WorkflowRecord, record))
 
 
 def _apply_activity(state: HistoryState, record: r.ActivityRecord) -> None:
@@ -541,6 +549,8 @@ def _apply_workflow(state: WorkflowState, record: r.WorkflowRecord) -> None:
             _reset_from(state, record)
         case r.ParentReported():
             state.parent_reported = True
+        case r.ScheduleReported():
+            state.schedule_reported = True
         case r.ParentClosePolicyApplied():
             state.policies_due.pop(record.initiated_event_id, None)
             state.children.pop(record.initiated_event_id, None)

@@ -4,7 +4,11 @@ Rule 1: a deadline that comes too early finds nothing due, and changes nothing b
 Rule 2: timers fire in the order of their times.
 """
 
+from typing import Any
+
 from durably.engine import activity, timer, workflow, workflow_task
+from durably.engine.schedule import machine as schedule
+from durably.engine.schedule.state import ScheduleState
 from durably.engine.state import ExecutionState, WorkflowState
 from durably.engine.transition import Transition
 
@@ -14,6 +18,8 @@ def next_deadline(state: ExecutionState) -> int:
     match state:
         case WorkflowState():
             return _workflow_deadline(state)
+        case ScheduleState():
+            return schedule.next_deadline(state)
         case _:
             return 0
 
@@ -25,8 +31,18 @@ def _workflow_deadline(state: WorkflowState) -> int:
     return min((m for m in moments if m), default=0)
 
 
-def fire_due(t: Transition) -> None:
+def fire_due(t: Transition[Any]) -> None:
     """Let everything happen whose time has come, then say when to look again."""
+    match t.state:
+        case WorkflowState():
+            _fire_workflow(t)
+        case ScheduleState():
+            schedule.fire_due(t)
+    t.deadline_ns = next_deadline(t.state) if t.state.running else 0
+    t.reschedule = True
+
+
+def _fire_workflow(t: Transition) -> None:
     if t.state.running:
         workflow.fire_due(t)
     if t.state.running:
@@ -35,5 +51,3 @@ def fire_due(t: Transition) -> None:
         timer.fire_due(t)
     if t.state.running:
         workflow_task.fire_due(t)
-    t.deadline_ns = next_deadline(t.state) if t.state.running else 0
-    t.reschedule = True

@@ -85,7 +85,9 @@ def begin(
 
     InvalidArgument if none is: the point is not one at which a worker can decide again.
     """
-    t.note(r.Created(namespace=base.namespace, request_id=request_id))
+    t.note(
+        r.Created(namespace=base.namespace, request_id=request_id, scheduled_by=base.scheduled_by)
+    )
     for event in events:
         t.adopt(event)
     t.note(r.ResetFrom(base.run_id, t.now_ns))

@@ -9,11 +9,15 @@ from typing import Any
 import msgspec
 from google.protobuf.message import Message
 
+from durably.engine.schedule.state import ScheduleState
 from durably.engine.state import Kind, WorkflowState
 
-AnyState = WorkflowState
+AnyState = WorkflowState | ScheduleState
 
-STATES: dict[Kind, type[AnyState]] = {Kind.WORKFLOW: WorkflowState}
+STATES: dict[Kind, type[AnyState]] = {
+    Kind.WORKFLOW: WorkflowState,
+    Kind.SCHEDULE: ScheduleState,
+}
 
 
 def _encode_message(value: Any) -> Any:
@@ -29,7 +33,9 @@ def _decode_message(kind: type, value: Any) -> Any:
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=_encode_message)
-_decoder = msgspec.msgpack.Decoder(AnyState, dec_hook=_decode_message)
+_decoder: msgspec.msgpack.Decoder[AnyState] = msgspec.msgpack.Decoder(
+    AnyState, dec_hook=_decode_message
+)
 
 
 def encode_state(state: AnyState) -> bytes:

@@ -35,6 +35,15 @@ class Kind(IntEnum):
     """A standalone Nexus operation."""
 
 
+class ScheduledBy(Struct, frozen=True):
+    """The schedule that started a workflow, and which of its actions this is."""
+
+    schedule_id: str
+    run_id: str
+    """Of the schedule: another one may have the same id later."""
+    action: int
+
+
 class ExecutionState(Struct):
     """What every kind of execution has; `workflow_id` is the id its caller gave it."""
 
@@ -268,6 +277,8 @@ class WorkflowState(HistoryState, tag="workflow"):
 
     # What is owed to others after the close
     parent_reported: bool = False
+    scheduled_by: ScheduledBy | None = None
+    schedule_reported: bool = False
     policies_due: dict[int, int] = field(default_factory=dict)
     """Children whose parent close policy is to be carried out: initiated event id -> policy."""
 

@@ -20,6 +20,7 @@ from typing_extensions import TypeVar
 
 from durably.engine.apply import apply_event, apply_record
 from durably.engine.records import AnyRecord, BufferFlushed, EventBuffered
+from durably.engine.schedule.state import ScheduleState
 from durably.engine.state import (
     BUFFERED_EVENT_ID,
     ExecutionState,
@@ -79,8 +80,36 @@ class ReportToParent:
     """The execution closed for good; its parent is to record how."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReportToSchedule:
+    """The execution closed for good; the schedule that started it is to record how."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartScheduled:
+    """The workflow of an action is to be started."""
+
+    action: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndScheduled:
+    """The workflow of an action is to be canceled or terminated."""
+
+    action: int
+
+
 Dispatch = DispatchWorkflowTask | DispatchActivity
-Delivery = StartChild | SignalExternal | CancelExternal | ApplyParentClosePolicy | ReportToParent
+WorkflowDelivery = (
+    StartChild
+    | SignalExternal
+    | CancelExternal
+    | ApplyParentClosePolicy
+    | ReportToParent
+    | ReportToSchedule
+)
+ScheduleDelivery = StartScheduled | EndScheduled
+Delivery = WorkflowDelivery | ScheduleDelivery
 Effect = Dispatch | Delivery
 
 
@@ -89,6 +118,8 @@ def outstanding(state: ExecutionState) -> list[Delivery]:
     match state:
         case WorkflowState():
             return _workflow_owes(state)
+        case ScheduleState():
+            return _schedule_owes(state)
         case _:
             return []
 
@@ -103,6 +134,17 @@ def _workflow_owes(state: WorkflowState) -> list[Delivery]:
     owed += [ApplyParentClosePolicy(i) for i in state.policies_due]
     if state.closed and state.has_parent and not state.parent_reported:
         owed.append(ReportToParent())
+    if state.closed and state.scheduled_by is not None and not state.schedule_reported:
+        owed.append(ReportToSchedule())
+    return owed
+
+
+def _schedule_owes(state: ScheduleState) -> list[Delivery]:
+    if not state.running:
+        return []
+    actions = state.actions.values()
+    owed: list[Delivery] = [StartScheduled(a.number) for a in actions if not a.run_id]
+    owed += [EndScheduled(a.number) for a in actions if a.run_id and a.end and not a.end_sent]
     return owed
 
 

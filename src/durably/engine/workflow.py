@@ -32,8 +32,14 @@ from durably.engine import workflow_task
 from durably.engine.apply import nanoseconds
 from durably.engine.refusals import BadCommand
 from durably.engine.retry import next_retry
-from durably.engine.state import ExecutionState, WorkflowState
-from durably.engine.transition import SECOND_NS, ReportToParent, Transition, outstanding
+from durably.engine.state import ExecutionState, ScheduledBy, WorkflowState
+from durably.engine.transition import (
+    SECOND_NS,
+    ReportToParent,
+    ReportToSchedule,
+    Transition,
+    outstanding,
+)
 from durably.engine.workflow_task import set_duration
 from durably.errors import InvalidArgument, NotFound, ResourceExhausted
 
@@ -83,6 +89,8 @@ def started_attributes(
         "retry_policy",
         "priority",
         "versioning_override",
+        "last_completion_result",
+        "continued_failure",
     ):
         if request.HasField(field):
             getattr(attributes, field).CopyFrom(getattr(request, field))
@@ -154,12 +162,13 @@ def start(
     user_metadata: sdk.UserMetadata | None = None,
     links: Iterable[common.Link] = (),
     schedule: bool = True,
+    scheduled_by: ScheduledBy | None = None,
 ) -> None:
     """Start a run: the first event, and the first workflow task unless it is delayed.
 
     `schedule` False: the caller goes on in the same transition (signal with start).
     """
-    t.note(r.Created(namespace=namespace, request_id=request_id))
+    t.note(r.Created(namespace=namespace, request_id=request_id, scheduled_by=scheduled_by))
     t.record(attributes, user_metadata=user_metadata, links=links)
     t.visible = True
     state = t.state
@@ -367,6 +376,7 @@ def _begin_successor(
         namespace=state.namespace,
         request_id=t.new_id(),
         user_metadata=metadata,
+        scheduled_by=state.scheduled_by,
     )
 
 
@@ -482,6 +492,12 @@ def parent_reported(t: Transition) -> None:
         t.note(r.ParentReported())
 
 
+def schedule_reported(t: Transition) -> None:
+    """The schedule that started this execution knows how it ended."""
+    if ReportToSchedule() in outstanding(t.state):
+        t.note(r.ScheduleReported())
+
+
 # --- Deadlines --------------------------------------------------------------------------------
 
 
@@ -502,15 +518,20 @@ def fire_due(t: Transition) -> None:
         workflow_task.end_backoff(t)
 
 
-def _time_out(t: Transition, execution_expired: bool) -> None:
-    """The run, or the whole execution, took too long. Only the former is retried."""
-    reason = failure.Failure(
+def timeout_failure() -> failure.Failure:
+    """What whoever waits for a run hears when it took too long."""
+    return failure.Failure(
         message="workflow timeout",
         source="Server",
         timeout_failure_info=failure.TimeoutFailureInfo(
             timeout_type=workflow_enums.TIMEOUT_TYPE_START_TO_CLOSE
         ),
     )
+
+
+def _time_out(t: Transition, execution_expired: bool) -> None:
+    """The run, or the whole execution, took too long. Only the former is retried."""
+    reason = timeout_failure()
     retry = _Retry(workflow_enums.RETRY_STATE_TIMEOUT) if execution_expired else _retry(t, reason)
     workflow_task.abandon(t)
     t.record(

@@ -10,6 +10,8 @@ from typing import Any, assert_never
 from temporalio.api.common.v1 import message_pb2 as common
 
 from durably.engine.apply import payload_is_null
+from durably.engine.schedule import view
+from durably.engine.schedule.state import ScheduleState
 from durably.engine.snapshot import AnyState
 from durably.engine.state import WorkflowState
 from durably.errors import InvalidArgument
@@ -112,8 +114,42 @@ def visibility_row(state: AnyState) -> VisibilityRow:
     match state:
         case WorkflowState():
             return _workflow_row(state)
+        case ScheduleState():
+            return _schedule_row(state)
         case _:
             assert_never(state)
+
+
+LIST_INFO = "ScheduleInfo"
+"""The memo field in which a schedule's row carries what a list shows of it."""
+
+
+def _schedule_row(state: ScheduleState) -> VisibilityRow:
+    memo = common.Memo()
+    memo.CopyFrom(state.memo)
+    info = memo.fields[LIST_INFO]
+    info.metadata["encoding"] = b"binary/plain"
+    info.data = view.list_info(state).SerializeToString()
+    found = state.search_attributes
+    start = state.schedule.action.start_workflow
+    return VisibilityRow(
+        workflow_type=start.workflow_type.name,
+        task_queue=start.task_queue.name,
+        status=state.status,
+        start_ns=state.start_ns,
+        execution_ns=state.start_ns,
+        close_ns=state.close_ns,
+        history_length=0,
+        history_size_bytes=0,
+        state_transitions=state.transitions,
+        parent_workflow_id="",
+        parent_run_id="",
+        root_workflow_id="",
+        root_run_id="",
+        memo=memo.SerializeToString(),
+        search_attributes=found.SerializeToString(),
+        search_values={**_values(found), "TemporalSchedulePaused": state.paused},
+    )
 
 
 def _workflow_row(state: WorkflowState) -> VisibilityRow:

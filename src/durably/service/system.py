@@ -40,7 +40,7 @@ class System:
                 signal_and_query_header=True,
                 internal_error_differentiation=True,
                 activity_failure_include_heartbeat=True,
-                supports_schedules=False,
+                supports_schedules=True,
                 encoded_failure_attributes=True,
                 build_id_based_versioning=False,
                 upsert_memo=True,

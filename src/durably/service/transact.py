@@ -471,6 +471,7 @@ class Executions:
         execution.journal_bytes += len(events) + len(records)
         if execution.journal_bytes > max(SNAPSHOT_BYTES_MIN, 2 * execution.snapshot_bytes):
             write.snapshot = encode_state(state)
+            write.forgets_journal = not isinstance(state, HistoryState)
             execution.snapshot_bytes = len(write.snapshot)
             execution.journal_bytes = 0
         execution.version += 1
@@ -527,6 +528,7 @@ class Executions:
         execution.reject_updates(t.rejected)
         if t.events:
             execution.committed_event_id = t.events[-1].event_id
+        if t.events or not isinstance(t.state, HistoryState):
             execution.wake_watchers()
 
     # --- Deadlines ----------------------------------------------------------------------------
@@ -578,7 +580,8 @@ class Executions:
             first_event_id = page[-1].event_id + 1
 
     async def wait_for_change(self, execution: Execution[AnyState], timeout_s: float) -> bool:
-        """Wait until new events are committed; False when `timeout_s` passes without any."""
+        """Wait until new events are committed, or any change of what has no events; False when
+        `timeout_s` passes without any."""
         loop = asyncio.get_running_loop()
         watcher: asyncio.Future[None] = loop.create_future()
         execution.watchers.add(watcher)
@@ -673,9 +676,10 @@ def rebuild(stored: StoredExecution) -> Execution[AnyState]:
     )
     for row in stored.journal:
         _replay(execution, row)
-    for heartbeat in stored.heartbeats:
-        _overlay(state, heartbeat)
-    execution.committed_event_id = state.next_event_id - 1
+    if isinstance(state, HistoryState):
+        for heartbeat in stored.heartbeats:
+            _overlay(state, heartbeat)
+        execution.committed_event_id = state.next_event_id - 1
     state.transitions = stored.version
     return execution
 

@@ -14,7 +14,7 @@ from durably.engine import start_policy, workflow, workflow_task
 from durably.engine.apply import nanoseconds
 from durably.engine.retry import validate_policy
 from durably.engine.start_policy import Outcome
-from durably.engine.state import WorkflowState
+from durably.engine.state import ScheduledBy, WorkflowState
 from durably.engine.transition import Transition
 from durably.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
 from durably.service import search_attributes, tokens
@@ -29,6 +29,8 @@ from durably.store.store import Conflict
 RUN_ID = re.compile(
     r"[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{12}"
 )
+Origin = workflow.Parent | ScheduledBy
+"""Who starts a run from inside the server, and is to hear how it ended."""
 POLL_MARGIN_S = 1.0
 """A long poll ends this long before its caller gives up, so that the reply still arrives."""
 
@@ -71,8 +73,24 @@ class Workflows:
     ) -> str:
         """Start a run for a parent; the same request id finds the run that it started before."""
         self._namespaces.by_name(request.namespace)
-        run_id, _ = await self.start_and(namespace_id, request, parent=parent)
+        run_id, _ = await self.start_and(namespace_id, request, origin=parent)
         return run_id
+
+    async def start_scheduled(
+        self,
+        namespace_id: str,
+        request: ws.StartWorkflowExecutionRequest,
+        scheduled_by: ScheduledBy,
+    ) -> tuple[str, int]:
+        """(first run id, start time) of the workflow of a schedule's action. It is started once: the
+        mark finds it again, even when another run of its chain is the current one."""
+        existing = await self._executions.find_or_none(namespace_id, request.workflow_id)
+        if existing is None or existing.state.scheduled_by != scheduled_by:
+            self.check_start(request, self._namespaces.by_name(request.namespace))
+            run_id, _ = await self.start_and(namespace_id, request, origin=scheduled_by)
+            existing = await self._executions.find(namespace_id, request.workflow_id, run_id)
+        await self._executions.settled(existing)
+        return existing.state.started.first_execution_run_id, existing.state.start_ns
 
     async def signal_with_start_workflow_execution(
         self, request: ws.SignalWithStartWorkflowExecutionRequest, call: Call
@@ -96,7 +114,7 @@ class Workflows:
         namespace_id: str,
         request: ws.StartWorkflowExecutionRequest,
         also: Callable[[Transition], None] | None = None,
-        parent: workflow.Parent | None = None,
+        origin: Origin | None = None,
     ) -> tuple[str, bool]:
         """(run id, whether this request started it). `also` happens to the run in the same
         transition, or to the one that runs already."""
@@ -104,14 +122,14 @@ class Workflows:
             existing = await self._executions.find_or_none(namespace_id, request.workflow_id)
             try:
                 if existing is None:
-                    return await self._create(namespace_id, request, 0, parent, also, []), True
+                    return await self._create(namespace_id, request, 0, origin, also, []), True
                 found = await self._meet(existing, request, also)
                 if found is not None:
                     return found
                 parts = self._terminated(existing, request)
                 replaces = existing.execution_id
                 return (
-                    await self._create(namespace_id, request, replaces, parent, also, parts),
+                    await self._create(namespace_id, request, replaces, origin, also, parts),
                     True,
                 )
             except Conflict:
@@ -161,7 +179,7 @@ class Workflows:
         namespace_id: str,
         request: ws.StartWorkflowExecutionRequest,
         replaces: int,
-        parent: workflow.Parent | None,
+        origin: Origin | None,
         also: Callable[[Transition], None] | None,
         parts: list[tuple[Execution, Transition]],
     ) -> str:
@@ -174,6 +192,7 @@ class Workflows:
         )
         execution = self._executions.create(state, replaces)
         t = self._executions.begin(state)
+        parent = origin if isinstance(origin, workflow.Parent) else None
         attributes = workflow.started_attributes(request, run_id, t.now_ns, self._config, parent)
         workflow.start(
             t,
@@ -183,6 +202,7 @@ class Workflows:
             user_metadata=request.user_metadata,
             links=request.links,
             schedule=also is None,
+            scheduled_by=origin if isinstance(origin, ScheduledBy) else None,
         )
         if also is not None:
             also(t)

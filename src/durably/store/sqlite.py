@@ -68,6 +68,8 @@ REPLACE_CURRENT = """UPDATE current_runs SET execution_id = ?, run_id = ?
 APPEND = "INSERT INTO journal VALUES (0, ?, ?, ?, ?, ?)"
 # The state, so that loading need not start at the beginning.
 SNAPSHOT = "INSERT OR REPLACE INTO snapshots VALUES (0, ?, ?, ?)"
+# The journal that a snapshot makes unnecessary.
+FORGET_JOURNAL = "DELETE FROM journal WHERE shard = 0 AND execution_id = ? AND version <= ?"
 # The last heartbeat of an activity.
 HEARTBEAT = "INSERT OR REPLACE INTO heartbeats VALUES (0, ?, ?, ?, ?, ?)"
 # A task that no poller waited for.
@@ -532,6 +534,8 @@ def _write_rest(execute: Execute, write: ExecutionWrite) -> None:
         execute(APPEND, values)
     if write.snapshot:
         execute(SNAPSHOT, (write.execution_id, version, write.snapshot))
+        if write.forgets_journal:
+            execute(FORGET_JOURNAL, (write.execution_id, version))
     for beat in write.heartbeats:
         execute(
             HEARTBEAT,

@@ -114,6 +114,9 @@ class ExecutionWrite:
     records: bytes = b""
     snapshot: bytes = b""
     """Not empty: the state at this version; loading starts here."""
+    forgets_journal: bool = False
+    """With a snapshot: the journal up to it is removed. For what has no history that is served, and
+    may live for ever."""
     visibility: VisibilityRow | None = None
     heartbeats: list[Heartbeat] = field(default_factory=list)
     replaces_current: int | None = None
