@@ -497,12 +497,16 @@ def _bad_requests() -> list[tuple[str, Any, str]]:
     spec = schedules.ScheduleSpec
     nameless, untyped, queueless = (creation(spec()) for _ in range(3))
     nameless.schedule.action.start_workflow.workflow_id = ""
+    nameless.schedule.policies.keep_original_workflow_id = True
     untyped.schedule.action.start_workflow.workflow_type.name = ""
     queueless.schedule.action.start_workflow.task_queue.name = ""
-    unasked, idless, noted = (creation(spec()) for _ in range(3))
+    unasked, idless, negative = (creation(spec()) for _ in range(3))
     unasked.request_id = ""
     idless.schedule_id = ""
-    noted.initial_patch.pause = "x" * 1001
+    negative.schedule.state.remaining_actions = -1
+    noted = ws.PatchScheduleRequest(namespace="default", schedule_id="s")
+    noted.patch.pause = "x" * 1001
+    actionless = ws.UpdateScheduleRequest(namespace="default", schedule_id="s")
     patch = ws.PatchScheduleRequest(namespace="default", schedule_id="s")
     return [
         ("create", creation(spec(cron_string=["* *"])), "Invalid schedule spec: CronString"),
@@ -512,7 +516,9 @@ def _bad_requests() -> list[tuple[str, Any, str]]:
         ("create", queueless, "missing task queue name"),
         ("create", unasked, "RequestId is not set on request."),
         ("create", idless, "ScheduleId is not set on request."),
-        ("create", noted, "Schedule notes exceeds limit."),
+        ("create", negative, "RemainingActions is negative."),
+        ("update", actionless, "Only StartWorkflow action is supported for schedules"),
+        ("patch", noted, "Schedule notes exceeds limit."),
         (
             "create",
             creation(spec(), cron_schedule="* * * * *"),
@@ -544,7 +550,11 @@ async def test_bad_requests(client: Client, rpc: str, request_: Any, message: st
 @pytest.mark.parametrize("rpc", ["describe", "delete", "update", "trigger"])
 async def test_a_schedule_that_is_not_there(client: Client, rpc: str) -> None:
     handle = client.get_schedule_handle("nowhere")
-    update = ws.UpdateScheduleRequest(namespace="default", schedule_id="nowhere")
+    update = ws.UpdateScheduleRequest(
+        namespace="default",
+        schedule_id="nowhere",
+        schedule=creation(schedules.ScheduleSpec()).schedule,
+    )
     if rpc == "update":
         called = client.workflow_service.update_schedule(update)
     else:

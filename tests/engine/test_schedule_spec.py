@@ -176,7 +176,8 @@ def test_canonical_form() -> None:
             "conflicting timezone names",
         ),
         ({"timezoneName": "Mars/Olympus"}, "unknown time zone Mars/Olympus"),
-        ({"timezoneData": "bm9uc2Vuc2U="}, "unknown time zone "),
+        ({"timezoneData": "bm9uc2Vuc2U="}, "malformed time zone information"),
+        ({"timezoneData": "AAAA"}, "malformed time zone information"),
         (
             {"calendar": [{"second": "60", "hour": "24"}]},
             "Second is not in range [0-59], Hour is not in range [0-23]",

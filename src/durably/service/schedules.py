@@ -36,7 +36,7 @@ from durably.store.store import Conflict, VisibleExecution
 from durably.store.visibility_query import Query
 
 MATCHING_TIMES_MAX = 1_000
-NOTES_CHARS_MAX = 1_000
+NOTES_BYTES_MAX = 1_000
 WORKFLOW_ID_SUFFIX = "-2006-01-02T15:04:05Z"
 """As long as what is put behind the id of a workflow that a schedule starts."""
 STARTS_WAIT_S = 2.0
@@ -65,7 +65,6 @@ class Schedules:
             raise InvalidArgument("RequestId is not set on request.")
         self._check_request_id(request.request_id)
         self._check_definition(request.schedule, namespace)
-        self._check_patch(request.initial_patch)
         self._check_attributes(request.memo, request.search_attributes, namespace)
         for _ in range(CONFLICT_RETRIES):
             try:
@@ -112,6 +111,8 @@ class Schedules:
         namespace = self._namespaces.by_name(request.namespace)
         self._check_id(request.schedule_id)
         self._check_request_id(request.request_id)
+        if not request.schedule.action.HasField("start_workflow"):
+            raise InvalidArgument("Only StartWorkflow action is supported for schedules")
         self._check_definition(request.schedule, namespace)
         self._check_attributes(request.memo, request.search_attributes, namespace)
         execution = await self._find(namespace.namespace_id, request.schedule_id)
@@ -138,7 +139,9 @@ class Schedules:
         namespace_id = self._namespaces.id_of(request.namespace)
         self._check_id(request.schedule_id)
         self._check_request_id(request.request_id)
-        self._check_patch(request.patch)
+        notes = request.patch.pause, request.patch.unpause
+        if any(len(each.encode()) > NOTES_BYTES_MAX for each in notes):
+            raise InvalidArgument("Schedule notes exceeds limit.")
         execution = await self._find(namespace_id, request.schedule_id)
         await self._executions.transact(
             execution.execution_id,
@@ -259,10 +262,12 @@ class Schedules:
             schedule.spec.CopyFrom(spec.canonical(schedule.spec))
         except InvalidNotation as problem:
             raise InvalidArgument(f"Invalid schedule spec: {problem}") from problem
-        if len(schedule.state.notes) > NOTES_CHARS_MAX:
-            raise InvalidArgument("Schedule notes exceeds limit.")
+        if schedule.state.remaining_actions < 0:
+            raise InvalidArgument("RemainingActions is negative.")
         if schedule.action.HasField("start_workflow"):
             self._check_action(schedule.action.start_workflow, namespace)
+            if schedule.policies.keep_original_workflow_id:
+                _check_kept_id(schedule.action.start_workflow.workflow_id)
 
     def _check_action(
         self, wanted: workflow_messages.NewWorkflowExecutionInfo, namespace: Namespace
@@ -275,7 +280,7 @@ class Schedules:
         ):
             raise InvalidArgument("Scheduled workflow must not contain WorkflowIDReusePolicy")
         start = ws.StartWorkflowExecutionRequest(
-            workflow_id=wanted.workflow_id + WORKFLOW_ID_SUFFIX if wanted.workflow_id else "",
+            workflow_id=wanted.workflow_id + WORKFLOW_ID_SUFFIX,
             workflow_type=wanted.workflow_type,
             task_queue=wanted.task_queue,
             workflow_execution_timeout=wanted.workflow_execution_timeout,
@@ -289,10 +294,6 @@ class Schedules:
             start.retry_policy.CopyFrom(wanted.retry_policy)
         self._workflows.check_start(start, namespace)
 
-    def _check_patch(self, patch: schedules.SchedulePatch) -> None:
-        if max(len(patch.pause), len(patch.unpause)) > NOTES_CHARS_MAX:
-            raise InvalidArgument("Schedule notes exceeds limit.")
-
     def _check_attributes(
         self, memo: common.Memo, found: common.SearchAttributes, namespace: Namespace
     ) -> None:
@@ -301,6 +302,12 @@ class Schedules:
             raise InvalidArgument(
                 f"Memo exceeds size limit of {self._config.memo_bytes_max} bytes (memo_bytes_max)."
             )
+
+
+def _check_kept_id(workflow_id: str) -> None:
+    """An id that nothing is put behind must not be empty."""
+    if not workflow_id:
+        raise InvalidArgument("WorkflowId is not set on request.")
 
 
 # --- Replies ----------------------------------------------------------------------------------
@@ -325,10 +332,9 @@ def _entry(found: VisibleExecution, types: Mapping[str, str]) -> schedules.Sched
     info = memo.fields.pop(LIST_INFO)
     entry = schedules.ScheduleListEntry(
         schedule_id=found.workflow_id,
+        memo=memo,
         info=schedules.ScheduleListInfo.FromString(info.data),
     )
-    if memo.fields:
-        entry.memo.CopyFrom(memo)
     attributes = common.SearchAttributes.FromString(found.row.search_attributes)
     if attributes.indexed_fields:
         search_attributes.with_types(attributes, types)

@@ -20,6 +20,7 @@ Rule 4: no transition works without bound: a long catch-up goes on in the next o
 from itertools import islice
 
 from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.failure.v1 import message_pb2 as failures
 from temporalio.api.schedule.v1 import message_pb2 as schedules
@@ -59,6 +60,9 @@ def with_defaults(schedule: schedules.Schedule) -> schedules.Schedule:
     full.CopyFrom(schedule)
     for part in ("spec", "action", "policies", "state"):
         getattr(full, part).SetInParent()
+    if full.action.HasField("start_workflow"):
+        queue = full.action.start_workflow.task_queue
+        queue.kind = queue.kind or queue_enums.TASK_QUEUE_KIND_NORMAL
     full.policies.overlap_policy = full.policies.overlap_policy or overlap.SKIP
     window_ns = CATCHUP_WINDOW_DEFAULT_NS
     if full.policies.HasField("catchup_window"):

@@ -14,6 +14,7 @@ Times are whole seconds since the epoch, except those with jitter, in nanosecond
 import hashlib
 import io
 import math
+import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -137,8 +138,9 @@ def _zone(name: str, data: bytes) -> ZoneInfo | None:
         if name in ("", "UTC"):
             return None
         return ZoneInfo(name)
-    except (LookupError, ValueError, OSError) as error:
-        raise InvalidNotation(f"unknown time zone {name}") from error
+    except (LookupError, ValueError, OSError, EOFError, struct.error) as error:
+        problem = "malformed time zone information" if data else f"unknown time zone {name}"
+        raise InvalidNotation(problem) from error
 
 
 class Clock:

@@ -69,7 +69,7 @@ def future_times(state: ScheduleState, count: int) -> list[Timestamp]:
     """The next action times, no more than there are actions left."""
     limits = state.schedule.state
     if limits.limited_actions:
-        count = min(count, limits.remaining_actions)
+        count = min(count, max(0, limits.remaining_actions))
     compiled = machine.compiled(state)
     return [timestamp(at) for at in compiled.upcoming(state.processed_ns, count, state.update_ns)]
 
