@@ -1,0 +1,219 @@
+"""Task queues as a data structure: nothing lost, nothing given twice, everybody in turn."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from durably.matching import POLLER_REMEMBERED_NS, Matching
+from durably.store.store import QueueKey, TaskKind
+
+QUEUE = QueueKey("namespace", TaskKind.WORKFLOW, "queue")
+STICKY = QueueKey("namespace", TaskKind.WORKFLOW, "sticky")
+LONG_S = 60.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_ns = 1
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+async def settle() -> None:
+    """Let every task that can go on do so."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def polling(matching: Matching, key: QueueKey = QUEUE, who: str = "w") -> "asyncio.Task[Any]":
+    waiting: Coroutine[Any, Any, Any] = matching.poll(key, who, None, LONG_S)
+    return asyncio.create_task(waiting)
+
+
+async def test_tasks_are_given_in_their_order() -> None:
+    matching = Matching(Clock())
+    for item in (1, 2, 3):
+        matching.add(QUEUE, item)
+    matching.add(QUEUE, 0, first=True)
+    assert [await matching.poll(QUEUE, "w", None, LONG_S) for _ in range(4)] == [0, 1, 2, 3]
+
+
+async def test_pollers_are_served_in_their_order() -> None:
+    matching = Matching(Clock())
+    polls = [polling(matching) for _ in range(3)]
+    await settle()
+    for item in (1, 2, 3):
+        matching.add(QUEUE, item)
+    assert await asyncio.gather(*polls) == [1, 2, 3]
+
+
+async def test_a_poll_that_nobody_serves_ends_with_nothing() -> None:
+    matching = Matching(Clock())
+    assert await matching.poll(QUEUE, "w", None, 0) is None
+    matching.add(QUEUE, "kept")
+    assert await matching.poll(QUEUE, "w", None, 0) == "kept"
+
+
+async def test_a_cancelled_poll_takes_no_task_away() -> None:
+    matching = Matching(Clock())
+    waiting, given_up = polling(matching), polling(matching)
+    await settle()
+    given_up.cancel()
+    matching.add(QUEUE, "a")
+    waiting.cancel()  # it was served in the same moment
+    await asyncio.gather(waiting, given_up, return_exceptions=True)
+    assert await matching.poll(QUEUE, "w", None, 0) == "a"
+
+
+async def test_a_released_poller_is_first_in_line_again() -> None:
+    matching = Matching(Clock())
+    first, second = polling(matching), polling(matching)
+    await settle()
+    reserved = matching.reserve(QUEUE)
+    assert reserved is not None
+    matching.release(reserved)
+    matching.add(QUEUE, "a")
+    matching.add(QUEUE, "b")
+    assert (await first, await second) == ("a", "b")
+
+
+async def test_a_released_poller_is_served_from_the_backlog() -> None:
+    matching = Matching(Clock())
+    only = polling(matching)
+    await settle()
+    reserved = matching.reserve(QUEUE)
+    assert reserved is not None
+    matching.add(QUEUE, "meanwhile")
+    matching.release(reserved)
+    assert await only == "meanwhile"
+
+
+async def test_nobody_overtakes_a_backlog_or_is_served_twice() -> None:
+    matching = Matching(Clock())
+    matching.add(QUEUE, "a")
+    assert matching.reserve(QUEUE) is None
+    assert await matching.poll(QUEUE, "w", None, 0) == "a"
+    waiting = polling(matching)
+    await settle()
+    reserved = matching.reserve(QUEUE)
+    assert reserved is not None
+    assert matching.reserve(QUEUE) is None
+    assert matching.deliver(reserved, "b")
+    assert not matching.deliver(reserved, "c")
+    assert await waiting == "b"
+
+
+async def test_a_withdrawn_item_is_given_to_nobody() -> None:
+    matching = Matching(Clock())
+    matching.add(QUEUE, "query")
+    assert matching.withdraw(QUEUE, "query")
+    assert not matching.withdraw(QUEUE, "query")
+    assert await matching.poll(QUEUE, "w", None, 0) is None
+
+
+async def test_the_polls_of_one_worker_are_ended() -> None:
+    matching = Matching(Clock())
+    leaving, staying = polling(matching, who="leaves"), polling(matching, who="stays")
+    await settle()
+    assert matching.cancel_polls(QUEUE, "leaves") == 1
+    assert await leaving is None
+    matching.add(QUEUE, "a")
+    assert await staying == "a"
+
+
+async def test_a_sticky_queue_is_a_queue_of_its_own() -> None:
+    matching = Matching(Clock())
+    normal, sticky = polling(matching), polling(matching, STICKY)
+    await settle()
+    matching.add(STICKY, "mine")
+    matching.add(QUEUE, "anyone's")
+    assert (await normal, await sticky) == ("anyone's", "mine")
+    left = polling(matching, STICKY)
+    await settle()
+    matching.forget_pollers(STICKY)
+    assert await left is None
+    assert matching.reserve(STICKY) is None
+
+
+async def test_pollers_are_remembered_for_a_while() -> None:
+    clock = Clock()
+    matching = Matching(clock)
+    await matching.poll(QUEUE, "early", None, 0)
+    clock.now_ns += POLLER_REMEMBERED_NS
+    await matching.poll(QUEUE, "late", None, 0)
+    assert [seen.identity for seen in matching.pollers(QUEUE)] == ["early", "late"]
+    assert matching.polled_within(QUEUE, 0)
+    clock.now_ns += 1
+    assert [seen.identity for seen in matching.pollers(QUEUE)] == ["late"]
+    assert not matching.polled_within(QUEUE, 0)
+    assert not matching.polled_within(STICKY, clock.now_ns)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(("add", "poll", "cancel", "reserve", "deliver", "release", "end", "turn")),
+        st.integers(0, 7),
+    ),
+    max_size=40,
+)
+
+
+class Trace:
+    """What went in, what came out, while polls come, go, and are reserved."""
+
+    def __init__(self) -> None:
+        self.matching = Matching(Clock())
+        self.polls: list[asyncio.Task[Any]] = []
+        self.reserved: list[Any] = []
+        self.added = 0
+
+    def take(self) -> int:
+        self.added += 1
+        return self.added
+
+    async def step(self, kind: str, which: int) -> None:
+        match kind:
+            case "add":
+                self.matching.add(QUEUE, self.take())
+            case "poll":
+                self.polls.append(polling(self.matching, who=f"w{which % 2}"))
+            case "cancel" if self.polls:
+                self.polls[which % len(self.polls)].cancel()
+            case "reserve":
+                poll = self.matching.reserve(QUEUE)
+                self.reserved += [poll] if poll else []
+            case "deliver" if self.reserved:
+                item = self.take()
+                if not self.matching.deliver(self.reserved.pop(0), item):
+                    self.matching.add(QUEUE, item, first=True)
+            case "release" if self.reserved:
+                self.matching.release(self.reserved.pop())
+            case "end":
+                self.matching.cancel_polls(QUEUE, f"w{which % 2}")
+            case "turn":
+                await settle()
+
+    async def given(self) -> list[int]:
+        """Everything that came out, after everything that still waits has been taken."""
+        for poll in self.reserved:
+            self.matching.release(poll)
+        await settle()
+        self.matching.end_all_polls()
+        ended = await asyncio.gather(*self.polls, return_exceptions=True)
+        out = [item for item in ended if isinstance(item, int)]
+        while (item := await self.matching.poll(QUEUE, "last", None, 0)) is not None:
+            out.append(item)
+        return out
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(steps=STEPS)
+async def test_every_task_is_given_once(steps: list[tuple[str, int]]) -> None:
+    trace = Trace()
+    for kind, which in steps:
+        await trace.step(kind, which)
+    assert sorted(await trace.given()) == list(range(1, trace.added + 1))
