@@ -19,11 +19,11 @@ import threading
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from durably.errors import Unavailable
+from durably.errors import InvalidArgument, Unavailable
 from durably.store.store import (
     Commit,
     Conflict,
@@ -648,7 +648,8 @@ def _events(
 
 
 _token_encoder = msgspec.msgpack.Encoder()
-_token_decoder = msgspec.msgpack.Decoder(tuple[int, int, int])
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_token_decoder = msgspec.msgpack.Decoder(tuple[_Int64, _Int64, _Int64])
 
 
 def _list(
@@ -666,7 +667,7 @@ def _list(
         values += query.values
     if page_token:
         sql += " AND (sort_close_ns, start_ns, execution_id) < (?, ?, ?)"
-        values += _token_decoder.decode(page_token)
+        values += _decode_page_token(page_token)
     sql += " ORDER BY sort_close_ns DESC, start_ns DESC, execution_id DESC LIMIT ?"
     values.append(page_size)
     rows = connection.execute(sql, values).fetchall()
@@ -675,6 +676,14 @@ def _list(
         last = rows[-1]
         token = _token_encoder.encode((last[18], last[6], last[0]))
     return [_visible(row) for row in rows], token
+
+
+def _decode_page_token(page_token: bytes) -> tuple[int, int, int]:
+    """Raises InvalidArgument for a token that this file has not made: clients hand it back."""
+    try:
+        return _token_decoder.decode(page_token)
+    except msgspec.MsgspecError as error:
+        raise InvalidArgument("Invalid NextPageToken.") from error
 
 
 def _visible(row: tuple[Any, ...]) -> VisibleExecution:

@@ -1,0 +1,258 @@
+"""Bad requests, one row each: what is sent, and the status and message that must come back.
+
+Rule 1: the requests are plain JSON of the API's messages, so that the same row can be sent to any
+        server that speaks the API.
+Rule 2: in every row the rest of the request is as good as it needs to be for the fault to be met.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from grpc import StatusCode
+
+from durably.service.admission import Rpc
+
+INVALID, MISSING, EXISTS = (
+    StatusCode.INVALID_ARGUMENT,
+    StatusCode.NOT_FOUND,
+    StatusCode.ALREADY_EXISTS,
+)
+
+HERE = {"namespace": "default"}
+NO_RUN = {"workflowId": "nobody", "runId": "1d6c1a0e-3f4b-4f6a-9d53-0c6b1b1f8f00"}
+BAD_RUN = {"workflowId": "nobody", "runId": "not-a-uuid"}
+NAMED = {"workflowExecution": NO_RUN}
+START = {
+    **HERE,
+    "workflowId": "new",
+    "workflowType": {"name": "Any"},
+    "taskQueue": {"name": "q"},
+    "requestId": "r",
+}
+LONG = "x" * 1001
+BAD_TOKEN = "bm90IGEgdG9rZW4="
+
+MESSAGES = {
+    "no namespace": r"^Namespace not set on request\.$",
+    "unknown namespace": r"^Namespace nowhere is not found\.$",
+    "no workflow id": r"(?i)workflow ?id",
+    "malformed run id": r"(?i)run ?id",
+    "unknown run": r"(?i)workflow.* not found",
+    "unknown workflow": r"^workflow not found for ID: nobody$",
+    "no type": r"(?i)workflow ?type",
+    "no task queue": r"(?i)task ?queue",
+    "long workflow id": r"(?i)workflow ?id .*(exceeds)",
+    "long type": r"(?i)workflow ?type .*(exceeds)",
+    "long task queue": r"(?i)task ?queue .*(exceeds)",
+    "long request id": r"(?i)request ?id .*(exceeds)",
+    "negative run timeout": r"WorkflowRunTimeout.*negative duration",
+    "negative execution timeout": r"WorkflowExecutionTimeout.*negative duration",
+    "negative task timeout": r"WorkflowTaskTimeout.*negative duration",
+    "negative delay": r"WorkflowStartDelay.*negative duration",
+    "unknown search attribute": r"no mapping defined for search attribute Nope",
+    "no signal name": r"(?i)signal.* not set",
+    "no token": r"(?i)task ?token",
+    "malformed token": r"(?i)token",
+}
+"""What the message says of a fault, whichever the RPC; the words both servers have in common."""
+
+
+@dataclass(frozen=True)
+class Case:
+    rpc: str
+    fault: str
+    request: Mapping[str, Any] = field(hash=False)
+    status: StatusCode = INVALID
+
+    @property
+    def message(self) -> str:
+        """A regular expression found in the message; a fault that has none says something."""
+        return MESSAGES.get(self.fault, ".")
+
+    def __str__(self) -> str:
+        return re.sub(r"\W+", "-", f"{self.rpc}-{self.fault}")
+
+
+def without(request: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in request.items() if name not in names}
+
+
+def _starts(rpc: str, request: Mapping[str, Any]) -> list[Case]:
+    return [
+        Case(rpc, "no workflow id", without(request, "workflowId")),
+        Case(rpc, "no type", without(request, "workflowType")),
+        Case(rpc, "no task queue", without(request, "taskQueue")),
+        Case(rpc, "long workflow id", {**request, "workflowId": LONG}),
+        Case(rpc, "long type", {**request, "workflowType": {"name": LONG}}),
+        Case(rpc, "long task queue", {**request, "taskQueue": {"name": LONG}}),
+        Case(rpc, "long request id", {**request, "requestId": LONG}),
+        Case(rpc, "negative run timeout", {**request, "workflowRunTimeout": "-1s"}),
+        Case(rpc, "negative execution timeout", {**request, "workflowExecutionTimeout": "-1s"}),
+        Case(rpc, "negative task timeout", {**request, "workflowTaskTimeout": "-1s"}),
+        Case(rpc, "negative delay", {**request, "workflowStartDelay": "-1s"}),
+        Case(
+            rpc,
+            "retry coefficient below one",
+            {**request, "retryPolicy": {"initialInterval": "1s", "backoffCoefficient": 0.5}},
+        ),
+        Case(rpc, "negative attempts", {**request, "retryPolicy": {"maximumAttempts": -1}}),
+        Case(
+            rpc,
+            "unknown search attribute",
+            {**request, "searchAttributes": {"indexedFields": {"Nope": {"data": "MQ=="}}}},
+        ),
+    ]
+
+
+_TOKEN_RPCS = (
+    "RespondWorkflowTaskCompleted",
+    "RespondWorkflowTaskFailed",
+    "RecordActivityTaskHeartbeat",
+    "RespondActivityTaskCompleted",
+    "RespondActivityTaskFailed",
+    "RespondActivityTaskCanceled",
+    "RespondQueryTaskCompleted",
+)
+_BY_ID_RPCS = (
+    "RecordActivityTaskHeartbeatById",
+    "RespondActivityTaskCompletedById",
+    "RespondActivityTaskFailedById",
+    "RespondActivityTaskCanceledById",
+)
+_ON_EXECUTION = {
+    "SignalWorkflowExecution": ("workflowExecution", {"signalName": "s"}),
+    "RequestCancelWorkflowExecution": ("workflowExecution", {}),
+    "TerminateWorkflowExecution": ("workflowExecution", {}),
+    "DeleteWorkflowExecution": ("workflowExecution", {}),
+    "DescribeWorkflowExecution": ("execution", {}),
+    "GetWorkflowExecutionHistory": ("execution", {}),
+    "GetWorkflowExecutionHistoryReverse": ("execution", {}),
+    "ResetStickyTaskQueue": ("execution", {}),
+    "QueryWorkflow": ("execution", {"query": {"queryType": "q"}}),
+    "ResetWorkflowExecution": (
+        "workflowExecution",
+        {"workflowTaskFinishEventId": "4", "requestId": "r"},
+    ),
+    "UpdateWorkflowExecution": (
+        "workflowExecution",
+        {"request": {"meta": {"updateId": "u"}, "input": {"name": "n"}}},
+    ),
+    "PauseActivity": ("execution", {"id": "a"}),
+    "UnpauseActivity": ("execution", {"id": "a"}),
+    "ResetActivity": ("execution", {"id": "a"}),
+    "UpdateActivityOptions": (
+        "execution",
+        {
+            "id": "a",
+            "activityOptions": {"taskQueue": {"name": "q"}},
+            "updateMask": "taskQueue.name",
+        },
+    ),
+}
+_QUERIED = ("ListWorkflowExecutions", "CountWorkflowExecutions")
+_SCHEDULE_RPCS: dict[str, dict[str, Any]] = {
+    "DescribeSchedule": {},
+    "DeleteSchedule": {},
+    "PatchSchedule": {"patch": {"pause": "p"}},
+    "UpdateSchedule": {
+        "schedule": {
+            "action": {"startWorkflow": without(START, "namespace", "requestId")},
+        }
+    },
+}
+
+
+def _on_execution(rpc: str, name: str, rest: Mapping[str, Any]) -> list[Case]:
+    return [
+        Case(rpc, "no workflow id", {**HERE, name: {}, **rest}),
+        Case(rpc, "malformed run id", {**HERE, name: BAD_RUN, **rest}),
+        Case(rpc, "unknown run", {**HERE, name: NO_RUN, **rest}, MISSING),
+        Case(rpc, "unknown workflow", {**HERE, name: {"workflowId": "nobody"}, **rest}, MISSING),
+    ]
+
+
+def _by_token(rpc: str) -> list[Case]:
+    return [
+        Case(rpc, "no token", HERE),
+        Case(rpc, "malformed token", {**HERE, "taskToken": BAD_TOKEN}),
+    ]
+
+
+def _by_id(rpc: str) -> list[Case]:
+    request = {**HERE, "workflowId": "nobody", "activityId": "a"}
+    return [
+        Case(rpc, "no workflow id", without(request, "workflowId")),
+        Case(rpc, "no activity id", without(request, "activityId")),
+        Case(rpc, "unknown workflow", request, MISSING),
+    ]
+
+
+def written() -> list[Case]:
+    """The rows that are about one RPC, or a few alike."""
+    signal_start = {**START, "signalName": "s"}
+    rows = [
+        *_starts("StartWorkflowExecution", START),
+        *_starts("SignalWithStartWorkflowExecution", signal_start),
+        Case("SignalWithStartWorkflowExecution", "no signal name", START),
+        Case(
+            "SignalWorkflowExecution",
+            "no signal name",
+            {**HERE, "workflowExecution": {"workflowId": "nobody"}},
+        ),
+        Case("ExecuteMultiOperation", "no operations", HERE),
+        Case("PollWorkflowTaskQueue", "no task queue", HERE),
+        Case("PollActivityTaskQueue", "no task queue", HERE),
+        Case("DescribeTaskQueue", "no task queue", HERE),
+        Case("PollWorkflowExecutionUpdate", "no reference", HERE),
+        Case("RegisterNamespace", "no name", {"workflowExecutionRetentionPeriod": "86400s"}),
+        Case("RegisterNamespace", "no retention", {"namespace": "fresh"}),
+        Case(
+            "RegisterNamespace",
+            "taken",
+            {"namespace": "default", "workflowExecutionRetentionPeriod": "86400s"},
+            EXISTS,
+        ),
+        Case("DescribeNamespace", "no name", {}),
+        Case("DescribeNamespace", "unknown", {"namespace": "nowhere"}, MISSING),
+        Case("UpdateNamespace", "no name", {}),
+        Case("UpdateNamespace", "unknown", {"namespace": "nowhere"}, MISSING),
+    ]
+    for rpc, (name, rest) in _ON_EXECUTION.items():
+        rows += _on_execution(rpc, name, rest)
+    for rpc in _TOKEN_RPCS:
+        rows += _by_token(rpc)
+    for rpc in _BY_ID_RPCS:
+        rows += _by_id(rpc)
+    for rpc in _QUERIED:
+        rows.append(Case(rpc, "malformed query", {**HERE, "query": "WorkflowId = = 'x'"}))
+        rows.append(Case(rpc, "unknown attribute", {**HERE, "query": "Nope = 'x'"}))
+    for rpc, rest in _SCHEDULE_RPCS.items():
+        rows.append(Case(rpc, "unknown schedule", {**HERE, "scheduleId": "none", **rest}, MISSING))
+    return rows
+
+
+CHECKED_EARLY = frozenset(
+    ("ListWorkflowExecutions", "CountWorkflowExecutions", "ListSchedules", "ListSearchAttributes")
+)
+"""RPCs that need nothing but a namespace."""
+
+WITHOUT_FAULT = frozenset(
+    ("ListClusters", "ListNamespaces", "GetSystemInfo", "GetSearchAttributes", "GetClusterInfo")
+)
+"""RPCs that have no field that could be wrong; any request is answered."""
+
+
+def generated(rpcs: Mapping[str, Rpc]) -> list[Case]:
+    """For every RPC of a namespace: none given, and one that does not exist."""
+    complete = {case.rpc: case.request for case in written() if case.status is MISSING}
+    rows = []
+    for rpc in rpcs.values():
+        if rpc.namespaced and rpc.handler is not None:
+            request = complete.get(rpc.name, {})
+            nowhere = {**request, "namespace": "nowhere"}
+            rows.append(Case(rpc.name, "no namespace", without(request, "namespace")))
+            if request or rpc.name in CHECKED_EARLY:
+                rows.append(Case(rpc.name, "unknown namespace", nowhere, MISSING))
+    return rows

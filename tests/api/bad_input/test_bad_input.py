@@ -1,0 +1,160 @@
+"""Bad input gets a status that says so, and changes nothing.
+
+Rule 1: "nothing" is every row of every table of the store.
+"""
+
+import re
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from temporalio.client import Client
+
+from durably import Server
+from tests.api.bad_input.cases import WITHOUT_FAULT, Case, generated, written
+from tests.api.bad_input.wire import call, implemented
+
+CASES = [*written(), *generated(implemented())]
+PATHS = {rpc.name: path for path, rpc in implemented().items()}
+LOST = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+UNDECIDED = (grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED)
+"""What may have changed something: it was done, or the caller did not wait for the answer."""
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@dataclass
+class Target:
+    channel: grpc.aio.Channel
+    path: Path
+
+    def dump(self) -> dict[str, list[Any]]:
+        """Every row of the store."""
+        store = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)
+        try:
+            tables = store.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+            return {name: store.execute(f"SELECT * FROM {name}").fetchall() for (name,) in tables}
+        finally:
+            store.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
+    """A server that holds one open workflow, so that there is something to be spoilt."""
+    path = tmp_path_factory.mktemp("bad_input") / "store.db"
+    async with Server(store=f"sqlite:///{path}", port=0) as server:
+        client = await Client.connect(server.address)
+        await client.start_workflow("Any", id="somebody", task_queue="q")
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            yield Target(channel, path)
+
+
+async def test_every_implemented_rpc_has_a_case() -> None:
+    assert {case.rpc for case in CASES} | WITHOUT_FAULT == set(PATHS)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+async def test_a_fault_is_named_and_nothing_changes(target: Target, case: Case) -> None:
+    path = PATHS[case.rpc]
+    request = ParseDict(case.request, implemented()[path].request())
+    before = target.dump()
+    status, message = await call(target.channel, path, request.SerializeToString())
+    assert (status, bool(re.search(case.message, message))) == (case.status, True), message
+    assert target.dump() == before
+
+
+def _scalars(field: FieldDescriptor) -> st.SearchStrategy[Any]:
+    kind = field.cpp_type
+    if kind == FieldDescriptor.CPPTYPE_STRING:
+        known = st.sampled_from(("default", "somebody", "q", "", "x" * 1001))
+        return known | st.text(max_size=8).filter(_encodable)
+    if kind == FieldDescriptor.CPPTYPE_BOOL:
+        return st.booleans()
+    if kind in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
+        return st.floats(width=32)
+    if kind == FieldDescriptor.CPPTYPE_ENUM:
+        return st.integers(-1, 40)
+    bits = 64 if kind in (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64) else 32
+    if kind in (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64):
+        return st.integers(0, 3) | st.integers(0, 2**bits - 1)
+    return st.integers(-1, 3) | st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def _encodable(text: str) -> bool:
+    return not any("\ud800" <= each <= "\udfff" for each in text)
+
+
+def _value(draw: st.DrawFn, field: FieldDescriptor, depth: int) -> Any:
+    if field.message_type is not None:
+        return draw_message(draw, field.message_type, depth - 1)
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return draw(st.binary(max_size=12))
+    return draw(_scalars(field))
+
+
+def draw_message(draw: st.DrawFn, kind: Descriptor, depth: int) -> Message:
+    """A message with some of its fields set to anything their types allow."""
+    message = GetMessageClass(kind)()
+    for field in kind.fields:
+        if field.message_type is not None and (depth <= 0 or draw(st.booleans())):
+            continue
+        if field.name != "namespace" and draw(st.integers(0, 2)) == 0:
+            continue
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            continue
+        if field.name == "namespace" and field.message_type is None:
+            setattr(message, field.name, draw(st.sampled_from(("default",) * 4 + ("nowhere", ""))))
+        elif field.is_repeated:
+            getattr(message, field.name).append(_value(draw, field, depth))
+        elif field.message_type is not None:
+            getattr(message, field.name).CopyFrom(_value(draw, field, depth))
+        else:
+            setattr(message, field.name, _value(draw, field, depth))
+    return message
+
+
+@pytest.mark.parametrize("rpc", sorted(PATHS))
+@settings(
+    max_examples=15,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(data=st.data())
+async def test_any_request_is_answered_or_refused(
+    target: Target, rpc: str, data: st.DataObject
+) -> None:
+    kind = implemented()[PATHS[rpc]].request.DESCRIPTOR
+    request = draw_message(lambda each: data.draw(each), kind, 3)
+    before = target.dump()
+    status, message = await call(target.channel, PATHS[rpc], request.SerializeToString(), 0.15)
+    assert status not in LOST, message
+    assert status in UNDECIDED or target.dump() == before
+
+
+@settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(rpc=st.sampled_from(sorted(PATHS)), body=st.binary(max_size=80))
+async def test_random_bytes_are_refused(target: Target, rpc: str, body: bytes) -> None:
+    before = target.dump()
+    status, message = await call(target.channel, PATHS[rpc], body, 0.15)
+    assert (status is grpc.StatusCode.INTERNAL) == _undecodable(rpc, body), message
+    assert status in UNDECIDED or target.dump() == before
+
+
+def _undecodable(rpc: str, body: bytes) -> bool:
+    try:
+        implemented()[PATHS[rpc]].request.FromString(body)
+    except DecodeError:
+        return True
+    return False

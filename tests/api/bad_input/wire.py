@@ -1,0 +1,50 @@
+"""The implemented RPCs, and calls to them with any bytes; nothing in between that could refuse."""
+
+from functools import cache
+
+import grpc
+
+from durably.service import (
+    activity_control,
+    admission,
+    namespaces,
+    queries,
+    resets,
+    schedules,
+    system,
+    updates,
+    visibility,
+    worker_tasks,
+    workflows,
+)
+
+HANDLERS = (
+    workflows.Workflows,
+    worker_tasks.WorkerTasks,
+    activity_control.ActivityControl,
+    resets.Resets,
+    queries.Queries,
+    updates.Updates,
+    visibility.Visibility,
+    schedules.Schedules,
+    namespaces.Namespaces,
+    system.System,
+)
+
+
+@cache
+def implemented() -> dict[str, admission.Rpc]:
+    """Path -> row, of the RPCs that somebody answers."""
+    rows = admission.table(HANDLERS)
+    return {path: row for path, row in rows.items() if row.handler is not None}
+
+
+async def call(
+    channel: grpc.aio.Channel, path: str, body: bytes, timeout_s: float = 10.0
+) -> tuple[grpc.StatusCode, str]:
+    """Send a body, whatever it is; the status and its message."""
+    try:
+        await channel.unary_unary(path)(body, timeout=timeout_s)
+    except grpc.aio.AioRpcError as error:
+        return error.code(), error.details() or ""
+    return grpc.StatusCode.OK, ""
