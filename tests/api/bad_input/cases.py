@@ -121,7 +121,7 @@ _BY_ID_RPCS = (
     "RespondActivityTaskFailedById",
     "RespondActivityTaskCanceledById",
 )
-_ON_EXECUTION = {
+_ON_EXECUTION: dict[str, tuple[str, dict[str, Any]]] = {
     "SignalWorkflowExecution": ("workflowExecution", {"signalName": "s"}),
     "RequestCancelWorkflowExecution": ("workflowExecution", {}),
     "TerminateWorkflowExecution": ("workflowExecution", {}),

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
@@ -67,7 +67,7 @@ async def test_every_implemented_rpc_has_a_case() -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 async def test_a_fault_is_named_and_nothing_changes(target: Target, case: Case) -> None:
     path = PATHS[case.rpc]
-    request = ParseDict(case.request, implemented()[path].request())
+    request = ParseDict(dict(case.request), implemented()[path].request())
     before = target.dump()
     status, message = await call(target.channel, path, request.SerializeToString())
     assert (status, bool(re.search(case.message, message))) == (case.status, True), message
@@ -103,7 +103,7 @@ def _value(draw: st.DrawFn, field: FieldDescriptor, depth: int) -> Any:
     return draw(_scalars(field))
 
 
-def draw_message(draw: st.DrawFn, kind: Descriptor, depth: int) -> Message:
+def draw_message(draw: st.DrawFn, kind: Any, depth: int) -> Message:
     """A message with some of its fields set to anything their types allow."""
     message = GetMessageClass(kind)()
     for field in kind.fields:
@@ -124,6 +124,11 @@ def draw_message(draw: st.DrawFn, kind: Descriptor, depth: int) -> Message:
     return message
 
 
+@st.composite
+def messages(draw: st.DrawFn, kind: type[Message]) -> Message:
+    return draw_message(draw, kind.DESCRIPTOR, 3)
+
+
 @pytest.mark.parametrize("rpc", sorted(PATHS))
 @settings(
     max_examples=15,
@@ -135,8 +140,8 @@ def draw_message(draw: st.DrawFn, kind: Descriptor, depth: int) -> Message:
 async def test_any_request_is_answered_or_refused(
     target: Target, rpc: str, data: st.DataObject
 ) -> None:
-    kind = implemented()[PATHS[rpc]].request.DESCRIPTOR
-    request = draw_message(lambda each: data.draw(each), kind, 3)
+    kind = implemented()[PATHS[rpc]].request
+    request = data.draw(messages(kind))
     before = target.dump()
     status, message = await call(target.channel, PATHS[rpc], request.SerializeToString(), 0.15)
     assert status not in LOST, message
@@ -158,3 +163,18 @@ def _undecodable(rpc: str, body: bytes) -> bool:
     except DecodeError:
         return True
     return False
+
+
+async def test_a_message_over_the_limit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    async with (
+        Server(store=f"sqlite:///{path}", port=0, message_bytes_max=10_000) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        target = Target(channel, path)
+        before = target.dump()
+        for rpc in sorted(PATHS):
+            status, message = await call(channel, PATHS[rpc], b"\x00" * 10_001)
+            assert status is grpc.StatusCode.RESOURCE_EXHAUSTED, (rpc, message)
+            assert "message_bytes_max" in message
+        assert target.dump() == before
