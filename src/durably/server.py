@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,9 @@ from durably.background import outbox, timers
 from durably.config import Config
 from durably.edge.app import App
 from durably.edge.grpc import GrpcApp
+from durably.edge.health import NAME as HEALTH
 from durably.edge.health import Health
+from durably.edge.reflection import Reflection
 from durably.matching import Matching
 from durably.service import admission
 from durably.service.activity_control import ActivityControl
@@ -92,8 +95,10 @@ class Server:
             System(executions, namespaces, await _cluster_id(store), "sqlite"),
         )
         table = admission.table(handlers)
-        health = Health(frozenset(path.split("/")[1] for path in table))
-        grpc = GrpcApp({**table, **health.rows()}, self._clock, self.config)
+        services = frozenset(path.split("/")[1] for path in table)
+        health = Health(services)
+        streams = health.streams() | Reflection({*services, HEALTH}).streams()
+        grpc = GrpcApp({**table, **health.rows()}, streams, self._clock, self.config)
         _run_beside(stack, timers.run(executions), "timers")
         deliveries = outbox.Outbox(executions, workflows.start_child, workflows.start_scheduled)
         _run_beside(stack, deliveries.run(), "outbox")
@@ -104,9 +109,10 @@ class Server:
     ) -> None:
         host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
         http = h2corn.Server(app, self._http_config(f"{host}:{self.config.port}"))
-        serving = asyncio.create_task(http.serve(), name="http")
-        started = asyncio.create_task(http.wait_started())
-        await asyncio.wait((serving, started), return_when=asyncio.FIRST_COMPLETED)
+        with _no_banner():
+            serving = asyncio.create_task(http.serve(), name="http")
+            started = asyncio.create_task(http.wait_started())
+            await asyncio.wait((serving, started), return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             started.cancel()
             await serving
@@ -133,7 +139,7 @@ class Server:
         health: Health,
     ) -> None:
         """Take no new connections, answer the long polls, let what is under way finish."""
-        health.serving = False
+        health.stop()
         http.shutdown()
         give_up = asyncio.get_running_loop().time() + self.config.shutdown_drain_s + 1
         while not serving.done() and asyncio.get_running_loop().time() < give_up:
@@ -142,6 +148,18 @@ class Server:
         if not serving.done():
             serving.cancel()
         await asyncio.wait((serving,))
+
+
+@contextlib.contextmanager
+def _no_banner() -> Iterator[None]:
+    """h2corn has no setting for its banner; the command line prints where it serves itself."""
+    native: Any = importlib.import_module("h2corn._lib")
+    emit = native.emit_banner
+    native.emit_banner = lambda *_: None
+    try:
+        yield
+    finally:
+        native.emit_banner = emit
 
 
 async def _cluster_id(store: SqliteStore) -> str:

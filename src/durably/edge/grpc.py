@@ -12,7 +12,8 @@ import asyncio
 import base64
 import logging
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -39,6 +40,7 @@ Clock = Callable[[], int]
 
 HEADERS = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,gzip")]
 PREFIX_BYTES = 5
+STREAM_MESSAGES_WAITING_MAX = 100
 TIMEOUT_UNITS_NS = {
     "H": 3600 * 10**9,
     "M": 60 * 10**9,
@@ -53,16 +55,37 @@ class ClientGone(Exception):
     """The caller has cancelled or disconnected; there is nobody to answer."""
 
 
-class GrpcApp:
-    """Answers every call from a table of RPCs."""
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An RPC whose requests and replies may be many; it ends when its `replies` do."""
 
-    def __init__(self, table: Mapping[str, Rpc], clock: Clock, config: Config) -> None:
+    name: str
+    request: type[Message]
+    replies: Callable[[AsyncIterator[Message]], AsyncIterator[Message]]
+
+
+class GrpcApp:
+    """Answers every call from a table of RPCs and one of streams, by path."""
+
+    def __init__(
+        self,
+        table: Mapping[str, Rpc],
+        streams: Mapping[str, Stream],
+        clock: Clock,
+        config: Config,
+    ) -> None:
         self._table = dict(table)
+        self._streams = dict(streams)
         self._clock = clock
         self._message_bytes_max = config.message_bytes_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        send = _unless_gone(send)
+        stream = self._streams.get(scope["path"])
         try:
+            if stream is not None:
+                await self._converse(stream, scope, receive, send)
+                return
             try:
                 reply = await self._answer(scope, receive)
             except Refusal as refusal:
@@ -71,6 +94,51 @@ class GrpcApp:
                 await _send_reply(send, reply)
         except ClientGone:
             return
+
+    async def _converse(self, stream: Stream, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read and answer side by side, until the answers end or the caller goes away."""
+        asked: asyncio.Queue[Message | Refusal | None] = asyncio.Queue(STREAM_MESSAGES_WAITING_MAX)
+        reading = asyncio.ensure_future(self._read(stream, _metadata(scope), receive, asked))
+        answering = asyncio.ensure_future(_answer_stream(stream, asked, send))
+        try:
+            await asyncio.wait((reading, answering), return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                answering.result()
+        finally:
+            reading.cancel()
+            answering.cancel()
+
+    async def _read(
+        self,
+        stream: Stream,
+        metadata: Mapping[str, str],
+        receive: Receive,
+        asked: "asyncio.Queue[Message | Refusal | None]",
+    ) -> None:
+        """Put what is asked in the queue, then None; goes on until the caller has gone."""
+        waiting = b""
+        while (message := await receive())["type"] != "http.disconnect":
+            waiting += message.get("body", b"")
+            try:
+                while (size := self._frame_bytes(waiting)) <= len(waiting):
+                    await asked.put(self._request(stream, waiting[:size], metadata))
+                    waiting = waiting[size:]
+            except Refusal as refusal:
+                await asked.put(refusal)
+                return await _disconnected(receive)
+            if not message.get("more_body", False):
+                await asked.put(
+                    Internal("the last gRPC message ends too early") if waiting else None
+                )
+                return await _disconnected(receive)
+        return None
+
+    def _frame_bytes(self, data: bytes) -> int:
+        """How long the first frame is, prefix included; raises ResourceExhausted."""
+        length = int.from_bytes(data[1:PREFIX_BYTES], "big") if len(data) >= PREFIX_BYTES else 0
+        if length > self._message_bytes_max:
+            raise self._too_large(length)
+        return PREFIX_BYTES + length
 
     async def _answer(self, scope: Scope, receive: Receive) -> bytes:
         path: str = scope["path"]
@@ -106,7 +174,7 @@ class GrpcApp:
             " bytes (message_bytes_max)"
         )
 
-    def _request(self, rpc: Rpc, body: bytes, metadata: Mapping[str, str]) -> Message:
+    def _request(self, rpc: Rpc | Stream, body: bytes, metadata: Mapping[str, str]) -> Message:
         if len(body) < PREFIX_BYTES:
             raise Internal("the request has no complete gRPC message")
         length = int.from_bytes(body[1:PREFIX_BYTES], "big")
@@ -164,6 +232,48 @@ class GrpcApp:
                 handling.cancel()
 
 
+async def _answer_stream(
+    stream: Stream, asked: "asyncio.Queue[Message | Refusal | None]", send: Send
+) -> None:
+    """Send each reply as it comes, then the status."""
+    await send({"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True})
+    ended = [(b"grpc-status", b"0")]
+    try:
+        async for reply in stream.replies(_requests(asked)):
+            frame = _frame(reply.SerializeToString())
+            await send({"type": "http.response.body", "body": frame, "more_body": True})
+    except Refusal as refusal:
+        ended = status_headers(refusal)
+    except ClientGone:
+        raise
+    except Exception:
+        logger.exception("%s failed", stream.name)
+        ended = status_headers(Internal(f"{stream.name} failed inside the server: see its log"))
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    await send({"type": "http.response.trailers", "headers": ended})
+
+
+async def _requests(
+    asked: "asyncio.Queue[Message | Refusal | None]",
+) -> AsyncIterator[Message]:
+    while (request := await asked.get()) is not None:
+        if isinstance(request, Refusal):
+            raise request
+        yield request
+
+
+def _unless_gone(send: Send) -> Send:
+    """`send`, raising ClientGone where the server finds the stream closed."""
+
+    async def sending(message: AsgiMessage) -> None:
+        try:
+            await send(message)
+        except (OSError, RuntimeError) as error:
+            raise ClientGone from error
+
+    return sending
+
+
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -196,9 +306,12 @@ def _timeout_ns(metadata: Mapping[str, str]) -> int:
 
 async def _send_reply(send: Send, reply: bytes) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": HEADERS, "trailers": True})
-    frame = b"\x00" + len(reply).to_bytes(4, "big") + reply
-    await send({"type": "http.response.body", "body": frame, "more_body": False})
+    await send({"type": "http.response.body", "body": _frame(reply), "more_body": False})
     await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]})
+
+
+def _frame(message: bytes) -> bytes:
+    return b"\x00" + len(message).to_bytes(4, "big") + message
 
 
 async def _send_refusal(send: Send, refusal: Refusal) -> None:
