@@ -143,9 +143,12 @@ def _time_range(wanted: filters.StartTimeFilter, name: str) -> list[str]:
         raise InvalidArgument(
             "EarliestTime in StartTimeFilter should not be larger than LatestTime."
         )
-    conditions = [f"{name} >= '{time_text(earliest)}'"] if earliest else []
-    if latest:
-        conditions.append(f"{name} <= '{time_text(latest)}'")
+    try:
+        conditions = [f"{name} >= '{time_text(earliest)}'"] if earliest else []
+        if latest:
+            conditions.append(f"{name} <= '{time_text(latest)}'")
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidArgument("a time in StartTimeFilter is not of the years 1 to 9999.") from error
     return conditions
 
 

@@ -178,3 +178,15 @@ async def test_a_message_over_the_limit_is_refused(tmp_path: Path) -> None:
             assert status is grpc.StatusCode.RESOURCE_EXHAUSTED, (rpc, message)
             assert "message_bytes_max" in message
         assert target.dump() == before
+
+
+@pytest.mark.parametrize("rpc", ["ListOpenWorkflowExecutions", "ListClosedWorkflowExecutions"])
+@pytest.mark.parametrize("seconds", [2**62, -(2**62), 253402300800])
+async def test_a_time_beyond_the_calendar_is_refused(
+    target: Target, rpc: str, seconds: int
+) -> None:
+    request: Any = implemented()[PATHS[rpc]].request(namespace="default")
+    request.start_time_filter.earliest_time.seconds = seconds
+    status, message = await call(target.channel, PATHS[rpc], request.SerializeToString())
+    assert status is grpc.StatusCode.INVALID_ARGUMENT
+    assert "StartTimeFilter" in message
