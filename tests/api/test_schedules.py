@@ -251,6 +251,20 @@ async def test_a_kept_workflow_id(working: Client) -> None:
     assert started(description)[0].workflow_id == "w"
 
 
+async def test_the_end_of_a_deleted_workflow_is_heard_of(working: Client) -> None:
+    handle = await create(working, action("UntilTold"), trigger_immediately=True)
+    (first,) = started(await handle.describe())
+    await working.workflow_service.delete_workflow_execution(
+        ws.DeleteWorkflowExecutionRequest(
+            namespace="default",
+            workflow_execution=common.WorkflowExecution(workflow_id=first.workflow_id),
+        )
+    )
+    description = (await handle.describe()).raw_description
+    assert not description.info.running_workflows
+    assert description.info.recent_actions[0].start_workflow_status == 5
+
+
 # --- Restarts ---------------------------------------------------------------------------------
 
 

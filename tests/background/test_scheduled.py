@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.failure.v1 import message_pb2 as failures
 from temporalio.api.schedule.v1 import message_pb2 as schedules
 from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
@@ -156,6 +157,22 @@ async def test_a_start_that_comes_too_late_is_missed(parts: Parts) -> None:
     assert 1 not in found.state.actions
     assert found.state.missed_catchup_window > 0
     assert await parts.runs() == 0
+
+
+async def test_a_start_carries_all_that_was_asked_for(parts: Parts) -> None:
+    found = await schedule(parts)
+    wanted = found.state.schedule.action.start_workflow
+    wanted.user_metadata.summary.data = b"summary"
+    wanted.memo.fields["a"].data = b"1"
+    found.state.last_completion_result = common.Payloads(payloads=[common.Payload(data=b"last")])
+    found.state.continued_failure = failures.Failure(message="before")
+    await deliver_all(parts, found)
+    started = (await parts.find(found.state.recent[0].workflow_id)).state
+    assert started.user_metadata == wanted.user_metadata.SerializeToString()
+    assert started.memo == wanted.memo
+    assert started.started.last_completion_result == found.state.last_completion_result
+    assert started.started.continued_failure.message == "before"
+    assert started.started.identity == "temporal-scheduler-default-s"
 
 
 async def test_a_start_that_might_succeed_later_is_tried_again(parts: Parts) -> None:

@@ -298,6 +298,16 @@ def test_what_was_due_before_an_update_is_not_due_after_it() -> None:
     assert life.running == list(range(1, 14))
 
 
+def test_times_of_a_new_spec_before_its_update_are_not_made_up_for() -> None:
+    life = living(spec=schedules.ScheduleSpec(cron_string=["@yearly"]))
+    life.now += 150 * SECOND
+    life.replace(definition(policies=policies(ALLOW_ALL)))
+    assert life.running == []
+    assert view.info(life.state).future_action_times[0].seconds == START // SECOND + 180
+    life.wait(1)
+    assert life.running == [1]
+
+
 def test_limited_actions_run_out() -> None:
     limits = schedules.ScheduleState(limited_actions=True, remaining_actions=2)
     life = living(policies=policies(ALLOW_ALL), state=limits)
@@ -423,6 +433,43 @@ def test_an_update_of_something_else_is_refused() -> None:
     with pytest.raises(FailedPrecondition):
         life.replace(definition(), token)
     life.replace(definition(), 0)
+
+
+def test_memo_and_search_attributes_change_only_when_given() -> None:
+    memo = common.Memo(fields={"a": common.Payload(data=b"1")})
+    attributes = common.SearchAttributes(indexed_fields={"b": common.Payload(data=b"2")})
+    life = Life()
+    life.step(
+        machine.create,
+        definition(),
+        namespace="default",
+        request_id="q",
+        patch=schedules.SchedulePatch(),
+        memo=memo,
+        search_attributes=attributes,
+    )
+    life.replace(definition())
+    assert (life.state.memo, life.state.search_attributes) == (memo, attributes)
+    for _ in range(2):
+        life.step(
+            machine.update,
+            definition(),
+            conflict_token=2,
+            request_id="once",
+            memo=common.Memo(),
+            search_attributes=common.SearchAttributes(),
+        )
+    assert not life.state.memo.fields
+    assert not life.state.search_attributes.indexed_fields
+    assert life.state.conflict_token == 3
+
+
+def test_request_ids_are_forgotten_at_last() -> None:
+    life = living(state=schedules.ScheduleState(paused=True))
+    for number in range(1001):
+        life.patch(schedules.SchedulePatch(), str(number))
+    assert len(life.state.requests_seen) == 1000
+    assert "0" not in life.state.requests_seen
 
 
 def test_the_workflow_id_may_be_kept() -> None:

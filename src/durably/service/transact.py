@@ -528,7 +528,7 @@ class Executions:
         execution.reject_updates(t.rejected)
         if t.events:
             execution.committed_event_id = t.events[-1].event_id
-        if t.events or not isinstance(t.state, HistoryState):
+        if t.events or t.state.closed or not isinstance(t.state, HistoryState):
             execution.wake_watchers()
 
     # --- Deadlines ----------------------------------------------------------------------------
@@ -580,8 +580,9 @@ class Executions:
             first_event_id = page[-1].event_id + 1
 
     async def wait_for_change(self, execution: Execution[AnyState], timeout_s: float) -> bool:
-        """Wait until new events are committed, or any change of what has no events; False when
-        `timeout_s` passes without any."""
+        """Wait until new events are committed, or any change of what is closed or has no events.
+
+        False when `timeout_s` passes without any."""
         loop = asyncio.get_running_loop()
         watcher: asyncio.Future[None] = loop.create_future()
         execution.watchers.add(watcher)

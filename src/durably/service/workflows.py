@@ -15,7 +15,7 @@ from durably.engine.apply import nanoseconds
 from durably.engine.retry import validate_policy
 from durably.engine.start_policy import Outcome
 from durably.engine.state import ScheduledBy, WorkflowState
-from durably.engine.transition import Transition
+from durably.engine.transition import Transition, outstanding
 from durably.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
 from durably.service import search_attributes, tokens
 from durably.service.admission import Call
@@ -29,6 +29,8 @@ from durably.store.store import Conflict
 RUN_ID = re.compile(
     r"[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{12}"
 )
+DEBTS_WAIT_S = 5.0
+"""A delete waits so long for deliveries; they take milliseconds."""
 Origin = workflow.Parent | ScheduledBy
 """Who starts a run from inside the server, and is to hear how it ended."""
 POLL_MARGIN_S = 1.0
@@ -306,15 +308,26 @@ class Workflows:
     async def delete_workflow_execution(
         self, request: ws.DeleteWorkflowExecutionRequest, call: Call
     ) -> ws.DeleteWorkflowExecutionResponse:
-        """A running execution is terminated first."""
+        """A running execution is terminated first, and whoever waits for its end is told."""
         execution = await self._find(request.namespace, request.workflow_execution)
         if execution.state.running:
             await self._executions.transact(
                 execution.execution_id,
                 lambda t: workflow.terminate(t, "Delete workflow execution", None, ""),
             )
+        await self._pay_debts(execution)
         await self._executions.delete(execution)
         return ws.DeleteWorkflowExecutionResponse()
+
+    async def _pay_debts(self, execution: Execution) -> None:
+        """Wait until the outbox has delivered what a closed execution owes: it goes with its row."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + DEBTS_WAIT_S
+        while outstanding(execution.state):
+            left = give_up - loop.time()
+            if left <= 0 or not await self._executions.wait_for_change(execution, left):
+                raise Unavailable("others have not heard of its end yet; try again")
+            execution = await self._executions.get(execution.execution_id)
 
     async def _transact(
         self,
