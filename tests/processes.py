@@ -6,7 +6,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+DURABLY = (sys.executable, "-m", "durably.cli")
 
 
 def free_port() -> int:
@@ -29,25 +32,43 @@ def wait_for_port(port: int, process: "subprocess.Popen[bytes]", seconds: float 
 
 
 class ServerProcess:
-    """`durably serve` on an SQLite file; can be killed with SIGKILL and started again."""
+    """`durably serve` on an SQLite file; can be killed with SIGKILL and started again.
 
-    def __init__(self, store: Path, *arguments: str, port: int = 0) -> None:
+    `program` is the command that is `durably`: this Python's own, unless a test installed another.
+    """
+
+    def __init__(
+        self,
+        store: Path,
+        *arguments: str,
+        port: int = 0,
+        program: Sequence[str] = DURABLY,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
         self.store = store
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.log = store.with_suffix(".log")
+        self._program = program
         self._arguments = arguments
+        self._environment = environment
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "ServerProcess":
-        command = [sys.executable, "-m", "durably.cli", "serve"]
-        command += ["--store", f"sqlite:///{self.store}", "--port", str(self.port)]
+        command = [
+            *self._program,
+            "serve",
+            "--store",
+            f"sqlite:///{self.store}",
+            "--port",
+            str(self.port),
+        ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, *self._arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**self._environment, "PYTHONUNBUFFERED": "1"},
             )
         wait_for_port(self.port, self.process)
         return self
