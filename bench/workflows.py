@@ -1,0 +1,61 @@
+"""The workflows and the activity of every load; deliberately trivial, so that the server is measured.
+
+Rule: deterministic like any workflow, though the worker runs them outside the SDK's sandbox.
+"""
+
+import time
+from datetime import timedelta
+
+from temporalio import activity, workflow
+
+TASK_QUEUE = "bench"
+ACTIVITY_TIMEOUT = timedelta(seconds=60)
+ASLEEP = timedelta(days=30)
+
+
+@activity.defn
+async def step() -> int:
+    """When it ran: nanoseconds since the epoch."""
+    return time.time_ns()
+
+
+@workflow.defn
+class Steps:
+    """Activities one after the other, as an agent's tool calls are; returns when each ran."""
+
+    @workflow.run
+    async def run(self, steps: int) -> list[int]:
+        return [
+            await workflow.execute_activity(step, start_to_close_timeout=ACTIVITY_TIMEOUT)
+            for _ in range(steps)
+        ]
+
+
+@workflow.defn
+class Inbox:
+    """Ends when it has received as many signals as it was told to expect."""
+
+    def __init__(self) -> None:
+        self._received = 0
+
+    @workflow.run
+    async def run(self, expected: int) -> int:
+        await workflow.wait_condition(lambda: self._received >= expected)
+        return self._received
+
+    @workflow.signal
+    def message(self, number: int) -> None:
+        self._received += 1
+
+
+@workflow.defn
+class Sleeper:
+    """Sleeps for longer than any benchmark takes."""
+
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.sleep(ASLEEP)
+
+
+WORKFLOWS = [Steps, Inbox, Sleeper]
+ACTIVITIES = [step]
