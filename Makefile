@@ -37,7 +37,7 @@ tests: install ## Run the tests alone, fast ones in parallel first.
 	$(RUN) pytest -n 2 --dist loadfile -m "not model" tests
 
 bench: install ## Run the benchmarks against Temporal's dev server and write bench/RESULTS.md.
-	$(RUN) python -m bench
+	$(RUN) python -m bench --write
 
 build: install ## Build the wheel into dist/.
 	$(UV) build --wheel

@@ -8,6 +8,7 @@ Rule: a load returns only when the server has done all of it, and raises when an
 """
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -20,6 +21,8 @@ from bench.workflows import TASK_QUEUE, Inbox, Sleeper, Steps
 
 UNSERVED_QUEUE = "bench-nobody-polls"
 IN_FLIGHT = 50
+# Sleepers that are not started by then are not started at all, so that a run stays short.
+SLEEPERS_START_BUDGET_S = 60.0
 # Started, task scheduled, task started, task completed, timer started.
 EVENTS_WHEN_ASLEEP = 5
 ASLEEP_CHECK_INTERVAL_S = 0.05
@@ -27,8 +30,9 @@ ASLEEP_CHECK_INTERVAL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a load did: actions, wall seconds, and the latency in seconds of each thing timed."""
+    """What a load did: how much of its size, as actions, in wall seconds, and the timed latencies."""
 
+    done: int
     actions: int
     seconds: float
     latencies_s: list[float]
@@ -57,13 +61,17 @@ async def timed(call: Callable[[], Awaitable[object]]) -> float:
     return time.perf_counter() - began
 
 
-async def together(calls: int, call: Callable[[int], Awaitable[object]]) -> list[float]:
-    """The latencies of calls 0..calls-1, at most IN_FLIGHT of them at once."""
+async def together(
+    calls: int, call: Callable[[int], Awaitable[object]], give_up: float = math.inf
+) -> list[float]:
+    """The latencies of calls 0..calls-1, at most IN_FLIGHT at once, none begun after `give_up`."""
     numbers = iter(range(calls))
     latencies: list[float] = []
 
     async def caller() -> None:
         for number in numbers:
+            if time.perf_counter() >= give_up:
+                return
             latencies.append(await timed(lambda number=number: call(number)))  # type: ignore[misc]
 
     async with asyncio.TaskGroup() as group:
@@ -87,7 +95,7 @@ async def twenty_activities(client: Client, workflows: int) -> Outcome:
 async def _workflows_of(client: Client, workflows: int, steps: int) -> Outcome:
     began = time.perf_counter()
     latencies = await together(workflows, lambda _: run_steps(client, steps))
-    return Outcome(workflows * (1 + steps), time.perf_counter() - began, latencies)
+    return Outcome(workflows, workflows * (1 + steps), time.perf_counter() - began, latencies)
 
 
 async def sequential(client: Client, steps: int) -> Outcome:
@@ -96,7 +104,7 @@ async def sequential(client: Client, steps: int) -> Outcome:
     ran_ns = await run_steps(client, steps)
     seconds = time.perf_counter() - began
     gaps = [(after - before) / 1e9 for before, after in pairwise(ran_ns)]
-    return Outcome(1 + steps, seconds, gaps)
+    return Outcome(steps, 1 + steps, seconds, gaps)
 
 
 async def signals(client: Client, count: int) -> Outcome:
@@ -106,7 +114,7 @@ async def signals(client: Client, count: int) -> Outcome:
     latencies = await together(count, lambda number: handle.signal(Inbox.message, number))
     received = await handle.result()
     assert received == count, f"{received} signals received of {count}"
-    return Outcome(1 + count, time.perf_counter() - began, latencies)
+    return Outcome(count, 1 + count, time.perf_counter() - began, latencies)
 
 
 async def starts(client: Client, count: int) -> Outcome:
@@ -116,11 +124,14 @@ async def starts(client: Client, count: int) -> Outcome:
         count,
         lambda _: client.start_workflow(Steps.run, 1, id=fresh_id(), task_queue=UNSERVED_QUEUE),
     )
-    return Outcome(count, time.perf_counter() - began, latencies)
+    return Outcome(count, count, time.perf_counter() - began, latencies)
 
 
 async def sleepers(client: Client, count: int) -> Outcome:
-    """Until they sleep: a fiftieth of them, and the last hundred, are asked."""
+    """Until they sleep: a fiftieth of them, and the last hundred, are asked.
+
+    Fewer than `count` of them when the server cannot start them in SLEEPERS_START_BUDGET_S.
+    """
     began = time.perf_counter()
     handles: list[WorkflowHandle[Sleeper, None]] = []
 
@@ -129,11 +140,12 @@ async def sleepers(client: Client, count: int) -> Outcome:
             await client.start_workflow(Sleeper.run, id=fresh_id(), task_queue=TASK_QUEUE)
         )
 
-    latencies = await together(count, start)
+    latencies = await together(count, start, began + SLEEPERS_START_BUDGET_S)
     for handle in [*handles[::50], *handles[-100:]]:
         while not await _asleep(handle):  # noqa: ASYNC110  it falls asleep in another process
             await asyncio.sleep(ASLEEP_CHECK_INTERVAL_S)
-    return Outcome(2 * count, time.perf_counter() - began, latencies)
+    asleep = len(handles)
+    return Outcome(asleep, 2 * asleep, time.perf_counter() - began, latencies)
 
 
 async def _asleep(handle: WorkflowHandle[Sleeper, None]) -> bool:

@@ -40,6 +40,7 @@ class Measurement:
     load: Load
     server: str
     size: int
+    done: int
     actions: int
     seconds: float
     p50_s: float
@@ -101,6 +102,7 @@ async def _measure_on(
         load=load,
         server=name,
         size=size,
+        done=outcome.done,
         actions=outcome.actions,
         seconds=outcome.seconds,
         p50_s=percentile(outcome.latencies_s, 50),

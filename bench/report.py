@@ -8,11 +8,16 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from bench.loads import SLEEPERS_START_BUDGET_S
 from bench.measure import Measurement
 
 ACTION = (
     "An action is what Temporal Cloud's pricing calls one: a workflow started, an activity started, "
     "a signal sent, a timer started. Workflow tasks, polls and describes are not counted."
+)
+BUDGET = (
+    f"Sleepers are started for {SLEEPERS_START_BUDGET_S:.0f} s at most: see how many are asleep "
+    "in the end before comparing memory and restart."
 )
 RATIO = "The ratio is durably : Temporal's dev server, measured in turn in one run."
 
@@ -98,11 +103,17 @@ def _load_rows(pair: dict[str, Measurement]) -> list[Row]:
     ]
     if all(each.restart for each in pair.values()):
         found += [
+            row("asleep in the end", lambda m: m.done, 0),
+            row("server memory per workflow asleep, KiB", _kib_each, 1),
             row("kill to first describe, s", _restart_describe_s, 2),
             row("kill to first start, s", _restart_start_s, 2),
             row("server memory after restart, MiB", _restart_mib, 0),
         ]
     return found
+
+
+def _kib_each(measurement: Measurement) -> float:
+    return (measurement.rss_bytes - measurement.idle_rss_bytes) / 1024 / measurement.done
 
 
 def _restart_describe_s(measurement: Measurement) -> float:
@@ -121,7 +132,7 @@ def _restart_mib(measurement: Measurement) -> float:
 
 
 def table(found: list[Row]) -> Table:
-    drawn = Table(caption=f"{ACTION} {RATIO}", caption_justify="left")
+    drawn = Table(caption=f"{ACTION} {RATIO} {BUDGET}", caption_justify="left")
     for header in HEADERS[1:]:
         drawn.add_column(header, justify="left" if header == "measure" else "right")
     shown = ""
@@ -155,8 +166,8 @@ def verdicts(found: list[Row]) -> list[str]:
 
 def markdown(found: list[Row], facts: dict[str, str]) -> str:
     """The whole of bench/RESULTS.md."""
-    lines = ["# Results", "", "Written by `python -m bench --write`; do not edit.", ""]
-    lines += [ACTION, RATIO, ""]
+    lines = ["# Results", "", "Written by `make bench`; do not edit.", ""]
+    lines += [ACTION, RATIO, BUDGET, ""]
     lines += [
         "The worker and the client take CPU of the same machine: where the row of their CPU per "
         "action is the larger, they and not the server bound the throughput.",

@@ -93,6 +93,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _environment() -> dict[str, str]:
+    """Ours, with bytecode kept: compiling every import anew is no part of a normal start."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONUNBUFFERED": "1"}
+
+
 class Running:
     """A process of ours, with its output in a file; killed at the end if it still runs."""
 
@@ -103,7 +109,7 @@ class Running:
                 cwd=ROOT,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env=_environment(),
             )
         self.pid = self._process.pid
         self._log = log

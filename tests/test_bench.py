@@ -1,0 +1,39 @@
+"""The benchmarks run: tiny loads against durably alone. Nothing is asserted about time."""
+
+import math
+
+import pytest
+
+from bench import report
+from bench.loads import LOADS
+from bench.measure import measure, percentile
+from bench.servers import COMMANDS
+
+
+@pytest.mark.parametrize("name", ["sequential", "sleepers"])
+async def test_a_load_runs_and_is_reported(name: str) -> None:
+    measured = await measure(
+        LOADS[name], "durably", COMMANDS["durably"], scale=3 / LOADS[name].size
+    )
+    assert measured.done == 3
+    assert measured.actions == {"sequential": 1 + 3, "sleepers": 2 * 3}[name]
+    assert (measured.restart is not None) == LOADS[name].restart
+    found = report.rows([measured])
+    assert found
+    assert all(row.ratio is None and row.met is None for row in found)
+
+
+def test_aims_are_judged_by_the_ratio() -> None:
+    faster = report.Row("load", "actions/s", 500.0, 100.0, 0, report.THROUGHPUT)
+    slower = report.Row("load", "server CPU", 2.0, 10.0, 0, report.CPU)
+    assert faster.met is True
+    assert slower.met is False
+    sentences = report.verdicts([faster, slower])
+    assert "met by load (5)" in sentences[0]
+    assert "missed by load (0.2)" in sentences[1]
+
+
+def test_percentiles_are_of_the_nearest_rank() -> None:
+    assert percentile([3.0, 1.0, 2.0], 50) == 2.0
+    assert percentile([1.0], 99) == 1.0
+    assert math.isnan(percentile([], 50))
