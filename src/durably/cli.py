@@ -70,7 +70,7 @@ def serve(
         list[str] | None,
         typer.Option(
             envvar="DURABLY_NAMESPACES",
-            help="A namespace to create if it is missing; may be given several times.",
+            help="A namespace to create if it is missing; several with commas, or given again.",
         ),
     ] = None,
     setting: Annotated[
@@ -95,11 +95,17 @@ def serve(
             store=store,
             host=host,
             port=port,
-            namespaces=tuple(namespace or ["default"]),
+            namespaces=_names(namespace or []) or Config().namespaces,
         )
     except ValueError as error:
         _fail(str(error), 2)
     _loop_runner()(_serve(config))
+
+
+def _names(texts: list[str]) -> tuple[str, ...]:
+    """The names in all texts, each of which may hold several, separated by commas."""
+    names = (name.strip() for text in texts for name in text.split(","))
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def settings(pairs: list[str], **given: Any) -> Config:

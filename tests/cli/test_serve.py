@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from temporalio.client import Client
 
 from tests.processes import ServerProcess, free_port
@@ -88,14 +89,21 @@ async def test_the_environment_sets_it_up(tmp_path: Path) -> None:
     process = subprocess.Popen(  # noqa: ASYNC220  nothing else runs in this loop meanwhile
         [sys.executable, "-m", "durably.cli", "serve"],
         cwd=tmp_path,
-        env={**os.environ, "DURABLY_STORE": "memory:", "DURABLY_PORT": str(port)},
+        env={
+            **os.environ,
+            "DURABLY_STORE": "memory:",
+            "DURABLY_PORT": str(port),
+            "DURABLY_NAMESPACES": "one, two,three",
+        },
         stdout=subprocess.PIPE,
         text=True,
     )
     try:
         assert process.stdout is not None
         assert f"127.0.0.1:{port}" in process.stdout.readline()
-        await Client.connect(f"127.0.0.1:{port}")
+        client = await Client.connect(f"127.0.0.1:{port}")
+        listed = await client.workflow_service.list_namespaces(ws.ListNamespacesRequest())
+        assert {n.namespace_info.name for n in listed.namespaces} >= {"one", "two", "three"}
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         process.stdout.close()

@@ -299,3 +299,24 @@ def test_migrations_are_numbered_and_repeatable(tmp_path: Path) -> None:
     sqlite.migrate(connection)
     assert connection.execute("SELECT sql FROM sqlite_schema ORDER BY name").fetchall() == before
     connection.close()
+
+
+ENDLESS = """(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1 << 27)
+    SELECT count(*) FROM n) > 0"""
+"""A condition that takes much longer than anything else in these tests."""
+
+
+async def test_a_slow_search_holds_up_nothing_else(tmp_path: Path) -> None:
+    store = SqliteStore.open(f"sqlite:///{tmp_path}/s.db")
+    shown = write(1, 0, visibility=visible(1, 10))
+    await store.commit(Commit([shown]))
+    slow = Query(sql=ENDLESS)
+    searches = [asyncio.ensure_future(store.count_executions(1, "ns", slow)) for _ in range(4)]
+    await asyncio.sleep(0.05)
+    assert await store.current_run(1, "ns", "w1") is not None
+    await store.commit(Commit([write(2, 0)]))
+    assert await store.load(2) is not None
+    assert not any(search.done() for search in searches)
+    await store.close()
+    ended = await asyncio.gather(*searches, return_exceptions=True)
+    assert all(isinstance(end, Unavailable | asyncio.CancelledError) for end in ended)

@@ -11,8 +11,9 @@
     backoff     due                scheduled   record ActivityRetryDispatched
     any         request cancel     the same    ActivityTaskCancelRequested; not started: Canceled
 
-Rule 1: an attempt's end is accepted once. Its attempt number is its stamp: what comes from another
-        attempt, late, is refused.
+Rule 1: an attempt's end is accepted once: what comes from another attempt, late, is refused. A worker
+        that has started one names it by its attempt number; a task that waits on a queue names it by
+        the stamp, which also changes when an operator makes the waiting task stale.
 Rule 2: an attempt enters history when the activity ends; retries leave no events.
 """
 

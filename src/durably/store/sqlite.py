@@ -5,7 +5,10 @@ Rule 1: one thread writes. It takes every unit that is waiting and writes them i
 Rule 2: within a group a unit that lost its race leaves no trace, and its neighbours are not touched:
         the compare-and-set of all its executions is checked before anything of it is written.
 Rule 3: if the group cannot be committed, no unit of it is acknowledged.
-Rule 4: a file belongs to one server at a time: an advisory lock, which the system frees on any death.
+Rule 4: a read that may be long never holds up the event loop, nor a load: point reads, bounded reads
+        and searches of a file have connections of their own. In memory there is one connection, and
+        reads wait for each other.
+Rule 5: a file belongs to one server at a time: an advisory lock, which the system frees on any death.
 """
 
 import asyncio
@@ -17,6 +20,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -47,6 +51,8 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R")
 SHARD = 0
 GROUP_UNITS_MAX = 512
+LOADING_THREADS = 2
+SEARCHING_THREADS = 2
 OPEN_LAST = 2**62
 """Where running executions sort among close times: before all closed ones."""
 
@@ -164,6 +170,33 @@ def connect(target: str) -> sqlite3.Connection:
     return connection
 
 
+class _Readers:
+    """Threads that read a file, each over a connection of its own."""
+
+    def __init__(self, target: str, name: str, threads: int) -> None:
+        self._target = target
+        self._own = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._threads = ThreadPoolExecutor(threads, name, initializer=self._connect)
+
+    def _connect(self) -> None:
+        self._own.connection = connect(self._target)
+        self._connections.append(self._own.connection)
+
+    async def read(self, read: Callable[[sqlite3.Connection], R]) -> R:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, lambda: read(self._own.connection))
+
+    def close(self) -> None:
+        """Cut off what is being read, and end the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for connection in self._connections:
+            connection.interrupt()
+        self._threads.shutdown(wait=True)
+        for connection in self._connections:
+            connection.close()
+
+
 def lock(path: Path) -> int:
     """Take the store's lock file; the descriptor holds it until it is closed, or its process ends."""
     descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -204,6 +237,11 @@ class SqliteStore:
         self._in_memory = target == ":memory:"
         self._reader = self._writer if self._in_memory else connect(target)
         self._reading = threading.RLock()
+        self._loading: _Readers | None = None
+        self._searching: _Readers | None = None
+        if not self._in_memory:
+            self._loading = _Readers(target, "durably-loading", LOADING_THREADS)
+            self._searching = _Readers(target, "durably-searching", SEARCHING_THREADS)
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._closed = False
         self.commits = 0
@@ -323,7 +361,7 @@ class SqliteStore:
     # --- Reading ------------------------------------------------------------------------------
 
     async def load(self, execution_id: int) -> StoredExecution | None:
-        return await self._read_aside(lambda connection: _load(connection, execution_id))
+        return await self._read_aside(self._loading, lambda c: _load(c, execution_id))
 
     async def find_run(
         self, kind: int, namespace_id: str, workflow_id: str, run_id: str
@@ -339,18 +377,22 @@ class SqliteStore:
         self, execution_id: int, first_event_id: int, bytes_max: int
     ) -> list[JournalRow]:
         return await self._read_aside(
-            lambda c: _events(c, EVENTS_FORWARD, execution_id, first_event_id, bytes_max)
+            self._loading,
+            lambda c: _events(c, EVENTS_FORWARD, execution_id, first_event_id, bytes_max),
         )
 
     async def read_events_reverse(
         self, execution_id: int, last_event_id: int, bytes_max: int
     ) -> list[JournalRow]:
         return await self._read_aside(
-            lambda c: _events(c, EVENTS_BACKWARD, execution_id, last_event_id, bytes_max)
+            self._loading,
+            lambda c: _events(c, EVENTS_BACKWARD, execution_id, last_event_id, bytes_max),
         )
 
     async def due(self, before_ns: int, limit: int) -> list[tuple[int, int]]:
-        return await self._read_aside(lambda c: c.execute(DUE, (before_ns, limit)).fetchall())
+        return await self._read_aside(
+            self._loading, lambda c: c.execute(DUE, (before_ns, limit)).fetchall()
+        )
 
     async def backlog(self, queue: QueueKey, after_task_id: int, limit: int) -> list[TaskRow]:
         key = (queue.namespace_id, int(queue.kind), queue.name, after_task_id, limit)
@@ -371,7 +413,8 @@ class SqliteStore:
         self, kind: int, namespace_id: str, query: Query, page_size: int, page_token: bytes
     ) -> tuple[list[VisibleExecution], bytes]:
         return await self._read_aside(
-            lambda c: _list(c, kind, namespace_id, query, page_size, page_token)
+            self._searching,
+            lambda c: _list(c, kind, namespace_id, query, page_size, page_token),
         )
 
     async def count_executions(
@@ -384,11 +427,20 @@ class SqliteStore:
         if query.group_by:
             sql += " GROUP BY 1 ORDER BY 2 DESC"
         values = (namespace_id, kind, *query.values)
-        return await self._read_aside(lambda c: c.execute(sql, values).fetchall())
+        return await self._read_aside(self._searching, lambda c: c.execute(sql, values).fetchall())
 
-    async def _read_aside(self, read: Callable[[sqlite3.Connection], R]) -> R:
+    async def _read_aside(
+        self, readers: _Readers | None, read: Callable[[sqlite3.Connection], R]
+    ) -> R:
         """A read that may be long, in a thread."""
-        return await asyncio.to_thread(self._read, read)
+        if readers is None:
+            return await asyncio.to_thread(self._read, read)
+        try:
+            return await readers.read(read)
+        except sqlite3.OperationalError as error:
+            if not self._closed:
+                raise
+            raise Unavailable("the server is shutting down") from error
 
     def _read(self, read: Callable[[sqlite3.Connection], R]) -> R:
         with self._reading:
@@ -410,6 +462,9 @@ class SqliteStore:
         self._closed = True
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
+        for readers in (self._loading, self._searching):
+            if readers is not None:
+                await asyncio.to_thread(readers.close)
         if not self._in_memory:
             self._reader.close()
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
