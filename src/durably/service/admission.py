@@ -43,6 +43,8 @@ class Rpc:
     response: type[Message]
     handler: Handler | None
     namespaced: bool
+    waits: bool = False
+    """A long poll: it may wait for something to happen, and ends when its caller goes away."""
 
     async def answer(self, request: Message, call: Call) -> Message:
         """Refuse what is malformed, then ask the handler."""
@@ -57,6 +59,18 @@ class Rpc:
 
 WITHOUT_NAMESPACE = frozenset(("RegisterNamespace", "DescribeNamespace", "UpdateNamespace"))
 """RPCs whose `namespace` is checked by their handler: it may be an id instead, or is to be made."""
+
+LONG_POLLS = frozenset(
+    (
+        "DescribeActivityExecution",
+        "DescribeNexusOperationExecution",
+        "ExecuteMultiOperation",
+        "GetWorkflowExecutionHistory",
+        "QueryWorkflow",
+        "UpdateWorkflowExecution",
+    )
+)
+"""RPCs that may wait, beside those whose name begins with Poll. All others answer at once."""
 
 SERVICES: tuple[ServiceDescriptor, ...] = (
     workflow_service.DESCRIPTOR.services_by_name["WorkflowService"],
@@ -95,4 +109,5 @@ def _row(method: MethodDescriptor, owners: tuple[object, ...]) -> Rpc:
         GetMessageClass(method.output_type),
         handler,
         namespaced,
+        waits=method.name.startswith("Poll") or method.name in LONG_POLLS,
     )
