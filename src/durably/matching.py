@@ -41,15 +41,12 @@ class PollerSeen:
 
 @dataclass(slots=True)
 class Queue:
-    waiting: deque[Poll] = field(default_factory=deque)
+    waiting: OrderedDict[Poll, None] = field(default_factory=OrderedDict)
+    """The polls that wait, first come first served; a poll leaves it from any place."""
     backlog: deque[Any] = field(default_factory=deque)
     pollers: OrderedDict[str, PollerSeen] = field(default_factory=OrderedDict)
     loaded: bool = False
     """Whether the rows that a former server left in the store have been added to the backlog."""
-
-    @property
-    def idle(self) -> bool:
-        return not (self.waiting or self.backlog or self.pollers)
 
 
 POLLER_REMEMBERED_NS = 300 * 1_000_000_000
@@ -75,7 +72,7 @@ class Matching:
         if queue is None or queue.backlog:
             return None
         while queue.waiting:
-            poll = queue.waiting.popleft()
+            poll, _ = queue.waiting.popitem(last=False)
             if not poll.result.done():
                 return poll
         return None
@@ -95,7 +92,8 @@ class Matching:
         if queue.backlog:
             poll.result.set_result(queue.backlog.popleft())
         else:
-            queue.waiting.appendleft(poll)
+            queue.waiting[poll] = None
+            queue.waiting.move_to_end(poll, last=False)
 
     def add(self, key: QueueKey, item: Any, *, first: bool = False) -> None:
         """Hand an item to a waiting poller, or put it into the backlog (`first`: at its head)."""
@@ -128,7 +126,7 @@ class Matching:
             return queue.backlog.popleft()
         loop = asyncio.get_running_loop()
         poll = Poll(key, identity, attributes, self._clock(), loop.create_future())
-        queue.waiting.append(poll)
+        queue.waiting[poll] = None
         timer = loop.call_later(timeout_s, _expire, poll)
         try:
             return await poll.result
@@ -203,10 +201,7 @@ class Matching:
         seen = queue.pollers.get(poll.identity)
         if seen is not None:
             seen.at_ns = self._clock()
-        try:
-            queue.waiting.remove(poll)
-        except ValueError:
-            pass
+        queue.waiting.pop(poll, None)
 
 
 def _expire(poll: Poll) -> None:
