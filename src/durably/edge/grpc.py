@@ -12,7 +12,15 @@ import asyncio
 import base64
 import logging
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+)
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -98,7 +106,9 @@ class GrpcApp:
     async def _converse(self, stream: Stream, scope: Scope, receive: Receive, send: Send) -> None:
         """Read and answer side by side, until the answers end or the caller goes away."""
         asked: asyncio.Queue[Message | Refusal | None] = asyncio.Queue(STREAM_MESSAGES_WAITING_MAX)
-        reading = asyncio.ensure_future(self._read(stream, _metadata(scope), receive, asked))
+        reading = asyncio.ensure_future(
+            self._read(stream, Headers(scope["headers"]), receive, asked)
+        )
         answering = asyncio.ensure_future(_answer_stream(stream, asked, send))
         try:
             await asyncio.wait((reading, answering), return_when=asyncio.FIRST_COMPLETED)
@@ -143,7 +153,7 @@ class GrpcApp:
     async def _answer(self, scope: Scope, receive: Receive) -> bytes:
         path: str = scope["path"]
         rpc = self._table.get(path)
-        metadata = _metadata(scope)
+        metadata = Headers(scope["headers"])
         body = await self._body(receive)
         if rpc is None:
             raise Unimplemented(f"unknown method {path}")
@@ -209,12 +219,10 @@ class GrpcApp:
     async def _run(
         self, rpc: Rpc, request: Message, call: Call, timeout_ns: int, receive: Receive
     ) -> Message:
-        """Answer within the deadline, unless the caller goes away first."""
+        """Answer; a long poll within its deadline, and unless the caller goes away first."""
+        if not rpc.waits:
+            return await _refuse_bugs(rpc, request, call)
         handling = asyncio.ensure_future(_refuse_bugs(rpc, request, call))
-        # Most calls are done within a few turns of the loop; only others are worth a watcher.
-        await asyncio.sleep(0)
-        if handling.done():
-            return handling.result()
         watching = asyncio.ensure_future(_disconnected(receive))
         try:
             timeout_s = timeout_ns / 1e9 if timeout_ns else None
@@ -289,8 +297,20 @@ async def _refuse_bugs(rpc: Rpc, request: Message, call: Call) -> Message:
         raise Internal(f"{rpc.name} failed inside the server: see its log") from error
 
 
-def _metadata(scope: Scope) -> dict[str, str]:
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+class Headers(Mapping[str, str]):
+    """The headers of a call, decoded when they are asked for: few are."""
+
+    def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
+        self._raw = dict(raw)
+
+    def __getitem__(self, name: str) -> str:
+        return self._raw[name.encode("latin-1")].decode("latin-1")
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.decode("latin-1") for name in self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
 
 
 def _timeout_ns(metadata: Mapping[str, str]) -> int:
