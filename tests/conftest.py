@@ -4,12 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import pytest_asyncio
 from temporalio.client import Client
 
 from durably import Server
 from tests.processes import ServerProcess
+
+# The same examples in every run: a red run is a change's doing. `--hypothesis-profile=explore` looks
+# for new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest_asyncio.fixture

@@ -60,7 +60,7 @@ def decode_task(data: bytes, namespace_id: str) -> TaskToken:
         raise InvalidArgument("Task token not set on request.")
     try:
         token = _task_decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidArgument(INVALID_TASK_TOKEN) from error
     if token.namespace_id != namespace_id:
         raise InvalidArgument("Operation requested with a token from a different namespace.")
@@ -70,7 +70,7 @@ def decode_task(data: bytes, namespace_id: str) -> TaskToken:
 def decode_query(data: bytes, namespace_id: str) -> QueryToken:
     try:
         token = _query_decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidArgument("Invalid TaskToken.") from error
     if token.namespace_id != namespace_id:
         raise InvalidArgument("Operation requested with a token from a different namespace.")
@@ -80,5 +80,5 @@ def decode_query(data: bytes, namespace_id: str) -> QueryToken:
 def decode_page(data: bytes) -> HistoryPageToken:
     try:
         return _page_decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidArgument("Invalid NextPageToken.") from error

@@ -125,6 +125,7 @@ DELETE_EXECUTION = (
     "DELETE FROM snapshots WHERE shard = 0 AND execution_id = ?",
     "DELETE FROM heartbeats WHERE shard = 0 AND execution_id = ?",
     "DELETE FROM visibility WHERE shard = 0 AND execution_id = ?",
+    "DELETE FROM tasks WHERE shard = 0 AND execution_id = ?",
     """DELETE FROM current_runs WHERE shard = 0 AND execution_id = ?1 AND (namespace_id, kind,
         workflow_id) = (SELECT namespace_id, kind, workflow_id FROM executions WHERE shard = 0 AND execution_id = ?1)""",
     "DELETE FROM executions WHERE shard = 0 AND execution_id = ?",
@@ -737,7 +738,7 @@ def _decode_page_token(page_token: bytes) -> tuple[int, int, int]:
     """Raises InvalidArgument for a token that this file has not made: clients hand it back."""
     try:
         return _token_decoder.decode(page_token)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidArgument("Invalid NextPageToken.") from error
 
 

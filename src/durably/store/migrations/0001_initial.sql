@@ -62,6 +62,7 @@ CREATE TABLE tasks (
     PRIMARY KEY (shard, task_id)
 ) WITHOUT ROWID;
 CREATE INDEX tasks_by_queue ON tasks (namespace_id, kind, queue, task_id);
+CREATE INDEX tasks_by_execution ON tasks (execution_id);
 
 -- The last heartbeat of a pending activity; overwritten.
 CREATE TABLE heartbeats (
