@@ -97,6 +97,11 @@ async def collected(client: Client) -> WorkflowHandle[Any, Any]:
     """A run that has done both activities, with one item by signal and one by update."""
     calls.clear()
     handle = await client.start_workflow(Collects.run, id=f"w-{uuid.uuid4()}", task_queue="q")
+
+    async def first_is_done() -> bool:
+        return calls == [1]
+
+    await eventually(first_is_done)
     await handle.signal(Collects.put, 1)
     assert await handle.execute_update(Collects.add, 2) == 2
 
