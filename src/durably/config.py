@@ -41,6 +41,7 @@ class Config:
     task_poll_timeout_s: float = 60.0
     history_poll_timeout_s: float = 20.0
     update_poll_timeout_s: float = 20.0
+    activity_poll_timeout_s: float = 20.0
     query_timeout_s: float = 10.0
     workflow_task_timeout_default_s: float = 10.0
     workflow_task_timeout_max_s: float = 120.0

@@ -113,6 +113,20 @@ class WorkflowExecutionAlreadyStarted(Refusal):
         )
 
 
+class ActivityExecutionAlreadyStarted(Refusal):
+    """StartActivityExecution met an activity that its policies do not let it replace."""
+
+    status = Status.ALREADY_EXISTS
+
+    def __init__(self, start_request_id: str, run_id: str) -> None:
+        super().__init__(
+            "activity execution already started",
+            details.ActivityExecutionAlreadyStartedFailure(
+                start_request_id=start_request_id, run_id=run_id
+            ),
+        )
+
+
 class AlreadyExists(Refusal):
     status = Status.ALREADY_EXISTS
 

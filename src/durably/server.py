@@ -27,6 +27,8 @@ from durably.service.namespaces import Namespaces
 from durably.service.queries import Queries
 from durably.service.resets import Resets
 from durably.service.schedules import Schedules
+from durably.service.standalone_activities import StandaloneActivities
+from durably.service.standalone_control import StandaloneControl
 from durably.service.system import System
 from durably.service.transact import Executions
 from durably.service.updates import Updates
@@ -82,10 +84,13 @@ class Server:
         executions = Executions(store, matching, self._clock, self.config, namespaces.retention_ns)
         workflows = Workflows(executions, namespaces)
         queries = Queries(executions, namespaces)
+        activity_control = ActivityControl(executions, namespaces)
         handlers = (
             workflows,
             WorkerTasks(executions, namespaces, queries),
-            ActivityControl(executions, namespaces),
+            activity_control,
+            StandaloneActivities(executions, namespaces),
+            StandaloneControl(executions, namespaces, activity_control),
             Resets(executions, namespaces),
             queries,
             Updates(executions, namespaces, workflows),

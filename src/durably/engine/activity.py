@@ -15,9 +15,12 @@ Rule 1: an attempt's end is accepted once: what comes from another attempt, late
         that has started one names it by its attempt number; a task that waits on a queue names it by
         the stamp, which also changes when an operator makes the waiting task stale.
 Rule 2: an attempt enters history when the activity ends; retries leave no events.
+Rule 3: activities of workflows and standalone ones are the same here, but for what follows their end:
+        `_ended`.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 from temporalio.api.command.v1 import message_pb2 as command
 from temporalio.api.common.v1 import message_pb2 as common
@@ -26,6 +29,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
 from durably.engine import records as r
@@ -38,7 +42,8 @@ from durably.engine.retry import (
     validate_policy,
     with_defaults,
 )
-from durably.engine.state import Activity, HistoryState
+from durably.engine.standalone.state import StandaloneActivityState
+from durably.engine.state import Activity, HistoryState, WorkflowState
 from durably.engine.transition import DispatchActivity, Transition
 from durably.engine.workflow import cap, ensure_running, normal_queue
 from durably.engine.workflow_task import set_duration
@@ -96,7 +101,7 @@ def schedule(
         if attributes.HasField(field):
             getattr(event, field).CopyFrom(getattr(attributes, field))
     event.retry_policy.CopyFrom(with_defaults(attributes.retry_policy))
-    _fill_timeouts(t, event, attributes)
+    fill_timeouts(event, attributes, nanoseconds(t.state.started.workflow_run_timeout))
     event_id = t.record(event, user_metadata=user_metadata)
     activity = t.state.activities[event_id]
     if dispatch:
@@ -170,20 +175,19 @@ def _validate_timeouts(
         )
 
 
-def _fill_timeouts(
-    t: Transition,
+def fill_timeouts(
     event: history.ActivityTaskScheduledEventAttributes,
-    attributes: command.ScheduleActivityTaskCommandAttributes,
+    asked: command.ScheduleActivityTaskCommandAttributes | ws.StartActivityExecutionRequest,
+    limit_ns: int,
 ) -> None:
-    """Unset timeouts follow from the others; none is longer than the run may take."""
-    run_ns = nanoseconds(t.state.started.workflow_run_timeout)
-    schedule_to_close_ns = cap(nanoseconds(attributes.schedule_to_close_timeout), run_ns)
-    schedule_to_start_ns = nanoseconds(attributes.schedule_to_start_timeout)
-    start_to_close_ns = nanoseconds(attributes.start_to_close_timeout)
-    limit_ns = schedule_to_close_ns or run_ns
+    """Unset timeouts follow from the others; none is longer than `limit_ns` (0: no limit)."""
+    schedule_to_close_ns = cap(nanoseconds(asked.schedule_to_close_timeout), limit_ns)
+    schedule_to_start_ns = nanoseconds(asked.schedule_to_start_timeout)
+    start_to_close_ns = nanoseconds(asked.start_to_close_timeout)
+    limit_ns = schedule_to_close_ns or limit_ns
     start_to_close_ns = cap(start_to_close_ns, limit_ns)
     schedule_to_start_ns = cap(schedule_to_start_ns, limit_ns)
-    heartbeat_ns = nanoseconds(attributes.heartbeat_timeout)
+    heartbeat_ns = nanoseconds(asked.heartbeat_timeout)
     if heartbeat_ns:
         heartbeat_ns = cap(heartbeat_ns, start_to_close_ns)
     set_duration(event.schedule_to_close_timeout, schedule_to_close_ns)
@@ -196,7 +200,7 @@ def _fill_timeouts(
 
 
 def start(
-    t: Transition, scheduled_event_id: int, stamp: int, identity: str, request_id: str
+    t: Transition[HistoryState], scheduled_event_id: int, stamp: int, identity: str, request_id: str
 ) -> ActivityGrant:
     """A worker takes the attempt. NotFound if it is not there for taking any more."""
     activity = t.state.activities.get(scheduled_event_id)
@@ -221,9 +225,23 @@ def start(
 # --- End --------------------------------------------------------------------------------------
 
 
-def started_attempt(t: Transition, scheduled_event_id: int, attempt: int) -> Activity:
+def _ended(t: Transition[HistoryState]) -> None:
+    """A workflow is to look at the end of its activity; a standalone activity has closed with it."""
+    if isinstance(t.state, WorkflowState):
+        workflow_task.schedule_if_none(cast(Transition, t))
+    else:
+        t.visible = True
+
+
+def _ensure_running(state: HistoryState) -> None:
+    if isinstance(state, StandaloneActivityState) and not state.running:
+        raise NotFound(f"activity not found for ID: {state.workflow_id}")
+    ensure_running(state)
+
+
+def started_attempt(t: Transition[HistoryState], scheduled_event_id: int, attempt: int) -> Activity:
     """The attempt that a token refers to (`attempt` 0: the present one); NotFound if it is over."""
-    ensure_running(t.state)
+    _ensure_running(t.state)
     activity = t.state.activities.get(scheduled_event_id)
     if activity is None or not activity.started or attempt not in (0, activity.attempt):
         raise NotFound(NOT_FOUND)
@@ -231,7 +249,7 @@ def started_attempt(t: Transition, scheduled_event_id: int, attempt: int) -> Act
 
 
 def complete(
-    t: Transition,
+    t: Transition[HistoryState],
     scheduled_event_id: int,
     attempt: int,
     result: common.Payloads | None,
@@ -248,14 +266,14 @@ def complete(
             identity=identity,
         )
     )
-    workflow_task.schedule_if_none(t)
+    _ended(t)
 
 
-def _completable(t: Transition, scheduled_event_id: int, attempt: int) -> Activity:
+def _completable(t: Transition[HistoryState], scheduled_event_id: int, attempt: int) -> Activity:
     """Completion by id (`attempt` 0) is accepted between attempts too: the work is done."""
     if attempt:
         return started_attempt(t, scheduled_event_id, attempt)
-    ensure_running(t.state)
+    _ensure_running(t.state)
     activity = t.state.activities.get(scheduled_event_id)
     if activity is None:
         raise NotFound(NOT_FOUND)
@@ -263,7 +281,7 @@ def _completable(t: Transition, scheduled_event_id: int, attempt: int) -> Activi
 
 
 def fail(
-    t: Transition,
+    t: Transition[HistoryState],
     scheduled_event_id: int,
     attempt: int,
     reason: failure.Failure,
@@ -288,10 +306,12 @@ def fail(
             retry_state=decision.state,
         )
     )
-    workflow_task.schedule_if_none(t)
+    _ended(t)
 
 
-def _decide_retry(t: Transition, activity: Activity, reason: failure.Failure) -> RetryDecision:
+def _decide_retry(
+    t: Transition[HistoryState], activity: Activity, reason: failure.Failure
+) -> RetryDecision:
     if activity.cancel_requested:
         return RetryDecision(workflow_enums.RETRY_STATE_CANCEL_REQUESTED)
     paused = activity.pause is not None
@@ -310,7 +330,9 @@ def _counted_attempt(activity: Activity) -> int:
     return 1 if activity.reset_pending else activity.attempt
 
 
-def _retry(t: Transition, activity: Activity, reason: failure.Failure, delay_ns: int) -> None:
+def _retry(
+    t: Transition[HistoryState], activity: Activity, reason: failure.Failure, delay_ns: int
+) -> None:
     if activity.reset_heartbeat_pending:
         t.heartbeats.append(activity.scheduled_event_id)
     t.note(
@@ -322,11 +344,13 @@ def _retry(t: Transition, activity: Activity, reason: failure.Failure, delay_ns:
             ended_ns=t.now_ns,
         )
     )
+    if activity.pause is not None:
+        t.visible = True  # A standalone activity is listed as paused from now on.
     t.attend(next_deadline(activity))
 
 
 def confirm_cancel(
-    t: Transition,
+    t: Transition[HistoryState],
     scheduled_event_id: int,
     attempt: int,
     details: common.Payloads | None,
@@ -335,7 +359,9 @@ def confirm_cancel(
     """RespondActivityTaskCanceled: the worker obeyed a cancel request."""
     activity = started_attempt(t, scheduled_event_id, attempt)
     if not activity.cancel_requested:
-        raise InvalidArgument("Activity cancellation is not requested for this activity.")
+        raise InvalidArgument(
+            "unable to mark activity as canceled without activity being request canceled first"
+        )
     started_event_id = _record_started(t, activity)
     t.record(
         history.ActivityTaskCanceledEventAttributes(
@@ -346,11 +372,11 @@ def confirm_cancel(
             identity=identity,
         )
     )
-    workflow_task.schedule_if_none(t)
+    _ended(t)
 
 
 def heartbeat(
-    t: Transition,
+    t: Transition[HistoryState],
     scheduled_event_id: int,
     attempt: int,
     details: common.Payloads | None,
@@ -363,12 +389,12 @@ def heartbeat(
     )
 
 
-def _beat(t: Transition, activity: Activity, details: common.Payloads | None) -> None:
+def _beat(t: Transition[HistoryState], activity: Activity, details: common.Payloads | None) -> None:
     apply_heartbeat(t.state, activity.scheduled_event_id, t.now_ns, details)
     t.heartbeats.append(activity.scheduled_event_id)
 
 
-def _record_started(t: Transition, activity: Activity) -> int:
+def _record_started(t: Transition[HistoryState], activity: Activity) -> int:
     """The attempt that ends enters history; its id."""
     event = history.ActivityTaskStartedEventAttributes(
         scheduled_event_id=activity.scheduled_event_id,
@@ -395,25 +421,27 @@ def request_cancel(t: Transition, scheduled_event_id: int, completed_event_id: i
         return
     if activity.cancel_requested:
         return
-    event_id = _record_cancel_requested(t, scheduled_event_id, completed_event_id)
+    ask_cancel(t, activity, completed_event_id)
+
+
+def ask_cancel(t: Transition[HistoryState], activity: Activity, completed_event_id: int) -> None:
+    """Record the request; that is the end of an activity that no worker has."""
+    event_id = _record_cancel_requested(t, activity.scheduled_event_id, completed_event_id)
     if activity.started:
         return
-    details = None
-    if activity.heartbeat_details is not None:
-        details = activity.heartbeat_details
     t.record(
         history.ActivityTaskCanceledEventAttributes(
-            details=details,
+            details=activity.heartbeat_details,
             latest_cancel_requested_event_id=event_id,
-            scheduled_event_id=scheduled_event_id,
+            scheduled_event_id=activity.scheduled_event_id,
             identity=activity.identity,
         )
     )
-    workflow_task.schedule_if_none(t)
+    _ended(t)
 
 
 def _record_cancel_requested(
-    t: Transition, scheduled_event_id: int, completed_event_id: int
+    t: Transition[HistoryState], scheduled_event_id: int, completed_event_id: int
 ) -> int:
     return t.record(
         history.ActivityTaskCancelRequestedEventAttributes(
@@ -428,7 +456,8 @@ def _record_cancel_requested(
 
 def _closes_ns(activity: Activity) -> int:
     timeout_ns = nanoseconds(activity.scheduled.schedule_to_close_timeout)
-    return activity.first_scheduled_ns + timeout_ns if timeout_ns else 0
+    begins_ns = activity.first_scheduled_ns + activity.start_delay_ns
+    return begins_ns + timeout_ns if timeout_ns else 0
 
 
 def next_deadline(activity: Activity) -> int:
@@ -452,7 +481,7 @@ def _heartbeat_due_ns(activity: Activity) -> int:
     return max(activity.started_ns, activity.heartbeat_ns) + timeout_ns if timeout_ns else 0
 
 
-def fire_due(t: Transition) -> None:
+def fire_due(t: Transition[HistoryState]) -> None:
     """Retries whose backoff is over, and attempts or activities that took too long."""
     for activity in list(t.state.activities.values()):
         due_ns = next_deadline(activity)
@@ -502,7 +531,7 @@ TIMEOUT_NAMES = {
 
 
 def _time_out(
-    t: Transition, activity: Activity, kind: workflow_enums.TimeoutType.ValueType
+    t: Transition[HistoryState], activity: Activity, kind: workflow_enums.TimeoutType.ValueType
 ) -> None:
     reason = failure.Failure(
         message=f"activity {TIMEOUT_NAMES[kind]} timeout",
@@ -528,4 +557,4 @@ def _time_out(
             retry_state=decision.state,
         )
     )
-    workflow_task.schedule_if_none(t)
+    _ended(t)

@@ -77,17 +77,21 @@ def unpause(
     reset_heartbeat: bool,
     jitter: Jitter,
     jitter_ns: int,
+    keep_backoff: bool = False,
 ) -> None:
-    """UnpauseActivity. One that is not paused is left as it is."""
+    """UnpauseActivity. One that is not paused is left as it is. `keep_backoff`: the retry that it was
+    waiting for does not come earlier."""
     ensure_running(t.state)
     for activity in [a for a in chosen if a.pause is not None]:
-        at_ns = 0 if activity.started else t.now_ns + jitter(jitter_ns)
+        at_ns = 0 if activity.started else _from(activity, t.now_ns + jitter(jitter_ns))
+        if at_ns and keep_backoff:
+            at_ns = max(at_ns, activity.retry_at_ns)
         t.note(
             r.ActivityUnpaused(activity.scheduled_event_id, at_ns, reset_attempts, reset_heartbeat)
         )
         if reset_heartbeat:
             t.heartbeats.append(activity.scheduled_event_id)
-        _dispatch_when_due(t, activity)
+        dispatch_when_due(t, activity)
 
 
 def reset(
@@ -108,7 +112,8 @@ def reset(
                 r.ActivityOptionsUpdated(activity.scheduled_event_id, activity.original_options, 0)
             )
         stays_paused = activity.pause is not None and keep_paused
-        at_ns = 0 if activity.started or stays_paused else t.now_ns + jitter(jitter_ns)
+        at_ns = _from(activity, t.now_ns + jitter(jitter_ns))
+        at_ns = 0 if activity.started or stays_paused else at_ns
         t.note(
             r.ActivityReset(
                 activity.scheduled_event_id, at_ns, reset_heartbeat, unpause=not keep_paused
@@ -116,10 +121,18 @@ def reset(
         )
         if reset_heartbeat and not activity.started:
             t.heartbeats.append(activity.scheduled_event_id)
-        _dispatch_when_due(t, activity)
+        dispatch_when_due(t, activity)
 
 
-def _dispatch_when_due(t: Transition[HistoryState], activity: Activity) -> None:
+def _from(activity: Activity, at_ns: int) -> int:
+    """Not before its start delay is over."""
+    if activity.last_started_ns:
+        return at_ns
+    return max(at_ns, activity.first_scheduled_ns + activity.start_delay_ns)
+
+
+def dispatch_when_due(t: Transition[HistoryState], activity: Activity) -> None:
+    """Put the attempt that waits on its queue, or ask to be woken when its time has come."""
     if activity.retry_at_ns and activity.pause is None and activity.retry_at_ns <= t.now_ns:
         dispatch_retry(t, activity)
     t.attend(next_deadline(activity))
@@ -175,7 +188,7 @@ def _change_options(
             activity.scheduled_event_id, options.SerializeToString(), max(at_ns, 1)
         )
     )
-    _dispatch_when_due(t, activity)
+    dispatch_when_due(t, activity)
 
 
 def _merge(into: activities.ActivityOptions, source: activities.ActivityOptions, path: str) -> None:

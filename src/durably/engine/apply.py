@@ -23,6 +23,8 @@ from temporalio.api.history.v1 import message_pb2 as history
 from durably.engine import records as r
 from durably.engine.schedule.apply import apply_schedule
 from durably.engine.schedule.state import ScheduleState
+from durably.engine.standalone.apply import activity_ended, activity_opened, apply_standalone
+from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.state import (
     BUFFERED_EVENT_ID,
     RUNNING,
@@ -300,6 +302,8 @@ def _activity_scheduled(state: HistoryState, event: history.HistoryEvent) -> Non
         dispatched_ns=at_ns,
     )
     state.activity_ids[attributes.activity_id] = event.event_id
+    if isinstance(state, StandaloneActivityState):
+        activity_opened(state, event, at_ns)
 
 
 def _activity_cancel_requested(state: HistoryState, event: history.HistoryEvent) -> None:
@@ -310,6 +314,9 @@ def _activity_cancel_requested(state: HistoryState, event: history.HistoryEvent)
 
 
 def _activity_ended(state: HistoryState, event: history.HistoryEvent) -> None:
+    if isinstance(state, StandaloneActivityState):
+        activity_ended(state, event, nanoseconds(event.event_time))
+        return
     attributes = getattr(event, event.WhichOneof("attributes") or "")
     activity = state.activities.pop(attributes.scheduled_event_id, None)
     if activity is not None:
@@ -500,6 +507,8 @@ def apply_record(state: ExecutionState, record: r.AnyRecord) -> None:
             _apply_activity(state, record)
         case _ if isinstance(state, ScheduleState):
             apply_schedule(state, cast(r.ScheduleRecord, record))
+        case _ if isinstance(state, StandaloneActivityState):
+            apply_standalone(state, cast(r.StandaloneRecord, record))
         case _:
             assert isinstance(state, WorkflowState)
             _apply_workflow(state, cast(r.WorkflowRecord, record))
@@ -761,5 +770,6 @@ def apply_heartbeat(
     """Keep the last heartbeat of an attempt; details are kept when a heartbeat brings none."""
     activity = state.activities[scheduled_event_id]
     activity.heartbeat_ns = at_ns
+    activity.heartbeats += 1
     if details is not None and details.payloads:
         activity.heartbeat_details = details

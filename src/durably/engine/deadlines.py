@@ -9,6 +9,7 @@ from typing import Any
 from durably.engine import activity, timer, workflow, workflow_task
 from durably.engine.schedule import machine as schedule
 from durably.engine.schedule.state import ScheduleState
+from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.state import ExecutionState, WorkflowState
 from durably.engine.transition import Transition
 
@@ -20,6 +21,8 @@ def next_deadline(state: ExecutionState) -> int:
             return _workflow_deadline(state)
         case ScheduleState():
             return schedule.next_deadline(state)
+        case StandaloneActivityState():
+            return activity.next_deadline(state.activity)
         case _:
             return 0
 
@@ -38,6 +41,8 @@ def fire_due(t: Transition[Any]) -> None:
             _fire_workflow(t)
         case ScheduleState():
             schedule.fire_due(t)
+        case StandaloneActivityState() if t.state.running:
+            activity.fire_due(t)
     t.deadline_ns = next_deadline(t.state) if t.state.running else 0
     t.reschedule = True
 

@@ -10,12 +10,14 @@ import msgspec
 from google.protobuf.message import Message
 
 from durably.engine.schedule.state import ScheduleState
+from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.state import Kind, WorkflowState
 
-AnyState = WorkflowState | ScheduleState
+AnyState = WorkflowState | ScheduleState | StandaloneActivityState
 
 STATES: dict[Kind, type[AnyState]] = {
     Kind.WORKFLOW: WorkflowState,
+    Kind.ACTIVITY: StandaloneActivityState,
     Kind.SCHEDULE: ScheduleState,
 }
 

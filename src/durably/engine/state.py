@@ -130,6 +130,8 @@ class Activity(Struct):
     last_ended_ns: int = 0
     last_identity: str = ""
     heartbeat_ns: int = 0
+    heartbeats: int = 0
+    """How many there were, in all attempts."""
     heartbeat_details: common.Payloads | None = None
     cancel_requested_event_id: int = 0
     stamp: int = 1
@@ -138,6 +140,8 @@ class Activity(Struct):
     reset_pending: bool = False
     """Attempts count from the running one again: a reset came while it ran."""
     reset_heartbeat_pending: bool = False
+    start_delay_ns: int = 0
+    """The first attempt, and with it schedule-to-close, waits so long."""
     original_options: bytes = b""
     """The activity.v1.ActivityOptions before the first change of them; empty: never changed."""
 

@@ -99,7 +99,7 @@ def _pending_activity(activity: Activity) -> workflow_messages.PendingActivityIn
     shown = workflow_messages.PendingActivityInfo(
         activity_id=activity.activity_id,
         activity_type=scheduled.activity_type,
-        state=_activity_state(activity),
+        state=activity_state(activity),
         heartbeat_details=activity.heartbeat_details,
         attempt=activity.attempt,
         maximum_attempts=scheduled.retry_policy.maximum_attempts,
@@ -135,7 +135,7 @@ def _show_pause(shown: workflow_messages.PendingActivityInfo, pause: Pause) -> N
         shown.pause_info.manual.reason = pause.reason
 
 
-def _activity_state(
+def activity_state(
     activity: Activity,
 ) -> workflow_enums.PendingActivityState.ValueType:
     if activity.cancel_requested:

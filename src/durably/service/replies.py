@@ -1,6 +1,7 @@
 """What a worker is told of a task that was granted to it."""
 
 from dataclasses import dataclass
+from typing import Any, assert_never
 
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.history.v1 import message_pb2 as history
@@ -9,6 +10,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine import update
 from durably.engine.activity import ActivityGrant
+from durably.engine.standalone.state import StandaloneActivityState
+from durably.engine.state import WorkflowState
 from durably.engine.workflow_task import WorkflowTaskGrant
 from durably.service import tokens
 from durably.service.describe import set_time
@@ -117,7 +120,7 @@ async def query_reply(executions: Executions, task: QueryTask) -> ws.PollWorkflo
 
 
 def activity_task_reply(
-    execution: Execution, grant: ActivityGrant
+    execution: Execution[Any], grant: ActivityGrant
 ) -> ws.PollActivityTaskQueueResponse:
     state = execution.state
     activity = grant.activity
@@ -132,10 +135,6 @@ def activity_task_reply(
     reply = ws.PollActivityTaskQueueResponse(
         task_token=tokens.encode(token),
         workflow_namespace=state.namespace,
-        workflow_type=state.started.workflow_type,
-        workflow_execution=common.WorkflowExecution(
-            workflow_id=state.workflow_id, run_id=state.run_id
-        ),
         activity_type=scheduled.activity_type,
         activity_id=scheduled.activity_id,
         heartbeat_details=activity.heartbeat_details,
@@ -145,6 +144,7 @@ def activity_task_reply(
         heartbeat_timeout=scheduled.heartbeat_timeout,
         retry_policy=scheduled.retry_policy,
     )
+    _set_owner(reply, state)
     for field in ("header", "input", "priority"):
         if scheduled.HasField(field):
             getattr(reply, field).CopyFrom(getattr(scheduled, field))
@@ -152,3 +152,19 @@ def activity_task_reply(
     set_time(reply.current_attempt_scheduled_time, grant.dispatched_ns)
     set_time(reply.started_time, grant.started_ns)
     return reply
+
+
+def _set_owner(
+    reply: ws.PollActivityTaskQueueResponse, state: WorkflowState | StandaloneActivityState
+) -> None:
+    """Whose activity it is; a standalone one has a run of its own, and an empty workflow."""
+    match state:
+        case WorkflowState():
+            reply.workflow_type.CopyFrom(state.started.workflow_type)
+            reply.workflow_execution.workflow_id = state.workflow_id
+            reply.workflow_execution.run_id = state.run_id
+        case StandaloneActivityState():
+            reply.workflow_execution.SetInParent()
+            reply.activity_run_id = state.run_id
+        case _:
+            assert_never(state)

@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from typing import Any, assert_never
 
 from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import activity_pb2 as activity_enums
+from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 
 from durably.engine.apply import payload_is_null
 from durably.engine.schedule import view
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.snapshot import AnyState
-from durably.engine.state import WorkflowState
+from durably.engine.standalone.state import StandaloneActivityState
+from durably.engine.state import RUNNING, WorkflowState
 from durably.errors import InvalidArgument
 from durably.service.namespaces import SYSTEM_TYPES
 from durably.store.store import VisibilityRow
@@ -116,6 +119,8 @@ def visibility_row(state: AnyState) -> VisibilityRow:
             return _workflow_row(state)
         case ScheduleState():
             return _schedule_row(state)
+        case StandaloneActivityState():
+            return _activity_row(state)
         case _:
             assert_never(state)
 
@@ -149,6 +154,49 @@ def _schedule_row(state: ScheduleState) -> VisibilityRow:
         memo=memo.SerializeToString(),
         search_attributes=found.SerializeToString(),
         search_values={**_values(found), "TemporalSchedulePaused": state.paused},
+    )
+
+
+LISTED_STATUS = {
+    activity_enums.ACTIVITY_EXECUTION_STATUS_RUNNING: RUNNING,
+    activity_enums.ACTIVITY_EXECUTION_STATUS_COMPLETED: (
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_COMPLETED
+    ),
+    activity_enums.ACTIVITY_EXECUTION_STATUS_FAILED: workflow_enums.WORKFLOW_EXECUTION_STATUS_FAILED,
+    activity_enums.ACTIVITY_EXECUTION_STATUS_CANCELED: (
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_CANCELED
+    ),
+    activity_enums.ACTIVITY_EXECUTION_STATUS_TERMINATED: (
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_TERMINATED
+    ),
+    activity_enums.ACTIVITY_EXECUTION_STATUS_TIMED_OUT: (
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_TIMED_OUT
+    ),
+    activity_enums.ACTIVITY_EXECUTION_STATUS_PAUSED: workflow_enums.WORKFLOW_EXECUTION_STATUS_PAUSED,
+}
+"""Status of a standalone activity -> the status of the same name in its row."""
+
+
+def _activity_row(state: StandaloneActivityState) -> VisibilityRow:
+    scheduled = state.activity.scheduled
+    found = state.search_attributes
+    return VisibilityRow(
+        workflow_type=scheduled.activity_type.name,
+        task_queue=scheduled.task_queue.name,
+        status=LISTED_STATUS[state.shown_status],
+        start_ns=state.start_ns,
+        execution_ns=state.first_dispatch_ns,
+        close_ns=state.close_ns,
+        history_length=0,
+        history_size_bytes=state.history_size_bytes,
+        state_transitions=state.transitions,
+        parent_workflow_id="",
+        parent_run_id="",
+        root_workflow_id="",
+        root_run_id="",
+        memo=b"",
+        search_attributes=found.SerializeToString(),
+        search_values=_values(found) if found.indexed_fields else {},
     )
 
 

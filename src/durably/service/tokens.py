@@ -44,13 +44,23 @@ class HistoryPageToken(Struct, frozen=True, array_like=True):
     """The events of the transient workflow task follow the last page."""
 
 
+class ChangeToken(Struct, frozen=True, array_like=True, tag="c"):
+    """What a client has seen of an execution: a long poll waits for anything newer."""
+
+    run_id: str
+    transitions: int
+
+
 _encoder = msgspec.msgpack.Encoder()
 _task_decoder = msgspec.msgpack.Decoder(TaskToken)
 _query_decoder = msgspec.msgpack.Decoder(QueryToken)
 _page_decoder = msgspec.msgpack.Decoder(HistoryPageToken)
 
 
-def encode(token: TaskToken | QueryToken | HistoryPageToken) -> bytes:
+_change_decoder = msgspec.msgpack.Decoder(ChangeToken)
+
+
+def encode(token: TaskToken | QueryToken | HistoryPageToken | ChangeToken) -> bytes:
     return _encoder.encode(token)
 
 
@@ -82,3 +92,13 @@ def decode_page(data: bytes) -> HistoryPageToken:
         return _page_decoder.decode(data)
     except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidArgument("Invalid NextPageToken.") from error
+
+
+def decode_change(data: bytes, run_id: str) -> ChangeToken:
+    try:
+        token = _change_decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise InvalidArgument("invalid long poll token") from error
+    if token.run_id != run_id:
+        raise InvalidArgument("long poll token does not match execution")
+    return token

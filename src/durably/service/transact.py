@@ -30,7 +30,7 @@ from durably.engine import activity, deadlines, workflow_task
 from durably.engine.apply import apply_event, apply_record
 from durably.engine.records import AnyRecord
 from durably.engine.snapshot import STATES, AnyState, decode_state, encode_state
-from durably.engine.state import HistoryState, Kind
+from durably.engine.state import HistoryState, Kind, WorkflowState
 from durably.engine.transition import (
     Delivery,
     DispatchActivity,
@@ -549,7 +549,7 @@ class Executions:
         execution.reject_updates(t.rejected)
         if t.events:
             execution.committed_event_id = t.events[-1].event_id
-        if t.events or t.state.closed or not isinstance(t.state, HistoryState):
+        if t.events or t.state.closed or not isinstance(t.state, WorkflowState):
             execution.wake_watchers()
 
     # --- Deadlines ----------------------------------------------------------------------------
@@ -601,7 +601,7 @@ class Executions:
             first_event_id = page[-1].event_id + 1
 
     async def wait_for_change(self, execution: Execution[AnyState], timeout_s: float) -> bool:
-        """Wait until new events are committed, or any change of what is closed or has no events.
+        """Wait until new events are committed, or any change of what is closed or is no workflow.
 
         False when `timeout_s` passes without any."""
         loop = asyncio.get_running_loop()
@@ -642,6 +642,7 @@ def _heartbeat(state: HistoryState, scheduled_event_id: int) -> Heartbeat:
         attempt=pending.attempt,
         at_ns=pending.heartbeat_ns,
         details=details.SerializeToString() if details is not None else b"",
+        total=pending.heartbeats,
     )
 
 
@@ -728,5 +729,6 @@ def _overlay(state: HistoryState, heartbeat: Heartbeat) -> None:
     if pending is None or heartbeat.at_ns < pending.heartbeat_ns:
         return
     pending.heartbeat_ns = heartbeat.at_ns
+    pending.heartbeats = heartbeat.total
     if heartbeat.details:
         pending.heartbeat_details = common.Payloads.FromString(heartbeat.details)

@@ -103,7 +103,7 @@ class Visibility:
         if query.group_by:
             response.groups.extend(
                 ws.CountWorkflowExecutionsResponse.AggregationGroup(
-                    group_values=[_status_payload(value)], count=count
+                    group_values=[status_payload(value)], count=count
                 )
                 for value, count in groups
             )
@@ -157,7 +157,8 @@ def _quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _status_payload(value: object) -> common.Payload:
+def status_payload(value: object) -> common.Payload:
+    """A status of the visibility table as the group of a count."""
     name = STATUS_NAMES.get(int(str(value)), "Unspecified")
     return common.Payload(
         metadata={"encoding": b"json/plain", "type": b"Keyword"},

@@ -4,6 +4,8 @@ Rule 1: a task that a poller is handed has been started in a committed transitio
 Rule 2: a row of the backlog whose task is stale is dropped, and the poll goes on.
 """
 
+from typing import Any
+
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
 from temporalio.api.failure.v1 import message_pb2 as failure
@@ -11,7 +13,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine import activity, commands, workflow_task
 from durably.engine.refusals import BadCommand
-from durably.engine.state import WorkflowState
+from durably.engine.state import HistoryState
 from durably.engine.transition import Transition
 from durably.engine.workflow_task import Completion, TaskReference
 from durably.errors import InvalidArgument, NotFound
@@ -25,6 +27,7 @@ from durably.service.replies import (
     query_reply,
     workflow_task_reply,
 )
+from durably.service.standalone_activities import find_activity
 from durably.service.transact import Execution, Executions, Granted, new_id
 from durably.service.workflows import check_execution, poll_seconds
 from durably.store.store import Commit, QueueKey, TaskKind, TaskRow
@@ -390,10 +393,15 @@ class WorkerTasks:
         | ws.RespondActivityTaskFailedByIdRequest
         | ws.RespondActivityTaskCanceledByIdRequest
         | ws.RecordActivityTaskHeartbeatByIdRequest,
-    ) -> Execution:
+    ) -> Execution[Any]:
+        """What has the activity: a workflow, or without a workflow id the activity itself."""
         namespace_id = self._namespaces.id_of(request.namespace)
         if not request.activity_id:
             raise InvalidArgument("ActivityId is not set on request.")
+        if not request.workflow_id:
+            return await find_activity(
+                self._executions, namespace_id, request.activity_id, request.run_id
+            )
         which = common.WorkflowExecution(workflow_id=request.workflow_id, run_id=request.run_id)
         check_execution(which)
         return await self._executions.find(namespace_id, which.workflow_id, which.run_id)
@@ -411,7 +419,7 @@ def _check_failure(reason: failure.Failure) -> None:
         raise InvalidArgument("Failure must have ApplicationFailureInfo.")
 
 
-def _scheduled(state: WorkflowState, activity_id: str) -> int:
+def _scheduled(state: HistoryState, activity_id: str) -> int:
     event_id = state.activity_ids.get(activity_id)
     if event_id is None:
         raise NotFound(f"cannot find pending activity with ActivityID {activity_id}")

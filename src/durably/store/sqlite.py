@@ -77,7 +77,7 @@ SNAPSHOT = "INSERT OR REPLACE INTO snapshots VALUES (0, ?, ?, ?)"
 # The journal that a snapshot makes unnecessary.
 FORGET_JOURNAL = "DELETE FROM journal WHERE shard = 0 AND execution_id = ? AND version <= ?"
 # The last heartbeat of an activity.
-HEARTBEAT = "INSERT OR REPLACE INTO heartbeats VALUES (0, ?, ?, ?, ?, ?)"
+HEARTBEAT = "INSERT OR REPLACE INTO heartbeats VALUES (0, ?, ?, ?, ?, ?, ?)"
 # A task that no poller waited for.
 ADD_TASK = "INSERT INTO tasks VALUES (0, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 # A task that a worker has started, or that is stale.
@@ -91,7 +91,7 @@ READ_SNAPSHOT = "SELECT version, state FROM snapshots WHERE shard = 0 AND execut
 # The journal after a snapshot.
 READ_TAIL = """SELECT version, first_event_id, events, records FROM journal
     WHERE shard = 0 AND execution_id = ? AND version > ? AND version <= ? ORDER BY version"""
-READ_HEARTBEATS = """SELECT scheduled_event_id, attempt, at_ns, details FROM heartbeats
+READ_HEARTBEATS = """SELECT scheduled_event_id, attempt, at_ns, details, total FROM heartbeats
     WHERE shard = 0 AND execution_id = ?"""
 # A certain run of a workflow id.
 FIND_RUN = """SELECT execution_id, run_id, status FROM executions
@@ -601,6 +601,7 @@ def _write_rest(execute: Execute, write: ExecutionWrite) -> None:
                 beat.attempt,
                 beat.at_ns,
                 beat.details,
+                beat.total,
             ),
         )
     if write.visibility is not None:

@@ -59,6 +59,8 @@ class Heartbeat:
     attempt: int
     at_ns: int
     details: bytes
+    total: int = 0
+    """How many heartbeats there were, in all attempts."""
 
 
 @dataclass(slots=True)
@@ -66,8 +68,10 @@ class VisibilityRow:
     """What lists and counts see of an execution; written when it starts, closes or upserts."""
 
     workflow_type: str
+    """Or the type of a standalone activity."""
     task_queue: str
     status: int
+    """A WorkflowExecutionStatus, whatever the kind: queries have one vocabulary."""
     start_ns: int
     execution_ns: int
     close_ns: int

@@ -60,6 +60,19 @@ SYSTEM_COLUMNS: dict[str, Column] = {
     "RootRunId": Column("root_run_id", "Keyword"),
 }
 
+
+def _activity_columns() -> dict[str, Column]:
+    columns = dict(SYSTEM_COLUMNS)
+    columns["ActivityId"] = columns["WorkflowId"]
+    columns["ActivityType"] = columns["WorkflowType"]
+    # Of an activity it counts from its start, not from the end of its start delay.
+    columns["ExecutionDuration"] = Column("(NULLIF(close_ns, 0) - start_ns)", "Duration")
+    return columns
+
+
+ACTIVITY_COLUMNS = _activity_columns()
+"""The same for standalone activities, which have these names beside."""
+
 PREDEFINED: dict[str, str] = {
     "BatcherNamespace": "Keyword",
     "BatcherUser": "Keyword",
@@ -90,8 +103,13 @@ class Query:
     group_type: str = ""
 
 
-def parse(text: str, attributes: Mapping[str, str]) -> Query:
-    """Parse List Filter text. `attributes`: custom search attributes, name -> type name.
+def parse(
+    text: str,
+    attributes: Mapping[str, str],
+    columns: Mapping[str, Column] = SYSTEM_COLUMNS,
+) -> Query:
+    """Parse List Filter text. `attributes`: custom search attributes, name -> type name; `columns`:
+    the system attributes of what is listed.
 
     Raises InvalidArgument, naming what is wrong.
     """
@@ -104,7 +122,7 @@ def parse(text: str, attributes: Mapping[str, str]) -> Query:
     for clause in ("limit", "having", "offset", "joins"):
         if statement.args.get(clause):
             raise InvalidArgument(f"invalid query: operation is not supported: '{clause}' clause")
-    writer = _SqlWriter(attributes)
+    writer = _SqlWriter(attributes, columns)
     where = statement.args.get("where")
     sql = writer.condition(where.this) if where is not None else ""
     group_by, group_type = _group(statement, writer)
@@ -174,8 +192,9 @@ _COMPARISONS: dict[type[exp.Expr], str] = {
 class _SqlWriter:
     """Writes one condition; `values` are the bound values in the order of their marks."""
 
-    def __init__(self, attributes: Mapping[str, str]) -> None:
+    def __init__(self, attributes: Mapping[str, str], columns: Mapping[str, Column]) -> None:
         self._attributes = attributes
+        self._columns = columns
         self.values: list[object] = []
 
     def condition(self, node: exp.Expr) -> str:
@@ -201,8 +220,8 @@ class _SqlWriter:
 
     def column(self, name: str) -> Column:
         name = name.removeprefix("Custom.") if name not in self._attributes else name
-        if name in SYSTEM_COLUMNS:
-            return SYSTEM_COLUMNS[name]
+        if name in self._columns:
+            return self._columns[name]
         kind = PREDEFINED.get(name) or self._attributes.get(name)
         if kind is None:
             raise InvalidArgument(

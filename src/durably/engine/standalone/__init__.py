@@ -1,0 +1,1 @@
+"""Standalone activities: an activity that is an execution of its own."""
