@@ -40,6 +40,8 @@ MESSAGES = {
     "no workflow id": r"(?i)workflow ?id",
     "malformed run id": r"(?i)run ?id",
     "unknown run": r"(?i)workflow.* not found",
+    "unknown activity": r"^activity not found for ID: a$",
+    "long activity id": r"(?i)activity ?id exceeds",
     "unknown workflow": r"^workflow not found for ID: nobody$",
     "no type": r"(?i)workflow ?type",
     "no task queue": r"(?i)task ?queue",
@@ -151,7 +153,30 @@ _ON_EXECUTION: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-_QUERIED = ("ListWorkflowExecutions", "CountWorkflowExecutions")
+_QUERIED = (
+    "ListWorkflowExecutions",
+    "CountWorkflowExecutions",
+    "ListActivityExecutions",
+    "CountActivityExecutions",
+)
+_ON_ACTIVITY: dict[str, dict[str, Any]] = {
+    "DescribeActivityExecution": {},
+    "PollActivityExecution": {},
+    "RequestCancelActivityExecution": {},
+    "TerminateActivityExecution": {},
+    "DeleteActivityExecution": {},
+    "PauseActivityExecution": {},
+    "UnpauseActivityExecution": {},
+    "ResetActivityExecution": {},
+    "UpdateActivityExecutionOptions": {"restoreOriginal": True},
+}
+_START_ACTIVITY: dict[str, Any] = {
+    **HERE,
+    "activityId": "a",
+    "activityType": {"name": "t"},
+    "taskQueue": {"name": "q"},
+    "startToCloseTimeout": "1s",
+}
 _SCHEDULE_RPCS: dict[str, dict[str, Any]] = {
     "DescribeSchedule": {},
     "DeleteSchedule": {},
@@ -183,9 +208,39 @@ def _by_token(rpc: str) -> list[Case]:
 def _by_id(rpc: str) -> list[Case]:
     request = {**HERE, "workflowId": "nobody", "activityId": "a"}
     return [
-        Case(rpc, "no workflow id", without(request, "workflowId")),
         Case(rpc, "no activity id", without(request, "activityId")),
+        Case(rpc, "unknown activity", without(request, "workflowId"), MISSING),
         Case(rpc, "unknown workflow", request, MISSING),
+    ]
+
+
+def _on_activity(rpc: str, rest: Mapping[str, Any]) -> list[Case]:
+    request = {**HERE, "activityId": "a", **rest}
+    return [
+        Case(rpc, "no activity id", without(request, "activityId")),
+        Case(rpc, "long activity id", {**request, "activityId": LONG}),
+        Case(rpc, "malformed run id", {**request, "runId": "not-a-uuid"}),
+        Case(rpc, "unknown activity", request, MISSING),
+    ]
+
+
+def _starts_of_activities() -> list[Case]:
+    rpc, request = "StartActivityExecution", _START_ACTIVITY
+    return [
+        Case(rpc, "no activity id", without(request, "activityId")),
+        Case(rpc, "no activity type", without(request, "activityType")),
+        Case(rpc, "no task queue", without(request, "taskQueue")),
+        Case(rpc, "no timeout", without(request, "startToCloseTimeout")),
+        Case(rpc, "negative timeout", {**request, "heartbeatTimeout": "-1s"}),
+        Case(rpc, "negative start delay", {**request, "startDelay": "-1s"}),
+        Case(rpc, "negative attempts", {**request, "retryPolicy": {"maximumAttempts": -1}}),
+        Case(
+            rpc,
+            "unknown search attribute",
+            {**request, "searchAttributes": {"indexedFields": {"Nope": {"data": "MQ=="}}}},
+        ),
+        Case(rpc, "empty link", {**request, "links": [{}]}),
+        Case(rpc, "unknown namespace", {**request, "namespace": "nowhere"}, MISSING),
     ]
 
 
@@ -221,21 +276,22 @@ def written() -> list[Case]:
     ]
     for rpc, (name, rest) in _ON_EXECUTION.items():
         rows += _on_execution(rpc, name, rest)
+    for rpc, rest in _ON_ACTIVITY.items():
+        rows += _on_activity(rpc, rest)
+    rows += _starts_of_activities()
     for rpc in _TOKEN_RPCS:
         rows += _by_token(rpc)
     for rpc in _BY_ID_RPCS:
         rows += _by_id(rpc)
     for rpc in _QUERIED:
-        rows.append(Case(rpc, "malformed query", {**HERE, "query": "WorkflowId = = 'x'"}))
+        rows.append(Case(rpc, "malformed query", {**HERE, "query": "RunId = = 'x'"}))
         rows.append(Case(rpc, "unknown attribute", {**HERE, "query": "Nope = 'x'"}))
     for rpc, rest in _SCHEDULE_RPCS.items():
         rows.append(Case(rpc, "unknown schedule", {**HERE, "scheduleId": "none", **rest}, MISSING))
     return rows
 
 
-CHECKED_EARLY = frozenset(
-    ("ListWorkflowExecutions", "CountWorkflowExecutions", "ListSchedules", "ListSearchAttributes")
-)
+CHECKED_EARLY = frozenset((*_QUERIED, "ListSchedules", "ListSearchAttributes"))
 """RPCs that need nothing but a namespace."""
 
 WITHOUT_FAULT = frozenset(
