@@ -236,6 +236,22 @@ def test_a_timed_out_attempt_is_the_last_failure_and_the_outcome() -> None:
     assert state.activity.last_failure == state.failure
 
 
+def test_a_timeout_that_leaves_no_time_for_a_retry_is_one_of_schedule_to_close() -> None:
+    life = Life(
+        start_to_close_timeout=Duration(seconds=5),
+        schedule_to_close_timeout=Duration(seconds=8),
+        retry_policy=common.RetryPolicy(initial_interval=Duration(seconds=4)),
+    )
+    life.start()
+    life.wait(5)
+    state = life.state
+    assert state.failure is not None
+    kind = state.failure.timeout_failure_info.timeout_type
+    assert kind == workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE
+    assert "Not enough time" in state.failure.message
+    assert state.retry_state == workflow_enums.RETRY_STATE_TIMEOUT
+
+
 def test_the_start_delay_puts_off_schedule_to_close_too() -> None:
     life = Life(start_delay=Duration(seconds=100), schedule_to_close_timeout=Duration(seconds=5))
     life.wait(99)

@@ -529,6 +529,11 @@ TIMEOUT_NAMES = {
     workflow_enums.TIMEOUT_TYPE_HEARTBEAT: "Heartbeat",
 }
 
+NO_TIME_FOR_RETRY = (
+    "Not enough time to schedule next retry before activity ScheduleToClose timeout,"
+    " giving up retrying"
+)
+
 
 def _time_out(
     t: Transition[HistoryState], activity: Activity, kind: workflow_enums.TimeoutType.ValueType
@@ -546,6 +551,10 @@ def _time_out(
         return
     if kind == workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE:
         decision = RetryDecision(workflow_enums.RETRY_STATE_TIMEOUT)
+    elif decision.state == workflow_enums.RETRY_STATE_TIMEOUT:
+        # What ended it is that schedule-to-close leaves no time for the attempt it would have had.
+        reason.message = NO_TIME_FOR_RETRY
+        reason.timeout_failure_info.timeout_type = workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE
     if activity.last_failure is not None:
         reason.cause.CopyFrom(activity.last_failure)
     started_event_id = _record_started(t, activity) if activity.started else 0
