@@ -236,6 +236,16 @@ async def test_schedule_to_start_and_schedule_to_close_time_out(client: Client) 
         assert isinstance(failed.value.cause, TimeoutError)
 
 
+async def test_the_namespace_announces_them(client: Client) -> None:
+    described = await client.workflow_service.describe_namespace(
+        ws.DescribeNamespaceRequest(namespace="default")
+    )
+    announced = described.namespace_info.capabilities
+    assert announced.standalone_activities
+    assert announced.standalone_activity_start_delay
+    assert announced.standalone_activity_operator_commands
+
+
 async def test_lists_and_counts_see_activities_and_no_workflows(tmp_path: Path) -> None:
     keyword = SearchAttributeKey.for_keyword("Colour")
     async with Server(store="memory:", port=0, search_attributes={"Colour": "Keyword"}) as server:

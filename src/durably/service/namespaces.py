@@ -290,7 +290,11 @@ class Namespaces:
                 owner_email=namespace.owner_email,
                 data=namespace.data,
                 id=namespace.namespace_id,
-                capabilities=namespace_messages.NamespaceInfo.Capabilities(),
+                capabilities=namespace_messages.NamespaceInfo.Capabilities(
+                    standalone_activities=True,
+                    standalone_activity_start_delay=True,
+                    standalone_activity_operator_commands=True,
+                ),
                 limits=namespace_messages.NamespaceInfo.Limits(
                     blob_size_limit_error=self._config.payload_bytes_max,
                     memo_size_limit_error=self._config.memo_bytes_max,
