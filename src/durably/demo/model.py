@@ -1,4 +1,4 @@
-"""A small real model behind an OpenAI-compatible endpoint: `python -m durably.demo.model PORT LOG`.
+"""A small real model behind an OpenAI-compatible endpoint: `python -m durably.demo.model PORT`.
 
 The model's chat template knows no tools. So the conversation becomes a plain text in which one finished
 example stands before the present one; the model continues it, and its decoding is held to a JSON
@@ -243,22 +243,20 @@ def completion(message: dict[str, Any], model: str, used: dict[str, int]) -> dic
     }
 
 
-def application(answer: Any, log: Path) -> Starlette:
-    """An endpoint; `answer(body)` gives (message, tokens used). Every call is a line in `log`."""
+def application(answer: Any) -> Starlette:
+    """An endpoint; `answer(body)` gives (message, tokens used)."""
     turn = asyncio.Lock()
 
     async def chat(request: Request) -> Response:
         body = await request.json()
         async with turn:
             message, used = await asyncio.to_thread(answer, body)
-        with log.open("a") as lines:
-            lines.write(json.dumps({"messages": len(body["messages"]), **used}) + "\n")
         return JSONResponse(completion(message, body["model"], used))
 
     return Starlette(routes=[Route("/v1/chat/completions", chat, methods=["POST"])])
 
 
-def main(port: int, log: Path) -> None:
+def main(port: int) -> None:
     from durably.demo import weights
 
     adapter = Adapter(SmallModel(weights.path()))
@@ -268,9 +266,9 @@ def main(port: int, log: Path) -> None:
         return message, dict(adapter.used)
 
     config = h2corn.Config(bind=(f"127.0.0.1:{port}",), access_log=False, lifespan="off")
-    server = h2corn.Server(application(answer, log), config)
+    server = h2corn.Server(application(answer), config)
     asyncio.run(server.serve())
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]))

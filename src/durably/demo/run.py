@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -93,7 +94,6 @@ class Stage:
                 {},
                 "durably.demo.model",
                 str(model_port),
-                str(self.model_log),
             )
             environment = {
                 "OPENAI_BASE_URL": f"http://127.0.0.1:{model_port}/v1",
@@ -105,10 +105,6 @@ class Stage:
         self.server = Process("server", self.folder / "server.out", {}, *serve)
         work = ("durably.demo.worker", self.address, str(self.worker_log))
         self.worker = Process("worker", self.folder / "worker.out", environment, *work)
-
-    @property
-    def model_log(self) -> Path:
-        return self.folder / "model.jsonl"
 
     @property
     def worker_log(self) -> Path:
@@ -149,6 +145,9 @@ async def _run(folder: Path, documents: Path, question: str, kill: bool) -> int:
     began = time.monotonic()
     desk = Desk(documents=str(documents), folder=str(folder))
     count = await asyncio.to_thread(corpus.build_index, documents, desk.index)
+    if not count:
+        console.print(f"no text or Markdown file to read in {documents}: name another with --docs")
+        return 2
     console.print(Panel(f"[bold]{question}[/]\n{count} documents in {documents}", title="research"))
     async with staged(folder, kill) as stage:
         client = await connect(stage.address)
@@ -272,7 +271,54 @@ def citations(desk: Desk) -> list[Citation]:
     return found
 
 
-def _lines(log: Path) -> list[dict[str, int]]:
+@dataclass(frozen=True)
+class Evidence:
+    """What the history has, beside what the workers' log says was really run.
+
+    `retried` steps were in flight at a kill and were tried again. `repeated` executions are of a step
+    that history had completed already: there must be none.
+    """
+
+    steps: int
+    retried: int
+    repeated: int
+    model_steps: int
+    model_calls: int
+    model_tokens: int
+
+
+def weigh(events: list[history.HistoryEvent], log: list[dict[str, Any]]) -> Evidence:
+    """Compare history and log; every attempt has a line when it begins and one when it is done."""
+    scheduled: dict[str, history.HistoryEvent] = {}
+    by_event_id = {event.event_id: event for event in events}
+    completed: dict[str, int] = {}
+    for event in events:
+        if event.event_type == event_types.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+            scheduled[event.activity_task_scheduled_event_attributes.activity_id] = event
+        elif event.event_type == event_types.EVENT_TYPE_ACTIVITY_TASK_STARTED:
+            started = event.activity_task_started_event_attributes
+            step = by_event_id[started.scheduled_event_id].activity_task_scheduled_event_attributes
+            completed[step.activity_id] = started.attempt
+    models = {id for id, event in scheduled.items() if step_name(event) == "model call"}
+    attempts = Counter((line["activity_id"], line["attempt"]) for line in log if _began(line))
+    return Evidence(
+        steps=len(scheduled),
+        retried=sum(attempt > 1 for attempt in completed.values()),
+        repeated=sum(
+            count if attempt > completed.get(id, attempt) else count - 1
+            for (id, attempt), count in attempts.items()
+        ),
+        model_steps=len(models),
+        model_calls=sum(count for (id, _), count in attempts.items() if id in models),
+        model_tokens=sum(line.get("tokens", 0) for line in log if line["activity_id"] in models),
+    )
+
+
+def _began(line: dict[str, Any]) -> bool:
+    return bool(line["event"] == "began")
+
+
+def _lines(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
@@ -281,35 +327,27 @@ def _summarise(desk: Desk, stage: Stage, events: list[history.HistoryEvent], sec
     if closed.event_type != event_types.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
         console.print(f"[bold red]the run did not complete:[/] {closed}")
         return 1
-    executed = Counter(str(line["activity_id"]) for line in _lines(stage.worker_log))
-    repeated = sum(count - 1 for count in executed.values())
-    scheduled = {
-        e.event_id: e for e in events if e.HasField("activity_task_scheduled_event_attributes")
-    }
-    models = sum(step_name(event) == "model call" for event in scheduled.values())
-    retried = sum(
-        e.activity_task_started_event_attributes.attempt > 1
-        for e in events
-        if e.HasField("activity_task_started_event_attributes")
-    )
+    found = weigh(events, _lines(stage.worker_log))
     checked = citations(desk)
-    console.print(Panel(Markdown(desk.report.read_text()), title=str(desk.report)))
+    good = sum(c.true for c in checked)
+    if desk.report.exists():
+        console.print(Panel(Markdown(desk.report.read_text()), title=str(desk.report)))
     table = Table(title="What happened", show_header=False)
     table.add_row("killed with SIGKILL", ", ".join(stage.kills) or "nothing")
-    table.add_row("steps in history", f"{len(scheduled)}, of which {models} model calls")
-    table.add_row("steps in flight at a kill, tried again", str(retried))
-    table.add_row("completed steps that ran again", str(repeated))
-    calls = _lines(stage.model_log)
-    if calls:
-        tokens = sum(c.get("prompt_tokens", 0) + c.get("completion_tokens", 0) for c in calls)
-        table.add_row("calls that the model answered", f"{len(calls)} ({tokens} tokens)")
-        table.add_row("model calls repeated", str(max(0, len(calls) - models)))
-    good = sum(c.true for c in checked)
+    table.add_row("steps in history", f"{found.steps}, of which {found.model_steps} model calls")
+    table.add_row("steps in flight at a kill, tried again", str(found.retried))
+    table.add_row("completed steps that ran again", str(found.repeated))
+    table.add_row("model calls made", str(found.model_calls))
+    table.add_row("model calls repeated", str(found.model_calls - found.model_steps))
+    table.add_row("tokens spent", str(found.model_tokens))
     table.add_row("quotations found at their file and line", f"{good} of {len(checked)}")
     table.add_row("time", f"{seconds:.1f} s")
     console.print(table)
     lost = [c.place for c in checked if not c.true]
-    if repeated or lost or not checked:
-        console.print(f"[bold red]not as promised:[/] repeated {repeated}, not found {lost}")
+    if found.repeated or lost or not checked:
+        console.print(
+            f"[bold red]not as promised:[/] repeated {found.repeated}, not found {lost},"
+            f" quotations {len(checked)}"
+        )
         return 1
     return 0

@@ -1,6 +1,7 @@
 """The worker process of the demo: `python -m durably.demo.worker ADDRESS LOG`.
 
-Every execution of an activity leaves a line in LOG when it is done: the evidence for what ran twice.
+Every attempt of an activity leaves a line in LOG when it begins, and one when it is done: the evidence
+for what ran twice, and for what the model was paid.
 """
 
 import asyncio
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic_ai.durable_exec.temporal import PydanticAIPlugin
+from pydantic_ai.messages import ModelResponse
+from pydantic_ai.usage import RequestUsage
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.service import RPCError
@@ -25,7 +28,7 @@ from durably.demo.agent import TASK_QUEUE, Research
 
 
 class Evidence(Interceptor):
-    """Writes down each activity that was executed to its end."""
+    """Writes down each attempt of an activity: its beginning and its end."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
@@ -40,12 +43,17 @@ class _EvidenceInbound(ActivityInboundInterceptor):
         self._log = log
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        self._write(event="began")
         result = await super().execute_activity(input)
-        info = activity.info()
-        done = {"activity_id": info.activity_id, "attempt": info.attempt}
-        with self._log.open("a") as lines:
-            lines.write(json.dumps(done) + "\n")
+        used = result.usage if isinstance(result, ModelResponse) else RequestUsage()
+        self._write(event="done", tokens=used.total_tokens)
         return result
+
+    def _write(self, **what: str | int) -> None:
+        info = activity.info()
+        line = {"activity_id": info.activity_id, "attempt": info.attempt, **what}
+        with self._log.open("a") as lines:
+            lines.write(json.dumps(line) + "\n")
 
 
 async def connect(address: str) -> Client:
