@@ -1,5 +1,6 @@
 """Deliveries that a crash cut off are made again, and happen once."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,7 +16,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from durably.background.outbox import Outbox, child_request, parent_of
 from durably.config import Config
 from durably.engine.state import Kind
-from durably.engine.transition import StartChild
+from durably.engine.transition import ApplyParentClosePolicy, StartChild
 from durably.matching import Matching
 from durably.service.admission import Call
 from durably.service.namespaces import Namespaces
@@ -79,6 +80,24 @@ class Parts:
         )
         await self.workers.respond_workflow_task_completed(completion, CALL)
 
+    async def initiate_child(self, policy: str) -> tuple[int, Execution]:
+        """A parent with one child to be started, and the id of the event that says so."""
+        await self.start("parent")
+        await self.complete_next_task(
+            "start_child_workflow_execution",
+            workflow_id="child",
+            workflow_type=common.WorkflowType(name="Child"),
+            task_queue=taskqueue.TaskQueue(name="children"),
+            parent_close_policy=f"PARENT_CLOSE_POLICY_{policy}",
+        )
+        parent = await self.find("parent")
+        return next(iter(parent.state.children)), parent
+
+    async def terminate(self, workflow_id: str) -> None:
+        request = ws.TerminateWorkflowExecutionRequest(namespace="default")
+        request.workflow_execution.workflow_id = workflow_id
+        await self.workflows.terminate_workflow_execution(request, CALL)
+
 
 @pytest_asyncio.fixture
 async def parts() -> AsyncIterator[Parts]:
@@ -117,3 +136,35 @@ async def test_a_child_that_continued_as_new_is_not_started_again(
     assert recorded.run_id == first_run_id
     assert (await parts.find("child")).state.started.first_execution_run_id == first_run_id
     assert await parts.runs() == 3
+
+
+@pytest.mark.parametrize("policy", ["TERMINATE", "REQUEST_CANCEL", "ABANDON"])
+async def test_a_child_whose_start_was_never_recorded_is_ended_with_its_parent(
+    parts: Parts, policy: str
+) -> None:
+    """The parent closes after the child's start, and before it has recorded it."""
+    event_id, parent = await parts.initiate_child(policy)
+    child = parent.state.children[event_id]
+    await parts.workflows.start_child(
+        parts.namespace_id, child_request(parent.state, child), parent_of(parent.state, event_id)
+    )
+    await parts.terminate("parent")
+    await parts.outbox.deliver(parent.execution_id, StartChild(event_id))
+    await parts.outbox.deliver(parent.execution_id, ApplyParentClosePolicy(event_id))
+    state = (await parts.find("child")).state
+    assert state.running == (policy != "TERMINATE")
+    assert state.cancel_requested == (policy == "REQUEST_CANCEL")
+    assert not (await parts.find("parent")).state.policies_due
+
+
+async def test_a_child_whose_start_is_under_way_is_ended_with_its_parent(parts: Parts) -> None:
+    """The parent closes while the child is being started: it does not outlive its parent."""
+    event_id, parent = await parts.initiate_child("TERMINATE")
+    starting = asyncio.create_task(parts.outbox.deliver(parent.execution_id, StartChild(event_id)))
+    await asyncio.sleep(0)
+    terminating = asyncio.create_task(parts.terminate("parent"))
+    await asyncio.sleep(0)
+    await asyncio.gather(starting, terminating)
+    await parts.outbox.deliver(parent.execution_id, ApplyParentClosePolicy(event_id))
+    assert not (await parts.find("child")).state.running
+    assert await parts.runs() == 2

@@ -7,9 +7,11 @@ Rule 2: a delivery that finds its sender changed, or its target gone, ends with 
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, assert_never
+from weakref import WeakValueDictionary
 
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
@@ -62,6 +64,8 @@ class Outbox:
         self._scheduled = ScheduledDeliveries(executions, start_scheduled)
         self._slots = asyncio.Semaphore(CONCURRENT_DELIVERIES)
         self._under_way: set[asyncio.Task[None]] = set()
+        self._children: WeakValueDictionary[tuple[int, int], asyncio.Lock] = WeakValueDictionary()
+        """A child is started, or ended by its parent's close policy, not both at once."""
 
     async def run(self) -> None:
         """Deliver until cancelled."""
@@ -94,13 +98,15 @@ class Outbox:
         sender: Execution[Any] = await self._executions.get(execution_id)
         match delivery:
             case StartChild():
-                await self._start_child(sender, delivery.initiated_event_id)
+                async with self._child(sender, delivery.initiated_event_id):
+                    await self._start_child(sender, delivery.initiated_event_id)
             case SignalExternal():
                 await self._signal(sender, delivery.initiated_event_id)
             case CancelExternal():
                 await self._cancel(sender, delivery.initiated_event_id)
             case ApplyParentClosePolicy():
-                await self._apply_policy(sender, delivery.initiated_event_id)
+                async with self._child(sender, delivery.initiated_event_id):
+                    await self._apply_policy(sender, delivery.initiated_event_id)
             case ReportToParent():
                 await self._report(sender)
             case ReportToSchedule():
@@ -114,16 +120,22 @@ class Outbox:
 
     # --- Children -----------------------------------------------------------------------------
 
+    def _child(self, sender: Execution, initiated_event_id: int) -> asyncio.Lock:
+        key = (sender.execution_id, initiated_event_id)
+        return self._children.setdefault(key, asyncio.Lock())
+
     async def _start_child(self, sender: Execution, initiated_event_id: int) -> None:
         child = sender.state.children.get(initiated_event_id)
-        if child is None or child.started:
+        if child is None or child.started or not sender.state.running:
             return
         parent = parent_of(sender.state, initiated_event_id)
         request = child_request(sender.state, child)
         cause = causes.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
         try:
-            run_id = await self._started_before(sender, child)
-            if not run_id:
+            present = await self._run_of_child(sender, child)
+            if present is not None:
+                run_id = present.state.started.first_execution_run_id
+            else:
                 run_id = await self._start_run(child.initiated.namespace_id, request, parent)
         except WorkflowExecutionAlreadyStarted:
             await self._child_failed(sender, initiated_event_id, cause)
@@ -136,8 +148,8 @@ class Outbox:
                 lambda t: external_workflow.child_started(t, initiated_event_id, run_id),
             )
 
-    async def _started_before(self, sender: Execution, child: Child) -> str:
-        """The first run of this very child, if a delivery that was cut off has started it; or "".
+    async def _run_of_child(self, sender: Execution, child: Child) -> Execution | None:
+        """The run of this very child that goes on now; a delivery that was cut off may have started it.
 
         Its chain may have gone on since. The runs that follow the first have request ids of their own,
         and would not be recognised by the one of this delivery.
@@ -145,16 +157,19 @@ class Outbox:
         initiated = child.initiated
         found = await self._executions.find_or_none(initiated.namespace_id, initiated.workflow_id)
         if found is None:
-            return ""
+            return None
         started = found.state.started
-        is_it = (
-            started.parent_workflow_execution.run_id == sender.state.run_id
-            and started.parent_initiated_event_id == child.initiated_event_id
-        )
+        if child.started:
+            is_it = started.first_execution_run_id == child.run_id
+        else:
+            is_it = (
+                started.parent_workflow_execution.run_id == sender.state.run_id
+                and started.parent_initiated_event_id == child.initiated_event_id
+            )
         if not is_it:
-            return ""
+            return None
         await self._executions.settled(found)
-        return started.first_execution_run_id
+        return found
 
     async def _child_failed(
         self,
@@ -208,14 +223,11 @@ class Outbox:
         child = state.children.get(initiated_event_id)
         if initiated_event_id not in state.policies_due or child is None:
             return
-        try:
-            target = await self._executions.find(
-                child.initiated.namespace_id, child.initiated.workflow_id
-            )
-            if target.state.started.first_execution_run_id == child.run_id:
+        target = await self._run_of_child(sender, child)
+        if target is not None:
+            # One that has ended meanwhile needs no end.
+            with contextlib.suppress(NotFound):
                 await self._end_child(sender, target, state.policies_due[initiated_event_id])
-        except NotFound:
-            pass
         await self._executions.transact(
             sender.execution_id,
             lambda t: external_workflow.policy_applied(t, initiated_event_id),

@@ -149,14 +149,14 @@ def _closed(status: int) -> Callable[[WorkflowState, history.HistoryEvent], None
 def _owe_policies(state: WorkflowState) -> None:
     """Of the children, keep those whose parent close policy asks for something.
 
-    One that was initiated and not started yet is not started any more. After a reset the children
-    belong to the run that goes on.
+    One that was initiated and not started yet is not started any more; but it may have been started
+    without having been recorded, so its policy is due too. After a reset the children belong to the
+    run that goes on.
     """
     kept = {
         initiated: child
         for initiated, child in state.children.items()
-        if child.started
-        and not state.reset_run_id
+        if not state.reset_run_id
         and child.initiated.parent_close_policy != workflow_enums.PARENT_CLOSE_POLICY_ABANDON
     }
     state.children = kept
