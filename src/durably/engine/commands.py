@@ -68,6 +68,7 @@ def complete_workflow_task(
     """
     workflow_task.in_flight(t.state, reference)
     _refuse_early_close(t, request)
+    _refuse_oversized(request, context.config)
     completed = CompletedTask()
     sent = [u.update_id for u in t.state.updates.values() if u.sent]
     messages = {message.id: message for message in request.messages}
@@ -89,6 +90,24 @@ def complete_workflow_task(
     if t.state.running:
         _schedule_next(t, request, context, completed)
     return completed
+
+
+def _refuse_oversized(request: ws.RespondWorkflowTaskCompletedRequest, config: Config) -> None:
+    """A run whose worker sends too much can be mended by other code: its task fails, not the run."""
+    limit = config.payload_bytes_max
+    if request.ByteSize() <= limit:
+        return
+    names = [command_types.CommandType.Name(each.command_type) for each in request.commands]
+    sizes = [each.ByteSize() for each in request.commands]
+    names += [f"message {each.id}" for each in request.messages]
+    sizes += [each.ByteSize() for each in request.messages]
+    for name, size_bytes in zip(names, sizes, strict=True):
+        if size_bytes > limit:
+            raise BadCommand(
+                causes.WORKFLOW_TASK_FAILED_CAUSE_PAYLOADS_TOO_LARGE,
+                f"{name} of {size_bytes} bytes exceeds the limit of {limit} bytes"
+                " (payload_bytes_max); keep large data elsewhere, and pass a reference to it",
+            )
 
 
 def _receive(t: Transition, message_id: str, messages: dict[str, protocol.Message]) -> None:

@@ -34,6 +34,13 @@ from durably.store.store import Commit, QueueKey, TaskKind, TaskRow
 
 BACKLOG_PAGE = 1000
 
+Detailed = (
+    ws.RecordActivityTaskHeartbeatRequest
+    | ws.RecordActivityTaskHeartbeatByIdRequest
+    | ws.RespondActivityTaskCanceledRequest
+    | ws.RespondActivityTaskCanceledByIdRequest
+)
+
 
 class WorkerTasks:
     """Answers the RPCs of workers."""
@@ -264,13 +271,9 @@ class WorkerTasks:
         self, request: ws.RespondActivityTaskCompletedRequest, call: Call
     ) -> ws.RespondActivityTaskCompletedResponse:
         token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
-        result = request.result if request.HasField("result") else None
-        self._check_payload(request.result.ByteSize())
         await self._executions.transact(
             token.execution_id,
-            lambda t: activity.complete(
-                t, token.scheduled_event_id, token.attempt, result, request.identity
-            ),
+            lambda t: self._complete(t, token.scheduled_event_id, token.attempt, request),
         )
         return ws.RespondActivityTaskCompletedResponse()
 
@@ -281,14 +284,7 @@ class WorkerTasks:
         _check_failure(request.failure)
         await self._executions.transact(
             token.execution_id,
-            lambda t: activity.fail(
-                t,
-                token.scheduled_event_id,
-                token.attempt,
-                request.failure,
-                request.identity,
-                request.last_heartbeat_details,
-            ),
+            lambda t: self._fail(t, token.scheduled_event_id, token.attempt, request),
         )
         return ws.RespondActivityTaskFailedResponse()
 
@@ -296,7 +292,7 @@ class WorkerTasks:
         self, request: ws.RespondActivityTaskCanceledRequest, call: Call
     ) -> ws.RespondActivityTaskCanceledResponse:
         token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
-        details = request.details if request.HasField("details") else None
+        details = self._details(request)
         await self._executions.transact(
             token.execution_id,
             lambda t: activity.confirm_cancel(
@@ -309,8 +305,7 @@ class WorkerTasks:
         self, request: ws.RecordActivityTaskHeartbeatRequest, call: Call
     ) -> ws.RecordActivityTaskHeartbeatResponse:
         token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
-        details = request.details if request.HasField("details") else None
-        self._check_payload(request.details.ByteSize())
+        details = self._details(request)
         answer = await self._executions.transact(
             token.execution_id,
             lambda t: activity.heartbeat(t, token.scheduled_event_id, token.attempt, details),
@@ -326,14 +321,10 @@ class WorkerTasks:
     async def respond_activity_task_completed_by_id(
         self, request: ws.RespondActivityTaskCompletedByIdRequest, call: Call
     ) -> ws.RespondActivityTaskCompletedByIdResponse:
-        result = request.result if request.HasField("result") else None
-        self._check_payload(request.result.ByteSize())
         execution = await self._by_id(request)
         await self._executions.transact(
             execution.execution_id,
-            lambda t: activity.complete(
-                t, _scheduled(t.state, request.activity_id), 0, result, request.identity
-            ),
+            lambda t: self._complete(t, _scheduled(t.state, request.activity_id), 0, request),
         )
         return ws.RespondActivityTaskCompletedByIdResponse()
 
@@ -344,21 +335,14 @@ class WorkerTasks:
         execution = await self._by_id(request)
         await self._executions.transact(
             execution.execution_id,
-            lambda t: activity.fail(
-                t,
-                _scheduled(t.state, request.activity_id),
-                0,
-                request.failure,
-                request.identity,
-                request.last_heartbeat_details,
-            ),
+            lambda t: self._fail(t, _scheduled(t.state, request.activity_id), 0, request),
         )
         return ws.RespondActivityTaskFailedByIdResponse()
 
     async def respond_activity_task_canceled_by_id(
         self, request: ws.RespondActivityTaskCanceledByIdRequest, call: Call
     ) -> ws.RespondActivityTaskCanceledByIdResponse:
-        details = request.details if request.HasField("details") else None
+        details = self._details(request)
         execution = await self._by_id(request)
         await self._executions.transact(
             execution.execution_id,
@@ -375,7 +359,7 @@ class WorkerTasks:
     async def record_activity_task_heartbeat_by_id(
         self, request: ws.RecordActivityTaskHeartbeatByIdRequest, call: Call
     ) -> ws.RecordActivityTaskHeartbeatByIdResponse:
-        details = request.details if request.HasField("details") else None
+        details = self._details(request)
         execution = await self._by_id(request)
         answer = await self._executions.transact(
             execution.execution_id,
@@ -406,12 +390,61 @@ class WorkerTasks:
         check_execution(which)
         return await self._executions.find(namespace_id, which.workflow_id, which.run_id)
 
-    def _check_payload(self, size_bytes: int) -> None:
+    def _complete(
+        self,
+        t: Transition,
+        scheduled_event_id: int,
+        attempt: int,
+        request: ws.RespondActivityTaskCompletedRequest
+        | ws.RespondActivityTaskCompletedByIdRequest,
+    ) -> None:
+        """A result over the limit fails the activity for good: another attempt would have it too."""
+        over = self._over_limit("result", request.result.ByteSize())
+        if over is None:
+            result = request.result if request.HasField("result") else None
+            activity.complete(t, scheduled_event_id, attempt, result, request.identity)
+        else:
+            activity.fail(t, scheduled_event_id, attempt, over, request.identity)
+
+    def _fail(
+        self,
+        t: Transition,
+        scheduled_event_id: int,
+        attempt: int,
+        request: ws.RespondActivityTaskFailedRequest | ws.RespondActivityTaskFailedByIdRequest,
+    ) -> None:
+        """A failure over the limit is replaced by one that says so."""
+        over = self._over_limit("failure", request.failure.ByteSize())
+        activity.fail(
+            t,
+            scheduled_event_id,
+            attempt,
+            over or request.failure,
+            request.identity,
+            request.last_heartbeat_details,
+        )
+
+    def _over_limit(self, what: str, size_bytes: int) -> failure.Failure | None:
+        if size_bytes <= self._config.payload_bytes_max:
+            return None
+        return failure.Failure(
+            message=f"the activity's {what} of {size_bytes} bytes exceeds the limit of"
+            f" {self._config.payload_bytes_max} bytes (payload_bytes_max)",
+            source="Server",
+            server_failure_info=failure.ServerFailureInfo(non_retryable=True),
+        )
+
+    def _details(self, request: Detailed) -> common.Payloads | None:
+        """Details of a heartbeat or a cancel, if there are any; over the limit they are refused."""
+        if not request.HasField("details"):
+            return None
+        size_bytes = request.details.ByteSize()
         if size_bytes > self._config.payload_bytes_max:
             raise InvalidArgument(
-                f"a payload of {size_bytes} bytes exceeds the limit of"
+                f"details of {size_bytes} bytes exceed the limit of"
                 f" {self._config.payload_bytes_max} bytes (payload_bytes_max)."
             )
+        return request.details
 
 
 def _check_failure(reason: failure.Failure) -> None:
