@@ -223,6 +223,13 @@ class Parent:
 
 
 @workflow.defn
+class RetriesItsChild:
+    @workflow.run
+    async def run(self) -> int:
+        return await workflow.execute_child_workflow(Fails.run, 3, retry_policy=FAST)
+
+
+@workflow.defn
 class Local:
     @workflow.run
     async def run(self) -> int:
@@ -235,7 +242,7 @@ class Local:
         return first
 
 
-WORKFLOWS = [Acts, Slow, Cancels, Box, Fails, Counts, Parent, Local]
+WORKFLOWS = [Acts, Slow, Cancels, Box, Fails, Counts, Parent, RetriesItsChild, Local]
 ACTIVITIES = [echo, fail_until, fail_for_good, count_on, wait_for_cancel, complete_later]
 
 
@@ -416,6 +423,32 @@ async def test_a_start_with_a_request_id_starts_once(client: Client) -> None:
     first = await client.workflow_service.start_workflow_execution(request)
     second = await client.workflow_service.start_workflow_execution(request)
     assert first.run_id == second.run_id
+
+
+async def test_of_many_starts_of_one_id_at_once_one_succeeds(client: Client) -> None:
+    async def start() -> str | None:
+        try:
+            handle = await client.start_workflow("Any", id="one", task_queue="nobody")
+        except WorkflowAlreadyStartedError as error:
+            return error.run_id
+        return handle.result_run_id
+
+    runs = await asyncio.gather(*(start() for _ in range(60)), return_exceptions=True)
+    assert len(set(runs)) == 1
+    assert (await client.count_workflows()).count == 1
+
+
+async def test_a_child_that_is_retried_reports_its_last_end_once(client: Client) -> None:
+    async with worker(client):
+        handle = await start(client, RetriesItsChild.run)
+        assert await handle.result() == 3
+    found = await check(client, handle.id)
+    kinds = [event.WhichOneof("attributes") or "" for event in found.events]
+    assert [k.removesuffix("_event_attributes") for k in kinds if "child" in k] == [
+        "start_child_workflow_execution_initiated",
+        "child_workflow_execution_started",
+        "child_workflow_execution_completed",
+    ]
 
 
 async def test_signal_with_start(client: Client) -> None:

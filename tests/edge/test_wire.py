@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import sys
 from collections.abc import Awaitable, Callable
 
 import grpc
@@ -14,6 +15,7 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably import Server
+from tests.conftest import eventually
 
 SERVICE = "/temporal.api.workflowservice.v1.WorkflowService/"
 Raw = Callable[..., Awaitable[bytes]]
@@ -166,6 +168,105 @@ async def test_malformed_frames_have_a_status(server: Server) -> None:
         head += "content-type: application/grpc\r\ngrpc-encoding: gzip\r\n"
         head += f"content-length: {len(frame)}\r\n\r\n"
         assert status in await exchange(server, head.encode() + frame)
+
+
+async def by_hand(server: Server, method_name: str, *headers: str, body: bytes = b"") -> bytes:
+    """A gRPC call over HTTP/1, where headers can be written as no library would write them."""
+    frame = b"\x00" + len(body).to_bytes(4, "big") + body
+    head = [f"POST {SERVICE}{method_name} HTTP/1.1", "host: x", "te: trailers", "connection: close"]
+    if not any(header.startswith("content-type") for header in headers):
+        head.append("content-type: application/grpc")
+    head += [*headers, f"content-length: {len(frame)}", "", ""]
+    return await exchange(server, "\r\n".join(head).encode() + frame)
+
+
+@pytest.mark.parametrize("written", ["1", "S", "-1S", "123456789S", "1X", "1.5S"])
+async def test_a_malformed_timeout_is_refused(server: Server, written: str) -> None:
+    answer = await by_hand(server, "GetSystemInfo", f"grpc-timeout: {written}")
+    assert b"grpc-status: 13" in answer
+    assert b"grpc-timeout" in answer
+
+
+async def test_an_expired_deadline_is_told(server: Server) -> None:
+    """Nobody works on this workflow, so that nobody answers the query in time."""
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        await method(channel, "StartWorkflowExecution")(start("w", "q"))
+    asked = ws.QueryWorkflowRequest(namespace="default")
+    asked.execution.workflow_id = "w"
+    asked.query.query_type = "any"
+    body = asked.SerializeToString()
+    answer = await by_hand(server, "QueryWorkflow", "grpc-timeout: 200m", body=body)
+    assert b"grpc-status: 4" in answer
+
+
+async def test_an_update_is_answered_before_its_deadline_and_asked_for_again(
+    server: Server,
+) -> None:
+    waiting = ws.PollWorkflowExecutionUpdateRequest(namespace="default")
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        await method(channel, "StartWorkflowExecution")(start("w", "q"))
+        asked = ws.UpdateWorkflowExecutionRequest(namespace="default")
+        asked.workflow_execution.workflow_id = "w"
+        asked.request.meta.update_id = "u"
+        asked.request.input.name = "n"
+        asked.wait_policy.lifecycle_stage = 3
+        update = method(channel, "UpdateWorkflowExecution")
+        first = await update(asked.SerializeToString(), timeout=2)
+        assert not ws.UpdateWorkflowExecutionResponse.FromString(first).HasField("outcome")
+        waiting.update_ref.workflow_execution.workflow_id = "w"
+        waiting.update_ref.update_id = "u"
+        ask = method(channel, "PollWorkflowExecutionUpdate")
+        answer = await ask(waiting.SerializeToString(), timeout=2)
+    assert ws.PollWorkflowExecutionUpdateResponse.FromString(answer).update_ref.update_id == "u"
+
+
+async def test_what_is_not_grpc_is_told_so(server: Server) -> None:
+    answer = await by_hand(server, "GetSystemInfo", "content-type: application/json", body=b"{}")
+    assert b" 415 " in answer.split(b"\r\n", 1)[0]
+    welcome = await exchange(server, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert b" 200 " in welcome.split(b"\r\n", 1)[0]
+    assert b"durably" in welcome
+    lost = await exchange(server, b"GET /nope HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert b" 404 " in lost.split(b"\r\n", 1)[0]
+
+
+async def test_a_client_that_vanishes_in_the_middle_of_a_poll_takes_no_task(
+    server: Server,
+) -> None:
+    program = (
+        "import grpc, sys\n"
+        "call = grpc.insecure_channel(sys.argv[1]).unary_unary(sys.argv[2])\n"
+        "waiting = [call.future(bytes.fromhex(sys.argv[3])) for _ in range(5)]\n"
+        "print('waiting', flush=True)\n"
+        "waiting[0].result()\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        program,
+        server.address,
+        SERVICE + "PollWorkflowTaskQueue",
+        poll("q").hex(),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    await process.stdout.readline()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        describe = ws.DescribeTaskQueueRequest(namespace="default", task_queue_type=1)
+        describe.task_queue.name = "q"
+
+        async def polled() -> bool:
+            answer = await method(channel, "DescribeTaskQueue")(describe.SerializeToString())
+            return bool(ws.DescribeTaskQueueResponse.FromString(answer).pollers)
+
+        await eventually(polled)
+        process.kill()
+        await process.wait()
+        await method(channel, "GetSystemInfo")(b"")
+        await method(channel, "StartWorkflowExecution")(start("w", "q"))
+        answer = await method(channel, "PollWorkflowTaskQueue")(poll("q"))
+    task = ws.PollWorkflowTaskQueueResponse.FromString(answer)
+    assert task.workflow_execution.workflow_id == "w"
 
 
 @settings(
