@@ -16,6 +16,7 @@ from pydantic_ai.messages import ModelResponse
 from pydantic_ai.usage import RequestUsage
 from temporalio import activity
 from temporalio.client import Client
+from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
 from temporalio.worker import (
     ActivityInboundInterceptor,
@@ -57,10 +58,12 @@ class _EvidenceInbound(ActivityInboundInterceptor):
 
 
 async def connect(address: str) -> Client:
-    """The server may be down just now."""
+    """The server may be down just now, which the SDK need not warn of: the demo shows each kill."""
+    quiet = LoggingConfig(filter=TelemetryFilter(core_level="ERROR", other_level="ERROR"))
+    runtime = Runtime(telemetry=TelemetryConfig(logging=quiet))
     while True:
         try:
-            return await Client.connect(address, plugins=[PydanticAIPlugin()])
+            return await Client.connect(address, plugins=[PydanticAIPlugin()], runtime=runtime)
         except (RuntimeError, RPCError):
             await asyncio.sleep(0.2)
 
