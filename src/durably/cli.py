@@ -6,6 +6,7 @@ Rule 2: nothing heavy is imported before the command is known.
 
 import asyncio
 import dataclasses
+import gc
 import logging
 import signal
 import sys
@@ -25,6 +26,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+GARBAGE_OBJECTS = 20_000
+"""New objects before the garbage collector looks for cycles among them (Python: 700)."""
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -167,6 +171,7 @@ async def _serve(config: Config) -> None:
     try:
         async with Server(config) as server:
             _announce(server.address, config)
+            _collect_rarely()
             await stop.wait()
             out.print("Draining ...")
         out.print("Stopped.")
@@ -174,6 +179,13 @@ async def _serve(config: Config) -> None:
         _fail(str(error), 1)
     except OSError as error:
         _fail(f"cannot serve on {config.host}:{config.port}: {error}", 1)
+
+
+def _collect_rarely() -> None:
+    """What was made until now stays: the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS, 20, 50)
 
 
 def _announce(address: str, config: Config) -> None:

@@ -51,6 +51,9 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R")
 SHARD = 0
 GROUP_UNITS_MAX = 512
+CHECKPOINT_PAGES = 4096
+"""Pages of 4 KiB in the write-ahead log before they are copied into the file: each copy writes a page
+once, however often it changed meanwhile."""
 LOADING_THREADS = 2
 SEARCHING_THREADS = 2
 OPEN_LAST = 2**62
@@ -167,6 +170,7 @@ def connect(target: str) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA cache_size = -65536")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute("PRAGMA temp_store = MEMORY")
     return connection
 
