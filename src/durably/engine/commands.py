@@ -19,7 +19,7 @@ from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
-from durably.engine import activity, external_workflow, timer, update, workflow, workflow_task
+from durably.engine import activity, cron, external_workflow, timer, update, workflow, workflow_task
 from durably.engine import records as r
 from durably.engine.apply import nanoseconds
 from durably.engine.refusals import BadCommand
@@ -237,8 +237,7 @@ def _execute_beyond(
         case command.ContinueAsNewWorkflowExecutionCommandAttributes():
             cause = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_CONTINUE_AS_NEW_ATTRIBUTES
             _check_search_attributes(t, context, t.state.namespace, attributes.search_attributes)
-            if attributes.cron_schedule and not t.state.started.cron_schedule:
-                raise BadCommand(cause, "a cron schedule cannot be set by continue-as-new")
+            _check_cron(t, attributes.cron_schedule, cause)
             workflow.continue_as_new(t, attributes, completed_event_id, metadata, config)
         case command.StartChildWorkflowExecutionCommandAttributes():
             namespace_id = _namespace_id(
@@ -246,6 +245,7 @@ def _execute_beyond(
             )
             name = attributes.namespace or t.state.namespace
             _check_search_attributes(t, context, name, attributes.search_attributes)
+            _check_cron(t, attributes.cron_schedule, external_workflow.BAD_CHILD)
             external_workflow.start_child(
                 t, attributes, completed_event_id, metadata, namespace_id, config
             )
@@ -371,6 +371,15 @@ def _check_search_attributes(
         context.check_search_attributes(namespace, found)
     except InvalidArgument as error:
         cause = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES
+        raise BadCommand(cause, error.message) from error
+
+
+def _check_cron(
+    t: Transition, schedule: str, cause: causes.WorkflowTaskFailedCause.ValueType
+) -> None:
+    try:
+        cron.check(schedule, t.now_ns)
+    except InvalidArgument as error:
         raise BadCommand(cause, error.message) from error
 
 

@@ -5,7 +5,8 @@
     none      start                        running
     running   signal, request_cancel       running, with a workflow task to tell the worker
     running   complete, fail, cancel,      closed; a failed or timed-out run with a retry
-              terminate, time out          policy is followed by another run
+              terminate, time out          policy is followed by another run, a completed,
+                                           failed or timed-out one with a cron schedule too
     running   continue_as_new              closed, followed by another run
 
 Rule 1: a run that is followed by another closes and starts its successor in one transition.
@@ -27,8 +28,8 @@ from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
+from durably.engine import cron, workflow_task
 from durably.engine import records as r
-from durably.engine import workflow_task
 from durably.engine.apply import nanoseconds
 from durably.engine.refusals import BadCommand
 from durably.engine.retry import next_retry
@@ -95,6 +96,9 @@ def started_attributes(
         if request.HasField(field):
             getattr(attributes, field).CopyFrom(getattr(request, field))
     delay_ns = nanoseconds(request.workflow_start_delay)
+    if request.cron_schedule:
+        attributes.initiator = workflow_enums.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE
+        delay_ns = cron.delay_ns(request.cron_schedule, now_ns, now_ns) or 0
     set_duration(attributes.first_workflow_task_backoff, delay_ns)
     _set_timeouts(attributes, request, now_ns + delay_ns, config)
     _set_parent(attributes, run_id, parent)
@@ -250,13 +254,18 @@ def complete(
     completed_event_id: int,
     user_metadata: sdk.UserMetadata | None,
 ) -> None:
+    result = attributes.result if attributes.HasField("result") else None
+    following = _by_cron(t)
     t.record(
         history.WorkflowExecutionCompletedEventAttributes(
-            result=attributes.result if attributes.HasField("result") else None,
+            result=result,
             workflow_task_completed_event_id=completed_event_id,
+            new_execution_run_id=following.run_id if following else "",
         ),
         user_metadata=user_metadata,
     )
+    if following is not None:
+        _begin_successor(t, _after_completion(t, following, result))
     _closed(t)
 
 
@@ -271,15 +280,15 @@ def fail(
             causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_FAIL_WORKFLOW_EXECUTION_ATTRIBUTES,
             "Failure is not set on FailWorkflowExecutionCommand.",
         )
-    retry = _retry(t, attributes.failure)
+    retry_state, following = _after_failure(t, attributes.failure)
     event = history.WorkflowExecutionFailedEventAttributes(
         failure=attributes.failure,
-        retry_state=retry.state,
+        retry_state=retry_state,
         workflow_task_completed_event_id=completed_event_id,
-        new_execution_run_id=retry.run_id,
+        new_execution_run_id=following.run_id if following else "",
     )
     t.record(event, user_metadata=user_metadata)
-    _follow_with_retry(t, retry, attributes.failure)
+    _follow_failure(t, following, attributes.failure)
     _closed(t)
 
 
@@ -303,17 +312,22 @@ def cancel(
 
 
 @dataclass(frozen=True, slots=True)
-class _Retry:
-    state: workflow_enums.RetryState.ValueType
-    delay_ns: int = 0
-    run_id: str = ""
+class _Following:
+    """The run that a closing one is followed by."""
+
+    run_id: str
+    delay_ns: int
+    initiator: workflow_enums.ContinueAsNewInitiator.ValueType
+    attempt: int
 
 
-def _retry(t: Transition, reason: failure.Failure) -> _Retry:
-    """Whether a run that ends like this is followed by another, and when."""
+def _after_failure(
+    t: Transition, reason: failure.Failure
+) -> tuple[workflow_enums.RetryState.ValueType, _Following | None]:
+    """Whether a run that ends like this is tried again, or else follows its cron schedule."""
     state = t.state
     if not state.started.HasField("retry_policy"):
-        return _Retry(workflow_enums.RETRY_STATE_RETRY_POLICY_NOT_SET)
+        return workflow_enums.RETRY_STATE_RETRY_POLICY_NOT_SET, _by_cron(t)
     decision = next_retry(
         state.started.retry_policy,
         attempt=state.started.attempt,
@@ -322,19 +336,53 @@ def _retry(t: Transition, reason: failure.Failure) -> _Retry:
         expires_ns=state.execution_expires_ns,
     )
     if decision.state != workflow_enums.RETRY_STATE_IN_PROGRESS:
-        return _Retry(decision.state)
-    return _Retry(decision.state, decision.delay_ns, t.new_id())
+        return decision.state, _by_cron(t)
+    return decision.state, _Following(
+        t.new_id(),
+        decision.delay_ns,
+        workflow_enums.CONTINUE_AS_NEW_INITIATOR_RETRY,
+        state.started.attempt + 1,
+    )
 
 
-def _follow_with_retry(t: Transition, retry: _Retry, reason: failure.Failure) -> None:
-    if not retry.run_id:
+def _by_cron(t: Transition) -> _Following | None:
+    """The next run of a cron schedule, if the workflow has one that has another time."""
+    state = t.state
+    delay_ns = cron.delay_ns(state.started.cron_schedule, state.execution_ns, t.now_ns)
+    if delay_ns is None:
+        return None
+    return _Following(
+        t.new_id(), delay_ns, workflow_enums.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE, 1
+    )
+
+
+def _follow_failure(t: Transition, following: _Following | None, reason: failure.Failure) -> None:
+    if following is None:
         return
-    attributes = _successor_attributes(t.state, retry.run_id, t.now_ns)
-    attributes.initiator = workflow_enums.CONTINUE_AS_NEW_INITIATOR_RETRY
-    attributes.attempt = t.state.started.attempt + 1
+    attributes = _following_attributes(t, following)
     attributes.continued_failure.CopyFrom(reason)
-    set_duration(attributes.first_workflow_task_backoff, retry.delay_ns)
     _begin_successor(t, attributes)
+
+
+def _after_completion(
+    t: Transition, following: _Following, result: common.Payloads | None
+) -> history.WorkflowExecutionStartedEventAttributes:
+    """The next run of a cron schedule is told the result of the one before."""
+    attributes = _following_attributes(t, following)
+    attributes.ClearField("last_completion_result")
+    if result is not None:
+        attributes.last_completion_result.CopyFrom(result)
+    return attributes
+
+
+def _following_attributes(
+    t: Transition, following: _Following
+) -> history.WorkflowExecutionStartedEventAttributes:
+    attributes = _successor_attributes(t.state, following.run_id, t.now_ns)
+    attributes.initiator = following.initiator
+    attributes.attempt = following.attempt
+    set_duration(attributes.first_workflow_task_backoff, following.delay_ns)
+    return attributes
 
 
 def _successor_attributes(
@@ -530,14 +578,16 @@ def timeout_failure() -> failure.Failure:
 
 
 def _time_out(t: Transition, execution_expired: bool) -> None:
-    """The run, or the whole execution, took too long. Only the former is retried."""
+    """The run, or the whole execution, took too long. Only the former is followed by another."""
     reason = timeout_failure()
-    retry = _Retry(workflow_enums.RETRY_STATE_TIMEOUT) if execution_expired else _retry(t, reason)
+    retry_state, following = workflow_enums.RETRY_STATE_TIMEOUT, None
+    if not execution_expired:
+        retry_state, following = _after_failure(t, reason)
     workflow_task.abandon(t)
     t.record(
         history.WorkflowExecutionTimedOutEventAttributes(
-            retry_state=retry.state, new_execution_run_id=retry.run_id
+            retry_state=retry_state, new_execution_run_id=following.run_id if following else ""
         )
     )
-    _follow_with_retry(t, retry, reason)
+    _follow_failure(t, following, reason)
     _closed(t)

@@ -10,13 +10,13 @@ from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
-from durably.engine import start_policy, workflow, workflow_task
+from durably.engine import cron, start_policy, workflow, workflow_task
 from durably.engine.apply import nanoseconds
 from durably.engine.retry import validate_policy
 from durably.engine.start_policy import Outcome
 from durably.engine.state import ScheduledBy, WorkflowState
 from durably.engine.transition import Transition, outstanding
-from durably.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
+from durably.errors import InvalidArgument, NotFound, Unavailable
 from durably.service import search_attributes, tokens
 from durably.service.admission import Call
 from durably.service.describe import describe
@@ -251,10 +251,7 @@ class Workflows:
                 raise InvalidArgument(f"invalid {name}: negative duration")
         if request.cron_schedule and nanoseconds(request.workflow_start_delay):
             raise InvalidArgument("CronSchedule and WorkflowStartDelay may not be used together.")
-        if request.cron_schedule:
-            raise Unimplemented(
-                "cron_schedule is not built into this server yet; start runs from outside"
-            )
+        cron.check(request.cron_schedule, self._executions.clock())
 
     def _check_payload(self, size_bytes: int, name: str) -> None:
         if size_bytes > self._config.payload_bytes_max:
