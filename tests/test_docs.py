@@ -164,4 +164,5 @@ def test_the_defaults_that_are_documented_are_true() -> None:
         row = re.search(rf"^\| `{option.opts[0]}` \| `(\w+)` \| `([^`]*)` \|", page, re.MULTILINE)
         assert row is not None, option.opts
         assert row[1] == option.envvar
-        assert row[2] == str(option.default or "default")
+        default = "false" if option.default is False else option.default
+        assert row[2] == str(default or "default")

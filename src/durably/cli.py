@@ -77,6 +77,14 @@ def serve(
             help="A namespace to create if it is missing; several with commas, or given again.",
         ),
     ] = None,
+    time_skipping: Annotated[
+        bool,
+        typer.Option(
+            "--time-skipping",
+            envvar="DURABLY_TIME_SKIPPING",
+            help="For tests: let clients skip time where nothing is to be done in it.",
+        ),
+    ] = False,
     setting: Annotated[
         list[str] | None,
         typer.Option(
@@ -99,6 +107,7 @@ def serve(
             store=store,
             host=host,
             port=port,
+            time_skipping=time_skipping,
             namespaces=_names(namespace or []) or Config().namespaces,
         )
     except ValueError as error:

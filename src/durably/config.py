@@ -17,6 +17,8 @@ class Config:
     port: int = 7233
     namespaces: tuple[str, ...] = ("default",)
 
+    time_skipping: bool = False
+
     # What one call may carry
     message_bytes_max: int = 128 * MIB
     payload_bytes_max: int = 32 * MIB

@@ -13,7 +13,8 @@ from typing import Any
 
 import h2corn
 
-from durably.background import outbox, timers
+from durably.background import outbox, time_skipping, timers
+from durably.clock import SkippingClock
 from durably.config import Config
 from durably.edge.app import App
 from durably.edge.grpc import GrpcApp
@@ -30,6 +31,7 @@ from durably.service.schedules import Schedules
 from durably.service.standalone_activities import StandaloneActivities
 from durably.service.standalone_control import StandaloneControl
 from durably.service.system import System
+from durably.service.time_skipping import TimeSkipping
 from durably.service.transact import Executions
 from durably.service.updates import Updates
 from durably.service.visibility import Visibility
@@ -38,6 +40,8 @@ from durably.service.workflows import Workflows
 from durably.store.sqlite import SqliteStore
 
 logger = logging.getLogger(__name__)
+
+FOREVER_NS = 50 * 365 * 24 * 3600 * 1_000_000_000
 
 
 class Server:
@@ -52,12 +56,19 @@ class Server:
         self,
         config: Config | None = None,
         *,
-        clock: Callable[[], int] = time.time_ns,
+        clock: Callable[[], int] | None = None,
         **settings: Any,
     ) -> None:
         self.config = replace(config or Config(), **settings)
         self.address = ""
-        self._clock = clock
+        self._skipping: TimeSkipping | None = None
+        if self.config.time_skipping:
+            if clock is not None:
+                raise ValueError("time_skipping needs the server's own clock: leave out `clock`")
+            skipping_clock = SkippingClock()
+            self._skipping = TimeSkipping(skipping_clock)
+            clock = skipping_clock
+        self._clock: Callable[[], int] = clock or time.time_ns
         self._running = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> "Server":
@@ -81,7 +92,9 @@ class Server:
         namespaces = Namespaces(store, self.config)
         await namespaces.open()
         matching = Matching(self._clock)
-        executions = Executions(store, matching, self._clock, self.config, namespaces.retention_ns)
+        executions = Executions(
+            store, matching, self._clock, self.config, self._retention(namespaces)
+        )
         workflows = Workflows(executions, namespaces)
         queries = Queries(executions, namespaces)
         activity_control = ActivityControl(executions, namespaces)
@@ -100,6 +113,8 @@ class Server:
             System(executions, namespaces, await _cluster_id(store), "sqlite"),
         )
         table = admission.table(handlers)
+        if self._skipping is not None:
+            table |= admission.table((self._skipping,), admission.TEST_SERVICES)
         services = frozenset(path.split("/")[1] for path in table)
         health = Health(services)
         streams = health.streams() | Reflection({*services, HEALTH}).streams()
@@ -107,7 +122,14 @@ class Server:
         _run_beside(stack, timers.run(executions), "timers")
         deliveries = outbox.Outbox(executions, workflows.start_child, workflows.start_scheduled)
         _run_beside(stack, deliveries.run(), "outbox")
+        if self._skipping is not None:
+            skips = time_skipping.run(executions, self._skipping, deliveries.delivering)
+            _run_beside(stack, skips, "time skipping")
         await self._listen(stack, App(grpc), matching, health)
+
+    def _retention(self, namespaces: Namespaces) -> Callable[[str], int]:
+        """Nothing is removed because its time was skipped."""
+        return namespaces.retention_ns if self._skipping is None else lambda _: FOREVER_NS
 
     async def _listen(
         self, stack: contextlib.AsyncExitStack, app: App, matching: Matching, health: Health

@@ -80,6 +80,10 @@ class Outbox:
             for task in list(self._under_way):
                 task.cancel()
 
+    def delivering(self) -> bool:
+        """Whether anything is on its way, or waits to be."""
+        return bool(self._under_way) or not self._executions.deliveries.empty()
+
     async def _deliver_logged(self, execution_id: int, delivery: Delivery) -> None:
         """One that fails is left to the sender's deadline, which asks for it again."""
         try:

@@ -13,6 +13,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from temporalio.api.operatorservice.v1 import service_pb2 as operator_service
+from temporalio.api.testservice.v1 import service_pb2 as test_service
 from temporalio.api.workflowservice.v1 import service_pb2 as workflow_service
 
 from durably.errors import InvalidArgument, Unimplemented
@@ -67,6 +68,9 @@ LONG_POLLS = frozenset(
         "ExecuteMultiOperation",
         "GetWorkflowExecutionHistory",
         "QueryWorkflow",
+        "Sleep",
+        "SleepUntil",
+        "UnlockTimeSkippingWithSleep",
         "UpdateWorkflowExecution",
     )
 )
@@ -76,6 +80,11 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
     workflow_service.DESCRIPTOR.services_by_name["WorkflowService"],
     operator_service.DESCRIPTOR.services_by_name["OperatorService"],
 )
+
+TEST_SERVICES: tuple[ServiceDescriptor, ...] = (
+    test_service.DESCRIPTOR.services_by_name["TestService"],
+)
+"""Served where time can be skipped."""
 
 
 def snake_case(name: str) -> str:

@@ -14,7 +14,7 @@ import heapq
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -218,6 +218,7 @@ class Executions:
         self._near: list[tuple[int, int]] = []
         self.near_changed = asyncio.Event()
         self.deliveries: asyncio.Queue[tuple[int, Delivery]] = asyncio.Queue()
+        self._units_writing = 0
 
     # --- Load ---------------------------------------------------------------------------------
 
@@ -312,6 +313,17 @@ class Executions:
             self._settling[execution.execution_id] = execution.last_commit
         execution.wake_watchers()
 
+    def open(self) -> Iterator[AnyState]:
+        """The states of the open executions in the cache; all that somebody works on are in it."""
+        for execution_id in self._current.values():
+            execution = self._cache.get(execution_id)
+            if execution is not None:
+                yield execution.state
+
+    def writing(self) -> bool:
+        """Whether a commit is on its way."""
+        return self._units_writing > 0
+
     # --- Decide and commit --------------------------------------------------------------------
 
     async def transact(self, execution_id: int, decide: Decide[R], *, task_id: int = 0) -> R:
@@ -395,6 +407,7 @@ class Executions:
             tasks_removed=[task_id] if task_id else [],
         )
         done = self.store.commit(commit)
+        self._units_writing += 1
         for execution, _ in unit.parts:
             execution.last_commit = done
         done.add_done_callback(partial(self._settle, unit))
@@ -519,6 +532,7 @@ class Executions:
     # --- Announce -----------------------------------------------------------------------------
 
     def _settle(self, unit: _Unit, done: asyncio.Future[None]) -> None:
+        self._units_writing -= 1
         if done.cancelled() or done.exception() is not None:
             for execution, _ in unit.parts:
                 self._forget(execution)
