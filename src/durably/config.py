@@ -39,6 +39,11 @@ class Config:
     buffered_events_max: int = 10_000
     buffered_queries_max: int = 1_000
 
+    # Batch operations
+    batch_operations_open_max: int = 100
+    batch_executions_max: int = 10_000
+    batch_executions_per_s_max: float = 500.0
+
     # Long polls and timeouts
     task_poll_timeout_s: float = 60.0
     history_poll_timeout_s: float = 20.0

@@ -14,6 +14,7 @@ from typing import Any
 import h2corn
 
 from durably.background import outbox, time_skipping, timers
+from durably.background.batches import BatchWork
 from durably.clock import SkippingClock
 from durably.config import Config
 from durably.edge.app import App
@@ -24,6 +25,7 @@ from durably.edge.reflection import Reflection
 from durably.matching import Matching
 from durably.service import admission
 from durably.service.activity_control import ActivityControl
+from durably.service.batches import Batches
 from durably.service.namespaces import Namespaces
 from durably.service.queries import Queries
 from durably.service.resets import Resets
@@ -98,8 +100,10 @@ class Server:
         workflows = Workflows(executions, namespaces)
         queries = Queries(executions, namespaces)
         activity_control = ActivityControl(executions, namespaces)
+        batches = Batches(executions, namespaces)
         handlers = (
             workflows,
+            batches,
             WorkerTasks(executions, namespaces, queries),
             activity_control,
             StandaloneActivities(executions, namespaces),
@@ -120,7 +124,12 @@ class Server:
         streams = health.streams() | Reflection({*services, HEALTH}).streams()
         grpc = GrpcApp({**table, **health.rows()}, streams, self._clock, self.config)
         _run_beside(stack, timers.run(executions), "timers")
-        deliveries = outbox.Outbox(executions, workflows.start_child, workflows.start_scheduled)
+        deliveries = outbox.Outbox(
+            executions,
+            workflows.start_child,
+            workflows.start_scheduled,
+            BatchWork(executions, batches, admission.answers(table)),
+        )
         _run_beside(stack, deliveries.run(), "outbox")
         if self._skipping is not None:
             skips = time_skipping.run(executions, self._skipping, deliveries.delivering)

@@ -13,12 +13,15 @@ from temporalio.api.enums.v1 import command_type_pb2 as command_types
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
+from durably.background.batches import BatchWork
 from durably.background.outbox import Outbox, child_request, parent_of
 from durably.config import Config
 from durably.engine.state import Kind
 from durably.engine.transition import ApplyParentClosePolicy, StartChild
 from durably.matching import Matching
+from durably.service import admission
 from durably.service.admission import Call
+from durably.service.batches import Batches
 from durably.service.namespaces import Namespaces
 from durably.service.queries import Queries
 from durably.service.transact import Execution, Executions
@@ -46,7 +49,10 @@ class Parts:
         queries = Queries(self.executions, namespaces)
         self.workers = WorkerTasks(self.executions, namespaces, queries)
         self.outbox = Outbox(
-            self.executions, self.workflows.start_child, self.workflows.start_scheduled
+            self.executions,
+            self.workflows.start_child,
+            self.workflows.start_scheduled,
+            BatchWork(self.executions, Batches(self.executions, namespaces), admission.answers({})),
         )
 
     async def find(self, workflow_id: str) -> Execution:

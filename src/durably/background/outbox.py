@@ -20,6 +20,7 @@ from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
+from durably.background.batches import BatchWork
 from durably.background.scheduled import ScheduledDeliveries, StartScheduledRun
 from durably.engine import external_workflow, workflow
 from durably.engine.external_workflow import delivery_request_id
@@ -34,6 +35,7 @@ from durably.engine.transition import (
     SignalExternal,
     StartChild,
     StartScheduled,
+    WorkOnBatch,
 )
 from durably.errors import (
     NamespaceNotFound,
@@ -57,11 +59,16 @@ class Outbox:
     """The deliveries of this node."""
 
     def __init__(
-        self, executions: Executions, start_run: StartRun, start_scheduled: StartScheduledRun
+        self,
+        executions: Executions,
+        start_run: StartRun,
+        start_scheduled: StartScheduledRun,
+        batches: BatchWork,
     ) -> None:
         self._executions = executions
         self._start_run = start_run
         self._scheduled = ScheduledDeliveries(executions, start_scheduled)
+        self._batches = batches
         self._slots = asyncio.Semaphore(CONCURRENT_DELIVERIES)
         self._under_way: set[asyncio.Task[None]] = set()
         self._children: WeakValueDictionary[tuple[int, int], asyncio.Lock] = WeakValueDictionary()
@@ -117,6 +124,8 @@ class Outbox:
                 await self._scheduled.report(sender)
             case StartScheduled():
                 await self._scheduled.start(sender, delivery.action)
+            case WorkOnBatch():
+                await self._batches.work(sender)
             case EndScheduled():
                 await self._scheduled.end(sender, delivery.action)
             case _:

@@ -21,6 +21,8 @@ from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.engine import records as r
+from durably.engine.batch.apply import apply_batch
+from durably.engine.batch.state import BatchState
 from durably.engine.schedule.apply import apply_schedule
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.standalone.apply import activity_ended, activity_opened, apply_standalone
@@ -507,6 +509,8 @@ def apply_record(state: ExecutionState, record: r.AnyRecord) -> None:
             _apply_activity(state, record)
         case _ if isinstance(state, ScheduleState):
             apply_schedule(state, cast(r.ScheduleRecord, record))
+        case _ if isinstance(state, BatchState):
+            apply_batch(state, cast(r.BatchRecord, record))
         case _ if isinstance(state, StandaloneActivityState):
             apply_standalone(state, cast(r.StandaloneRecord, record))
         case _:

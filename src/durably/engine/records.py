@@ -207,6 +207,39 @@ class ParentClosePolicyApplied(Record, frozen=True, tag="pc"):
     initiated_event_id: int
 
 
+# --- Batch operations -------------------------------------------------------------------------
+
+
+class BatchStarted(Record, frozen=True, tag="bs"):
+    """`request`: the StartBatchOperationRequest; `total`: how many executions it is about."""
+
+    request: bytes
+    total: int
+    at_ns: int
+
+
+class BatchAdvanced(Record, frozen=True, tag="bp"):
+    """A page is done; the next begins at `cursor`."""
+
+    completed: int
+    failed: int
+    cursor: bytes = b""
+
+
+class BatchEnded(Record, frozen=True, tag="be"):
+    """The last page is done."""
+
+    at_ns: int
+
+
+class BatchStopped(Record, frozen=True, tag="bh"):
+    """An operator stopped it."""
+
+    identity: str
+    reason: str
+    at_ns: int
+
+
 # --- Schedules --------------------------------------------------------------------------------
 
 
@@ -417,6 +450,8 @@ WorkflowRecord = (
 )
 """Of workflows alone."""
 
+BatchRecord = BatchStarted | BatchAdvanced | BatchEnded | BatchStopped
+
 ScheduleRecord = (
     ScheduleSet
     | ScheduleMemoSet
@@ -449,4 +484,6 @@ StandaloneRecord = (
 )
 """Of standalone activities alone."""
 
-AnyRecord = Created | ActivityRecord | WorkflowRecord | ScheduleRecord | StandaloneRecord
+AnyRecord = (
+    Created | ActivityRecord | WorkflowRecord | ScheduleRecord | StandaloneRecord | BatchRecord
+)

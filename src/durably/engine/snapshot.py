@@ -9,16 +9,18 @@ from typing import Any
 import msgspec
 from google.protobuf.message import Message
 
+from durably.engine.batch.state import BatchState
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.state import Kind, WorkflowState
 
-AnyState = WorkflowState | ScheduleState | StandaloneActivityState
+AnyState = WorkflowState | ScheduleState | StandaloneActivityState | BatchState
 
 STATES: dict[Kind, type[AnyState]] = {
     Kind.WORKFLOW: WorkflowState,
     Kind.ACTIVITY: StandaloneActivityState,
     Kind.SCHEDULE: ScheduleState,
+    Kind.BATCH: BatchState,
 }
 
 

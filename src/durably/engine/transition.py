@@ -19,6 +19,7 @@ from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 from typing_extensions import TypeVar
 
 from durably.engine.apply import apply_event, apply_record
+from durably.engine.batch.state import BatchState
 from durably.engine.records import AnyRecord, BufferFlushed, EventBuffered
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.state import (
@@ -99,6 +100,11 @@ class EndScheduled:
     action: int
 
 
+@dataclass(frozen=True, slots=True)
+class WorkOnBatch:
+    """The next page of a batch operation is to be done."""
+
+
 Dispatch = DispatchWorkflowTask | DispatchActivity
 WorkflowDelivery = (
     StartChild
@@ -109,7 +115,7 @@ WorkflowDelivery = (
     | ReportToSchedule
 )
 ScheduleDelivery = StartScheduled | EndScheduled
-Delivery = WorkflowDelivery | ScheduleDelivery
+Delivery = WorkflowDelivery | ScheduleDelivery | WorkOnBatch
 Effect = Dispatch | Delivery
 
 
@@ -120,6 +126,8 @@ def outstanding(state: ExecutionState) -> list[Delivery]:
             return _workflow_owes(state)
         case ScheduleState():
             return _schedule_owes(state)
+        case BatchState():
+            return [WorkOnBatch()] if state.running else []
         case _:
             return []
 

@@ -106,6 +106,12 @@ def table(
     return rows
 
 
+def answers(rows: Mapping[str, Rpc]) -> Callable[[str, Message], Awaitable[Message]]:
+    """(name of an RPC, its request) -> its response: for callers inside the server."""
+    by_name = {row.name: row for row in rows.values()}
+    return lambda name, request: by_name[name].answer(request, Call(name, {}))
+
+
 def _row(method: MethodDescriptor, owners: tuple[object, ...]) -> Rpc:
     name = snake_case(method.name)
     handler = next((getattr(o, name) for o in owners if hasattr(o, name)), None)

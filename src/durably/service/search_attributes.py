@@ -12,6 +12,7 @@ from temporalio.api.enums.v1 import activity_pb2 as activity_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 
 from durably.engine.apply import payload_is_null
+from durably.engine.batch.state import BatchState
 from durably.engine.schedule import view
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.snapshot import AnyState
@@ -121,6 +122,8 @@ def visibility_row(state: AnyState) -> VisibilityRow:
             return _schedule_row(state)
         case StandaloneActivityState():
             return _activity_row(state)
+        case BatchState():
+            return _batch_row(state)
         case _:
             assert_never(state)
 
@@ -154,6 +157,27 @@ def _schedule_row(state: ScheduleState) -> VisibilityRow:
         memo=memo.SerializeToString(),
         search_attributes=found.SerializeToString(),
         search_values={**_values(found), "TemporalSchedulePaused": state.paused},
+    )
+
+
+def _batch_row(state: BatchState) -> VisibilityRow:
+    return VisibilityRow(
+        workflow_type=state.operation,
+        task_queue="",
+        status=state.status,
+        start_ns=state.start_ns,
+        execution_ns=state.start_ns,
+        close_ns=state.close_ns,
+        history_length=0,
+        history_size_bytes=0,
+        state_transitions=state.transitions,
+        parent_workflow_id="",
+        parent_run_id="",
+        root_workflow_id="",
+        root_run_id="",
+        memo=b"",
+        search_attributes=b"",
+        search_values={},
     )
 
 

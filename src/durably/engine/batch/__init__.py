@@ -1,0 +1,1 @@
+"""Batch operations: one thing done to many executions."""
