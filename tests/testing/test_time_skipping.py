@@ -22,7 +22,7 @@ from temporalio.client import (
     WorkflowFailureError,
 )
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ApplicationError, TimeoutError
+from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
@@ -106,13 +106,26 @@ class Waits:
 
 
 @workflow.defn
+class BeatsTooLate:
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.execute_activity(
+            "sleeps",
+            task_queue="own",
+            start_to_close_timeout=DAY,
+            heartbeat_timeout=timedelta(hours=2),
+            retry_policy=RetryPolicy(maximum_attempts=1),
+        )
+
+
+@workflow.defn
 class Asserts:
     @workflow.run
     async def run(self) -> None:
         assert workflow.info().attempt == 2
 
 
-WORKFLOWS = [Asserts, Sleeps, WorksBesideATimer, Retries, HasAChild, Waits]
+WORKFLOWS = [BeatsTooLate, Asserts, Sleeps, WorksBesideATimer, Retries, HasAChild, Waits]
 
 
 @asynccontextmanager
@@ -223,12 +236,33 @@ async def test_what_a_workflow_asserts_wrongly_fails_it(env: WorkflowEnvironment
     assert failed.value.cause.type == "AssertionError"
 
 
-async def test_an_unlock_too_many_is_refused(env: WorkflowEnvironment) -> None:
+async def test_several_results_are_waited_for_at_once(env: WorkflowEnvironment) -> None:
     assert env.supports_time_skipping
-    await env.client.test_service.unlock_time_skipping(ts.UnlockTimeSkippingRequest())
-    with pytest.raises(RPCError) as refused:
-        await env.client.test_service.unlock_time_skipping(ts.UnlockTimeSkippingRequest())
-    assert refused.value.status is RPCStatusCode.FAILED_PRECONDITION
+    days = range(1, 6)
+    runs = [
+        env.client.execute_workflow(
+            Sleeps.run, number * DAY.total_seconds(), id=f"w-{number}", task_queue="q"
+        )
+        for number in days
+    ]
+    assert await asyncio.gather(*runs) == ["True"] * 5
+    before = await env.get_current_time()
+    await asyncio.sleep(0.1)
+    assert await env.get_current_time() - before < REALLY
+
+
+async def test_an_activity_has_time_skipped_while_it_runs(env: WorkflowEnvironment) -> None:
+    """As an activity does that tries what happens when its heartbeat comes too late."""
+
+    @activity.defn(name="sleeps")
+    async def sleeps() -> None:
+        await env.sleep(timedelta(hours=3))
+
+    async with Worker(env.client, task_queue="own", activities=[sleeps]):
+        with pytest.raises(WorkflowFailureError) as failed:
+            await env.client.execute_workflow(BeatsTooLate.run, id="w", task_queue="q")
+    assert isinstance(failed.value.cause, ActivityError)
+    assert isinstance(failed.value.cause.cause, TimeoutError)
 
 
 async def test_a_server_without_it_says_so(client: Client) -> None:

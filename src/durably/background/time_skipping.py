@@ -2,7 +2,7 @@
 
 Rule 1: time is not skipped while a worker is at work, or is expected to be: while a workflow task or an
         attempt of an activity waits or runs, something is being delivered or written, or somebody
-        holds a lock.
+        holds a lock (but see `service/time_skipping.py`).
 Rule 2: it is skipped to the next moment that anybody waits for, and that moment is lived through before
         the next skip.
 """
@@ -29,14 +29,19 @@ async def run(
     """Skip time until cancelled. `delivering`: whether the outbox has something on its way."""
 
     def still() -> bool:
-        return not (skipping.locked or delivering() or any(map(_at_work, executions.open())))
+        if delivering() or executions.writing() or not skipping.wanted:
+            return False
+        states = list(executions.open())
+        if any(outstanding(state) for state in states):
+            return False
+        return skipping.allowed(sum(map(_under_way, states)))
 
     while True:
         skipping.wake_sleepers()
-        if skipping.locked and skipping.next_wake_ns() is None:
+        if not skipping.wanted:
             skipping.changed.clear()
             await skipping.changed.wait()
-        elif still() and not executions.writing():
+        elif still():
             await _skip(executions, skipping, still)
         await asyncio.sleep(LOOK_S)
 
@@ -46,7 +51,7 @@ async def _skip(executions: Executions, skipping: TimeSkipping, still: Callable[
     moments = (await _next_deadline(executions), skipping.next_wake_ns())
     wanted = min((moment for moment in moments if moment is not None), default=None)
     await asyncio.sleep(LOOK_S)
-    if wanted is None or not still() or executions.writing():
+    if wanted is None or not still():
         return
     if wanted > skipping.clock():
         skipping.clock.skip_to(wanted)
@@ -62,12 +67,12 @@ async def _next_deadline(executions: Executions) -> int | None:
     return None
 
 
-def _at_work(state: AnyState) -> bool:
-    if outstanding(state):
-        return True
-    if isinstance(state, WorkflowState) and state.workflow_task is not None:
-        return True
-    return isinstance(state, HistoryState) and any(
+def _under_way(state: AnyState) -> int:
+    """How many tasks and attempts wait for a worker, or are with one."""
+    if not isinstance(state, HistoryState):
+        return 0
+    attempts = sum(
         activity.started or not (activity.retry_at_ns or activity.pause)
         for activity in state.activities.values()
     )
+    return attempts + (isinstance(state, WorkflowState) and state.workflow_task is not None)

@@ -1,7 +1,10 @@
 """RPCs of `temporal.api.testservice.v1.TestService`: who lets time be skipped, and who sleeps in it.
 
 Rule 1: time is skipped only while nobody holds a lock. A server starts with one, which a client gives
-        up while it waits for a result.
+        up while it waits for a result. Several clients may wait at once, so locks may have been given
+        up that nobody held; they are owed then.
+Rule 2: work under way (a workflow task, an attempt of an activity) counts like a lock. Who sleeps in
+        skipped time gives up one of either: an activity may have time skipped while it runs.
 """
 
 import asyncio
@@ -12,7 +15,6 @@ from temporalio.api.testservice.v1 import request_response_pb2 as ts
 
 from durably.clock import SkippingClock
 from durably.engine.apply import nanoseconds
-from durably.errors import FailedPrecondition
 from durably.service.admission import Call
 
 
@@ -23,12 +25,18 @@ class TimeSkipping:
         self.clock = clock
         self._locks = locks
         self._sleepers: dict[asyncio.Future[None], int] = {}
+        self._skipping_sleepers = 0
         self.changed = asyncio.Event()
         """There may be more to do than before: a lock was given up, or somebody went to sleep."""
 
     @property
-    def locked(self) -> bool:
-        return self._locks > 0
+    def wanted(self) -> bool:
+        """Whether anybody might have time skipped."""
+        return self._locks <= 0 or bool(self._sleepers)
+
+    def allowed(self, under_way: int) -> bool:
+        """Whether time may be skipped now; `under_way`: how many tasks and attempts are."""
+        return max(self._locks, 0) + under_way <= self._skipping_sleepers
 
     def next_wake_ns(self) -> int | None:
         """When the first sleeper wakes."""
@@ -49,7 +57,8 @@ class TimeSkipping:
     async def unlock_time_skipping(
         self, request: ts.UnlockTimeSkippingRequest, call: Call
     ) -> ts.UnlockTimeSkippingResponse:
-        self._unlock()
+        self._locks -= 1
+        self.changed.set()
         return ts.UnlockTimeSkippingResponse()
 
     async def sleep(self, request: ts.SleepRequest, call: Call) -> ts.SleepResponse:
@@ -63,13 +72,12 @@ class TimeSkipping:
     async def unlock_time_skipping_with_sleep(
         self, request: ts.SleepRequest, call: Call
     ) -> ts.SleepResponse:
-        """Sleep with one lock less."""
         wake_ns = self.clock() + nanoseconds(request.duration)
-        self._unlock()
+        self._skipping_sleepers += 1
         try:
             await self._sleep_until(wake_ns)
         finally:
-            self._locks += 1
+            self._skipping_sleepers -= 1
         return ts.SleepResponse()
 
     async def get_current_time(
@@ -78,12 +86,6 @@ class TimeSkipping:
         now = Timestamp()
         now.FromNanoseconds(self.clock())
         return ts.GetCurrentTimeResponse(time=now)
-
-    def _unlock(self) -> None:
-        if not self._locks:
-            raise FailedPrecondition("time skipping is not locked: lock it before unlocking it")
-        self._locks -= 1
-        self.changed.set()
 
     async def _sleep_until(self, wake_ns: int) -> None:
         sleeper: asyncio.Future[None] = asyncio.get_running_loop().create_future()
