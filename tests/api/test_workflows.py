@@ -478,6 +478,18 @@ async def test_continue_as_new_keeps_the_chain(client: Client) -> None:
             await handle.result(follow_runs=False)
 
 
+async def test_a_cancel_that_comes_too_late_succeeds_and_changes_nothing(client: Client) -> None:
+    async with worker(client):
+        handle = await start(client, Fails.run, 1)
+        await handle.result()
+    before = await handle.fetch_history()
+    await handle.cancel()
+    assert (await handle.fetch_history()).events == before.events
+    with pytest.raises(RPCError) as refused:
+        await handle.terminate()
+    assert refused.value.status is RPCStatusCode.NOT_FOUND
+
+
 async def test_cancel_and_terminate(client: Client) -> None:
     async with worker(client):
         handle = await start(client, Box.run)

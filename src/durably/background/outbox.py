@@ -328,9 +328,12 @@ class Outbox:
                 initiated.workflow_execution,
                 initiated.child_workflow_only,
             )
-            await self._executions.transact(
-                target.execution_id, lambda t: workflow.request_cancel(t, attributes)
-            )
+            if target.state.running:
+                # One that closes just now is found closed: a cancel that comes too late succeeds.
+                with contextlib.suppress(NotFound):
+                    await self._executions.transact(
+                        target.execution_id, lambda t: workflow.request_cancel(t, attributes)
+                    )
         except NotFound:
             await self._executions.transact(
                 sender.execution_id,

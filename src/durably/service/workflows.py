@@ -284,6 +284,8 @@ class Workflows:
         )
 
         def decide(t: Transition) -> None:
+            if t.state.closed:
+                return  # What has ended needs no cancel: that is a success.
             check_chain(t.state, request.first_execution_run_id)
             workflow.request_cancel(t, attributes, request.request_id, request.links)
 
