@@ -1,8 +1,7 @@
 """gRPC over ASGI: framing, compression, deadlines, cancellation, status and details.
 
 Rule 1: whatever arrives is answered with a gRPC status; nothing that a client sends ends the server.
-Rule 2: a handler is cancelled when its caller goes away, so that a long poll leaves its queue.
-Rule 3: replies are not compressed; requests may be (the SDKs send gzip).
+Rule 2: replies are not compressed; requests may be (the SDKs send gzip).
 
 The wire: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md. The HTTP/2 server answers a
 client's cancel or disconnect with an `http.disconnect` message.
@@ -12,39 +11,31 @@ import asyncio
 import base64
 import logging
 import zlib
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    MutableMapping,
-)
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
 from durably.config import Config
-from durably.errors import (
-    DeadlineExceeded,
-    Internal,
-    Refusal,
-    ResourceExhausted,
-    Unimplemented,
+from durably.edge.calls import (
+    ClientGone,
+    Clock,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    answer,
+    disconnected,
+    read_body,
+    too_large,
+    unless_gone,
 )
+from durably.errors import Internal, Refusal, Unimplemented
 from durably.service.admission import Call, Rpc
 
 logger = logging.getLogger(__name__)
-
-Scope = MutableMapping[str, Any]
-AsgiMessage = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[AsgiMessage]]
-Send = Callable[[AsgiMessage], Awaitable[None]]
-Clock = Callable[[], int]
 
 HEADERS = [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,gzip")]
 PREFIX_BYTES = 5
@@ -57,10 +48,6 @@ TIMEOUT_UNITS_NS = {
     "u": 10**3,
     "n": 1,
 }
-
-
-class ClientGone(Exception):
-    """The caller has cancelled or disconnected; there is nobody to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +75,7 @@ class GrpcApp:
         self._message_bytes_max = config.message_bytes_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        send = _unless_gone(send)
+        send = unless_gone(send)
         stream = self._streams.get(scope["path"])
         try:
             if stream is not None:
@@ -135,54 +122,33 @@ class GrpcApp:
                     waiting = waiting[size:]
             except Refusal as refusal:
                 await asked.put(refusal)
-                return await _disconnected(receive)
+                return await disconnected(receive)
             if not message.get("more_body", False):
                 await asked.put(
                     Internal("the last gRPC message ends too early") if waiting else None
                 )
-                return await _disconnected(receive)
+                return await disconnected(receive)
         return None
 
     def _frame_bytes(self, data: bytes) -> int:
         """How long the first frame is, prefix included; raises ResourceExhausted."""
         length = int.from_bytes(data[1:PREFIX_BYTES], "big") if len(data) >= PREFIX_BYTES else 0
         if length > self._message_bytes_max:
-            raise self._too_large(length)
+            raise too_large(length, self._message_bytes_max)
         return PREFIX_BYTES + length
 
     async def _answer(self, scope: Scope, receive: Receive) -> bytes:
         path: str = scope["path"]
         rpc = self._table.get(path)
         metadata = Headers(scope["headers"])
-        body = await self._body(receive)
+        body = await read_body(receive, self._message_bytes_max + PREFIX_BYTES)
         if rpc is None:
             raise Unimplemented(f"unknown method {path}")
         request = self._request(rpc, body, metadata)
-        timeout_ns = _timeout_ns(metadata)
-        call = Call(rpc.name, metadata, self._clock() + timeout_ns if timeout_ns else 0)
-        reply = await self._run(rpc, request, call, timeout_ns, receive)
+        limit_ns = timeout_ns(metadata)
+        call = Call(rpc.name, metadata, self._clock() + limit_ns if limit_ns else 0)
+        reply = await answer(rpc, request, call, limit_ns, receive)
         return reply.SerializeToString()
-
-    async def _body(self, receive: Receive) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > self._message_bytes_max + PREFIX_BYTES:
-                raise self._too_large(size)
-            parts.append(chunk)
-            if not message.get("more_body", False):
-                return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _too_large(self, size: int) -> ResourceExhausted:
-        return ResourceExhausted(
-            f"a message of {size} bytes or more exceeds the limit of {self._message_bytes_max}"
-            " bytes (message_bytes_max)"
-        )
 
     def _request(self, rpc: Rpc | Stream, body: bytes, metadata: Mapping[str, str]) -> Message:
         if len(body) < PREFIX_BYTES:
@@ -211,33 +177,10 @@ class GrpcApp:
         except zlib.error as error:
             raise Internal("the request is not valid gzip") from error
         if len(inflated) > self._message_bytes_max:
-            raise self._too_large(len(inflated))
+            raise too_large(len(inflated), self._message_bytes_max)
         if not inflater.eof:
             raise Internal("the request is not valid gzip: it ends too early")
         return inflated
-
-    async def _run(
-        self, rpc: Rpc, request: Message, call: Call, timeout_ns: int, receive: Receive
-    ) -> Message:
-        """Answer; a long poll within its deadline, and unless the caller goes away first."""
-        if not rpc.waits:
-            return await _refuse_bugs(rpc, request, call)
-        handling = asyncio.ensure_future(_refuse_bugs(rpc, request, call))
-        watching = asyncio.ensure_future(_disconnected(receive))
-        try:
-            timeout_s = timeout_ns / 1e9 if timeout_ns else None
-            done, _ = await asyncio.wait(
-                (handling, watching), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            if handling in done:
-                return handling.result()
-            if not done:
-                raise DeadlineExceeded("context deadline exceeded")
-            raise ClientGone
-        finally:
-            watching.cancel()
-            if not handling.done():
-                handling.cancel()
 
 
 async def _answer_stream(
@@ -270,50 +213,7 @@ async def _requests(
         yield request
 
 
-def _unless_gone(send: Send) -> Send:
-    """`send`, raising ClientGone where the server finds the stream closed."""
-
-    async def sending(message: AsgiMessage) -> None:
-        try:
-            await send(message)
-        except (OSError, RuntimeError) as error:
-            raise ClientGone from error
-
-    return sending
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _refuse_bugs(rpc: Rpc, request: Message, call: Call) -> Message:
-    try:
-        return await rpc.answer(request, call)
-    except Refusal:
-        raise
-    except Exception as error:
-        logger.exception("%s failed", rpc.name)
-        raise Internal(f"{rpc.name} failed inside the server: see its log") from error
-
-
-class Headers(Mapping[str, str]):
-    """The headers of a call, decoded when they are asked for: few are."""
-
-    def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
-        self._raw = dict(raw)
-
-    def __getitem__(self, name: str) -> str:
-        return self._raw[name.encode("latin-1")].decode("latin-1")
-
-    def __iter__(self) -> Iterator[str]:
-        return (name.decode("latin-1") for name in self._raw)
-
-    def __len__(self) -> int:
-        return len(self._raw)
-
-
-def _timeout_ns(metadata: Mapping[str, str]) -> int:
+def timeout_ns(metadata: Mapping[str, str]) -> int:
     """`grpc-timeout` in nanoseconds; 0: none."""
     text = metadata.get("grpc-timeout", "")
     if not text:
