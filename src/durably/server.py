@@ -21,6 +21,7 @@ from durably.edge.app import App
 from durably.edge.grpc import GrpcApp
 from durably.edge.health import NAME as HEALTH
 from durably.edge.health import Health
+from durably.edge.http_json import HttpJson
 from durably.edge.reflection import Reflection
 from durably.matching import Matching
 from durably.service import admission
@@ -134,7 +135,8 @@ class Server:
         if self._skipping is not None:
             skips = time_skipping.run(executions, self._skipping, deliveries.delivering)
             _run_beside(stack, skips, "time skipping")
-        await self._listen(stack, App(grpc), matching, health)
+        http = HttpJson(table, self._clock, self.config)
+        await self._listen(stack, App(grpc, http), matching, health)
 
     def _retention(self, namespaces: Namespaces) -> Callable[[str], int]:
         """Nothing is removed because its time was skipped."""

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from durably.edge.grpc import GrpcApp
+from durably.edge.http_json import HttpJson
 from durably.version import VERSION
 
 Scope = MutableMapping[str, Any]
@@ -16,14 +17,16 @@ WELCOME = (
     f"durably {VERSION}\n\n"
     "This port speaks the Temporal API over gRPC. Connect a Temporal SDK, or run\n"
     "    temporal --address HOST:PORT workflow list\n"
+    "The same API over HTTP and JSON is described in /openapi.json\n"
 )
 
 
 class App:
     """Routes by content type and path."""
 
-    def __init__(self, grpc: GrpcApp) -> None:
+    def __init__(self, grpc: GrpcApp, http: HttpJson) -> None:
         self._grpc = grpc
+        self._http = http
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -34,18 +37,21 @@ class App:
                     await self._grpc(scope, receive, send)
                     return
                 break
-        await _page(scope, send)
+        if self._http.serves(scope):
+            await self._http(scope, receive, send)
+        else:
+            await _page(scope, send)
 
 
 async def _page(scope: Scope, send: Send) -> None:
-    if scope["method"] not in ("GET", "HEAD"):
-        status, body = 415, "this port speaks gRPC: send content-type application/grpc\n"
-    elif scope["path"] == "/":
+    if scope["path"] == "/":
         status, body = 200, WELCOME
     elif scope["path"] == "/healthz":
         status, body = 200, json.dumps({"status": "ok"}) + "\n"
+    elif scope["method"] not in ("GET", "HEAD"):
+        status, body = 415, "this is not a path of the API: see /openapi.json\n"
     else:
-        status, body = 404, "not found\n"
+        status, body = 404, "not found: see /openapi.json for the paths of the API\n"
     kind = b"application/json" if body.startswith("{") else b"text/plain; charset=utf-8"
     headers = [(b"content-type", kind), (b"x-content-type-options", b"nosniff")]
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 
 from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
@@ -59,6 +60,7 @@ class Workflows:
             started=started,
             status=workflow_enums.WORKFLOW_EXECUTION_STATUS_RUNNING,
         )
+        await self._complete(response, namespace.namespace_id, request)
         if eager is not None and eager.grant is not None:
             execution = await self._executions.find(
                 namespace.namespace_id, request.workflow_id, run_id
@@ -110,6 +112,25 @@ class Workflows:
             lambda t: workflow.signal(t, attributes, self._config, request.links),
         )
         return ws.SignalWithStartWorkflowExecutionResponse(run_id=run_id, started=started)
+
+    async def _complete(
+        self,
+        response: ws.StartWorkflowExecutionResponse,
+        namespace_id: str,
+        request: ws.StartWorkflowExecutionRequest,
+    ) -> None:
+        """The first run of the chain, and a link to the event that this start has made."""
+        if not response.started:
+            found = await self._executions.find(namespace_id, request.workflow_id, response.run_id)
+            response.first_execution_run_id = found.state.started.first_execution_run_id
+            return
+        response.first_execution_run_id = response.run_id
+        link = response.link.workflow_event
+        link.namespace = request.namespace
+        link.workflow_id = request.workflow_id
+        link.run_id = response.run_id
+        link.event_ref.event_id = 1
+        link.event_ref.event_type = event_types.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
 
     async def start_and(
         self,
