@@ -39,6 +39,7 @@ from durably.service.transact import Executions
 from durably.service.updates import Updates
 from durably.service.visibility import Visibility
 from durably.service.worker_tasks import WorkerTasks
+from durably.service.workflow_pause import WorkflowPause
 from durably.service.workflows import Workflows
 from durably.store.sqlite import SqliteStore
 
@@ -107,6 +108,7 @@ class Server:
             batches,
             WorkerTasks(executions, namespaces, queries),
             activity_control,
+            WorkflowPause(executions, namespaces),
             StandaloneActivities(executions, namespaces),
             StandaloneControl(executions, namespaces, activity_control),
             Resets(executions, namespaces),

@@ -31,6 +31,7 @@ from durably.engine import (
     external_workflow,
     update,
     workflow,
+    workflow_pause,
     workflow_task,
 )
 from durably.engine.apply import apply_event, apply_record
@@ -248,6 +249,17 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         attributes = history.WorkflowExecutionCancelRequestedEventAttributes()
         self.step(lambda t: workflow.request_cancel(t, attributes))
 
+    @rule(request_id=st.sampled_from(["", "p1"]))
+    def pause(self, request_id: str) -> None:
+        self.step(lambda t: workflow_pause.pause(t, "operator", "why", request_id))
+
+    @precondition(lambda self: self.state.held)
+    @rule()
+    def unpause(self) -> None:
+        self.step(lambda t: workflow_pause.unpause(t, "operator", "go on", ""))
+        task = self.state.workflow_task
+        assert task is not None, "a worker hears of what happened meanwhile"
+
     @precondition(lambda self: self.state.next_event_id > 25)
     @rule()
     def terminate(self) -> None:
@@ -400,10 +412,26 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
             if e.event_type == event_types.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED
         ]
         assert len(accepted) == len(set(accepted))
+        if self.state.held:
+            assert self.state.workflow_task is None or self.state.workflow_task.started
+        self.check_pauses()
         if self.state.closed:
             assert not self.state.activities
             assert not self.state.timers
             assert all(policy is not None for policy in outstanding(self.state))
+
+    def check_pauses(self) -> None:
+        paused = False
+        for event in self.events:
+            match event.event_type:
+                case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_PAUSED:
+                    assert not paused
+                    paused = True
+                case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_UNPAUSED:
+                    assert paused
+                    paused = False
+                case event_types.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED:
+                    assert not paused, "no workflow task is scheduled while the workflow is paused"
 
     @staticmethod
     def is_closing(event: history.HistoryEvent) -> bool:

@@ -72,7 +72,7 @@ def _under_way(state: AnyState) -> int:
     if not isinstance(state, HistoryState):
         return 0
     attempts = sum(
-        activity.started or not (activity.retry_at_ns or activity.pause)
+        activity.started or not (activity.retry_at_ns or activity.pause or state.held)
         for activity in state.activities.values()
     )
     return attempts + (isinstance(state, WorkflowState) and state.workflow_task is not None)

@@ -104,7 +104,7 @@ def schedule(
     fill_timeouts(event, attributes, nanoseconds(t.state.started.workflow_run_timeout))
     event_id = t.record(event, user_metadata=user_metadata)
     activity = t.state.activities[event_id]
-    if dispatch:
+    if dispatch and not t.state.held:
         t.emit(DispatchActivity(activity.scheduled.task_queue.name, event_id, activity.stamp))
     t.attend(next_deadline(activity))
     return activity
@@ -225,9 +225,10 @@ def start(
 # --- End --------------------------------------------------------------------------------------
 
 
-def _ended(t: Transition[HistoryState]) -> None:
+def _ended(t: Transition[HistoryState], activity: Activity) -> None:
     """A workflow is to look at the end of its activity; a standalone activity has closed with it."""
     if isinstance(t.state, WorkflowState):
+        t.visible = t.visible or activity.pause is not None
         workflow_task.schedule_if_none(cast(Transition, t))
     else:
         t.visible = True
@@ -266,7 +267,7 @@ def complete(
             identity=identity,
         )
     )
-    _ended(t)
+    _ended(t, activity)
 
 
 def _completable(t: Transition[HistoryState], scheduled_event_id: int, attempt: int) -> Activity:
@@ -306,7 +307,7 @@ def fail(
             retry_state=decision.state,
         )
     )
-    _ended(t)
+    _ended(t, activity)
 
 
 def _decide_retry(
@@ -372,7 +373,7 @@ def confirm_cancel(
             identity=identity,
         )
     )
-    _ended(t)
+    _ended(t, activity)
 
 
 def heartbeat(
@@ -437,7 +438,7 @@ def ask_cancel(t: Transition[HistoryState], activity: Activity, completed_event_
             identity=activity.identity,
         )
     )
-    _ended(t)
+    _ended(t, activity)
 
 
 def _record_cancel_requested(
@@ -460,8 +461,9 @@ def _closes_ns(activity: Activity) -> int:
     return begins_ns + timeout_ns if timeout_ns else 0
 
 
-def next_deadline(activity: Activity) -> int:
-    """The earliest timeout or retry of this activity; 0: never. While it is paused none runs."""
+def next_deadline(activity: Activity, *, held: bool = False) -> int:
+    """The earliest timeout or retry of this activity; 0: never. While it is paused none runs; while
+    its workflow is (`held`), there are no retries."""
     if activity.pause is not None:
         return 0
     moments = [_closes_ns(activity)]
@@ -470,7 +472,7 @@ def next_deadline(activity: Activity) -> int:
         moments.append(activity.started_ns + nanoseconds(scheduled.start_to_close_timeout))
         moments.append(_heartbeat_due_ns(activity))
     elif activity.retry_at_ns:
-        moments.append(activity.retry_at_ns)
+        moments.append(0 if held else activity.retry_at_ns)
     elif nanoseconds(scheduled.schedule_to_start_timeout):
         moments.append(activity.dispatched_ns + nanoseconds(scheduled.schedule_to_start_timeout))
     return min((m for m in moments if m), default=0)
@@ -484,7 +486,7 @@ def _heartbeat_due_ns(activity: Activity) -> int:
 def fire_due(t: Transition[HistoryState]) -> None:
     """Retries whose backoff is over, and attempts or activities that took too long."""
     for activity in list(t.state.activities.values()):
-        due_ns = next_deadline(activity)
+        due_ns = next_deadline(activity, held=t.state.held)
         if not due_ns or due_ns > t.now_ns:
             continue
         kind = _timed_out(activity, t.now_ns)
@@ -566,4 +568,4 @@ def _time_out(
             retry_state=decision.state,
         )
     )
-    _ended(t)
+    _ended(t, activity)

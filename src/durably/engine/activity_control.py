@@ -9,6 +9,7 @@
 
 Rule 1: a running attempt keeps its token; nothing here takes work away from a worker that does it.
 Rule 2: tasks on their way are made stale by the activity's stamp, not hunted down.
+Rule 3: who unpauses or resets an activity of a paused workflow wants it worked on: it is dispatched.
 
 Facts: PauseActivity, UnpauseActivity, ResetActivity and UpdateActivityOptions in
 temporal/api/workflowservice/v1/request_response.proto.
@@ -67,6 +68,7 @@ def pause(
         t.note(
             r.ActivityPaused(activity.scheduled_event_id, t.now_ns, identity, reason, request_id)
         )
+        t.visible = True
 
 
 def unpause(
@@ -89,6 +91,7 @@ def unpause(
         t.note(
             r.ActivityUnpaused(activity.scheduled_event_id, at_ns, reset_attempts, reset_heartbeat)
         )
+        t.visible = True
         if reset_heartbeat:
             t.heartbeats.append(activity.scheduled_event_id)
         dispatch_when_due(t, activity)
@@ -119,6 +122,7 @@ def reset(
                 activity.scheduled_event_id, at_ns, reset_heartbeat, unpause=not keep_paused
             )
         )
+        t.visible = True
         if reset_heartbeat and not activity.started:
             t.heartbeats.append(activity.scheduled_event_id)
         dispatch_when_due(t, activity)
@@ -188,7 +192,8 @@ def _change_options(
             activity.scheduled_event_id, options.SerializeToString(), max(at_ns, 1)
         )
     )
-    dispatch_when_due(t, activity)
+    if not t.state.held:
+        dispatch_when_due(t, activity)
 
 
 def _merge(into: activities.ActivityOptions, source: activities.ActivityOptions, path: str) -> None:

@@ -29,6 +29,7 @@ from durably.engine.standalone.apply import activity_ended, activity_opened, app
 from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.state import (
     BUFFERED_EVENT_ID,
+    PAUSED,
     RUNNING,
     Activity,
     Child,
@@ -121,6 +122,29 @@ def _see_request(state: WorkflowState, request_id: str) -> None:
 
 def _cancel_requested(state: WorkflowState, event: history.HistoryEvent) -> None:
     state.cancel_requested = True
+
+
+def _paused(state: WorkflowState, event: history.HistoryEvent) -> None:
+    attributes = event.workflow_execution_paused_event_attributes
+    at_ns = nanoseconds(event.event_time)
+    state.status = PAUSED
+    state.pause = Pause(at_ns, attributes.identity, attributes.reason, attributes.request_id)
+    _recall_activities(state)
+
+
+def _unpaused(state: WorkflowState, event: history.HistoryEvent) -> None:
+    state.status = RUNNING
+    state.pause = None
+    # However often a task failed before: the next one brings new events to the worker.
+    state.workflow_task_attempt = 1
+    _recall_activities(state)
+
+
+def _recall_activities(state: WorkflowState) -> None:
+    """Tasks of activities that no worker has taken are stale."""
+    for activity in state.activities.values():
+        if not activity.started:
+            activity.stamp += 1
 
 
 def _closed(status: int) -> Callable[[WorkflowState, history.HistoryEvent], None]:
@@ -432,6 +456,8 @@ _CHANGES: dict[int, _Change] = {
     _event("WORKFLOW_EXECUTION_STARTED"): _workflow_started,
     _event("WORKFLOW_EXECUTION_SIGNALED"): _signaled,
     _event("WORKFLOW_EXECUTION_CANCEL_REQUESTED"): _cancel_requested,
+    _event("WORKFLOW_EXECUTION_PAUSED"): _paused,
+    _event("WORKFLOW_EXECUTION_UNPAUSED"): _unpaused,
     _event("WORKFLOW_EXECUTION_COMPLETED"): _closed(
         workflow_enums.WORKFLOW_EXECUTION_STATUS_COMPLETED
     ),

@@ -25,7 +25,7 @@ from durably.engine.apply import nanoseconds
 from durably.engine.refusals import BadCommand
 from durably.engine.transition import Transition
 from durably.engine.workflow_task import Completion, TaskReference, WorkflowTaskGrant
-from durably.errors import InvalidArgument, NamespaceNotFound
+from durably.errors import FailedPrecondition, InvalidArgument, NamespaceNotFound
 
 CLOSING = frozenset(
     (
@@ -64,9 +64,14 @@ def complete_workflow_task(
 ) -> CompletedTask:
     """RespondWorkflowTaskCompleted: the task is done and its commands take effect.
 
-    Raises NotFound for a task that is not in flight, BadCommand for a command that is wrong.
+    Raises NotFound for a task that is not in flight, BadCommand for a command that is wrong,
+    FailedPrecondition if another task is asked for while the workflow is paused.
     """
     workflow_task.in_flight(t.state, reference)
+    if t.state.held and request.force_create_new_workflow_task:
+        raise FailedPrecondition(
+            "Workflow is paused and force create new workflow task is not allowed."
+        )
     _refuse_early_close(t, request)
     _refuse_oversized(request, context.config)
     completed = CompletedTask()
@@ -282,7 +287,7 @@ def _schedule_activity(
 ) -> None:
     """Schedule; if the worker has room for it, it starts in the same transition."""
     queue = attributes.task_queue.name or t.state.task_queue
-    eager = attributes.request_eager_execution and queue == t.state.task_queue
+    eager = attributes.request_eager_execution and queue == t.state.task_queue and not t.state.held
     pending = activity.schedule(
         t, attributes, completed_event_id, metadata, context.config, dispatch=not eager
     )

@@ -30,7 +30,8 @@ def next_deadline(state: ExecutionState) -> int:
 def _workflow_deadline(state: WorkflowState) -> int:
     moments = [workflow.next_deadline(state), workflow_task.next_deadline(state)]
     moments += [pending.fire_at_ns for pending in state.timers.values()]
-    moments += [activity.next_deadline(pending) for pending in state.activities.values()]
+    held = state.held
+    moments += [activity.next_deadline(a, held=held) for a in state.activities.values()]
     return min((m for m in moments if m), default=0)
 
 

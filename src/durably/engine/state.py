@@ -18,6 +18,9 @@ from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 
 RUNNING = workflow_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
+PAUSED = workflow_enums.WORKFLOW_EXECUTION_STATUS_PAUSED
+OPEN = (RUNNING, PAUSED)
+"""Statuses of a workflow that has not closed."""
 
 BUFFERED_EVENT_ID = -123
 """The id of an event that waits in the buffer, as the API's own server shows it."""
@@ -224,6 +227,11 @@ class HistoryState(ExecutionState):
     """Pending, by the id of the event that scheduled them."""
     activity_ids: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def held(self) -> bool:
+        """Whether tasks that no worker has yet stay where they are."""
+        return False
+
 
 class WorkflowState(HistoryState, tag="workflow"):
     """Everything that the next decision about a workflow execution may depend on."""
@@ -252,6 +260,8 @@ class WorkflowState(HistoryState, tag="workflow"):
     """When that history began; 0: this run's own start."""
     first_completion_event_id: int = 0
     cancel_requested: bool = False
+    pause: Pause | None = None
+    """The present pause, or the one in which the run closed."""
     signals: int = 0
     sdk_name: str = ""
     sdk_version: str = ""
@@ -285,6 +295,18 @@ class WorkflowState(HistoryState, tag="workflow"):
     schedule_reported: bool = False
     policies_due: dict[int, int] = field(default_factory=dict)
     """Children whose parent close policy is to be carried out: initiated event id -> policy."""
+
+    @property
+    def running(self) -> bool:
+        return self.status in OPEN
+
+    @property
+    def closed(self) -> bool:
+        return self.status != 0 and self.status not in OPEN
+
+    @property
+    def held(self) -> bool:
+        return self.status == PAUSED
 
     @property
     def task_queue(self) -> str:

@@ -29,7 +29,7 @@ from durably.engine.refusals import BadCommand
 from durably.engine.state import WorkflowState
 from durably.engine.transition import Transition
 from durably.engine.workflow import ensure_running
-from durably.errors import ResourceExhausted
+from durably.errors import FailedPrecondition, ResourceExhausted
 
 BAD_MESSAGE = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
 
@@ -39,11 +39,14 @@ def known(state: WorkflowState, update_id: str) -> bool:
 
 
 def admit(t: Transition, request: update.Request, config: Config) -> None:
-    """Take an update in, unless its id is known. NotFound if the run is closed."""
+    """Take an update in, unless its id is known. NotFound if the run is closed,
+    FailedPrecondition while it is paused."""
     state = t.state
     if known(state, request.meta.update_id):
         return
     ensure_running(state)
+    if state.held:
+        raise FailedPrecondition("Workflow is paused. Cannot update the workflow.")
     if len(state.updates) >= config.updates_in_flight_max:
         raise ResourceExhausted(
             f"limit on number of concurrent in-flight updates has been reached"

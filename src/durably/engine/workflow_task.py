@@ -7,12 +7,14 @@
     scheduled   sticky timeout   scheduled   WorkflowTaskTimedOut, scheduled on the normal queue
     started     complete         none        WorkflowTaskCompleted, then the buffered events
     started     fail, timeout    scheduled   WorkflowTaskFailed / TimedOut (first attempt only)
+    scheduled   pause            none        WorkflowTaskFailed (first attempt only)
 
 Rule 1: at most one task is in flight. While one is started, events that it did not cause are
         buffered, and get their ids when it ends.
 Rule 2: attempts after the first are transient: a worker that fails again and again does not make
         history grow. A transient task enters history only when it completes, or when new events
         come before it starts, which makes it a first attempt again.
+Rule 3: while the workflow is paused none is scheduled; unpausing schedules one.
 """
 
 from dataclasses import dataclass, field
@@ -89,9 +91,14 @@ def schedule_if_none(t: Transition) -> None:
 
 
 def schedule(t: Transition, *, dispatch: bool = True) -> None:
-    """Schedule a workflow task. `dispatch` False: the caller starts it in the same transition."""
+    """Schedule a workflow task, unless the workflow is paused: then events only leave the buffer.
+
+    `dispatch` False: the caller starts it in the same transition.
+    """
     state = t.state
     flushed = t.flush_buffered()
+    if state.held:
+        return
     attempt = 1 if flushed else state.workflow_task_attempt
     if attempt > 1:
         _note_attempt(t, attempt)
@@ -398,6 +405,23 @@ def fail(
             attributes.worker_version.CopyFrom(completion.worker_version)
         t.record(attributes)
     schedule(t)
+
+
+def recall(t: Transition) -> None:
+    """End a task that no worker has taken, because the workflow is about to be paused."""
+    task = t.state.workflow_task
+    if task is None or task.started:
+        return
+    if task.transient:
+        t.note(r.WorkflowTaskAttemptEnded(increment_attempt=False))
+    else:
+        t.record(
+            history.WorkflowTaskFailedEventAttributes(
+                scheduled_event_id=task.scheduled_event_id,
+                cause=causes.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_PAUSE_REQUESTED_BEFORE_TASK_STARTED,
+                identity="history-service",
+            )
+        )
 
 
 def abandon(t: Transition) -> None:

@@ -15,6 +15,7 @@ from durably.engine.apply import options_of
 from durably.engine.state import Activity, Child, Pause, WorkflowState
 from durably.engine.transition import SECOND_NS
 from durably.engine.workflow_task import set_duration
+from durably.service.search_attributes import shown_attributes
 from durably.store.store import VisibleExecution
 
 
@@ -45,6 +46,10 @@ def describe(state: WorkflowState) -> ws.DescribeWorkflowExecutionResponse:
     set_time(extended.original_start_time, state.original_start_ns or state.start_ns)
     if state.base_run_id:
         set_time(extended.last_reset_time, state.start_ns)
+    if state.pause is not None:
+        extended.pause_info.identity = state.pause.identity
+        extended.pause_info.reason = state.pause.reason
+        set_time(extended.pause_info.paused_time, state.pause.at_ns)
     extended.reset_run_id = state.reset_run_id
     extended.cancel_requested = state.cancel_requested
     if state.create_request_id:
@@ -66,7 +71,7 @@ def _info(state: WorkflowState) -> workflow_messages.WorkflowExecutionInfo:
         task_queue=started.task_queue.name,
         first_run_id=started.first_execution_run_id,
         memo=state.memo,
-        search_attributes=state.search_attributes,
+        search_attributes=shown_attributes(state),
     )
     set_time(info.start_time, state.start_ns)
     set_time(info.execution_time, state.execution_ns)

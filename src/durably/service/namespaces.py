@@ -291,6 +291,7 @@ class Namespaces:
                 data=namespace.data,
                 id=namespace.namespace_id,
                 capabilities=namespace_messages.NamespaceInfo.Capabilities(
+                    workflow_pause=True,
                     standalone_activities=True,
                     standalone_activity_start_delay=True,
                     standalone_activity_operator_commands=True,

@@ -4,7 +4,8 @@ Rule 1: while a workflow task is pending, a query waits and travels with it, so 
         reflects what was acknowledged before it was asked.
 Rule 2: otherwise it goes to the worker directly: to the one that has the workflow in its cache, if
         that still polls, else to any.
-Rule 3: queries live in memory only; a caller that has gone away takes its query with it.
+Rule 3: a paused workflow is not asked: the query is rejected.
+Rule 4: queries live in memory only; a caller that has gone away takes its query with it.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.query.v1 import message_pb2 as query
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
+from durably.engine.state import PAUSED
 from durably.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -220,6 +222,8 @@ def _rejected(
     execution: Execution, condition: query_enums.QueryRejectCondition.ValueType
 ) -> query.QueryRejected | None:
     state = execution.state
+    if state.held:
+        return query.QueryRejected(status=PAUSED)
     not_open = condition == query_enums.QUERY_REJECT_CONDITION_NOT_OPEN and not state.running
     not_clean = (
         condition == query_enums.QUERY_REJECT_CONDITION_NOT_COMPLETED_CLEANLY

@@ -224,9 +224,32 @@ def _activity_row(state: StandaloneActivityState) -> VisibilityRow:
     )
 
 
+PAUSE_INFO = "TemporalPauseInfo"
+
+
+def shown_attributes(state: WorkflowState) -> common.SearchAttributes:
+    """The search attributes of a workflow with the one that says what of it is paused."""
+    said = []
+    if state.pause is not None:
+        said.append(f"Workflow:{state.workflow_id}")
+        if state.pause.reason:
+            said.append(f"Reason:{state.pause.reason}")
+    paused = (a.scheduled.activity_type.name for a in state.activities.values() if a.pause)
+    said += [f"property:activityType={name}" for name in dict.fromkeys(paused)]
+    if not said:
+        return state.search_attributes
+    found = common.SearchAttributes()
+    found.CopyFrom(state.search_attributes)
+    payload = found.indexed_fields[PAUSE_INFO]
+    payload.metadata["encoding"] = b"json/plain"
+    payload.metadata["type"] = PREDEFINED[PAUSE_INFO].encode()
+    payload.data = json.dumps(said, separators=(",", ":")).encode()
+    return found
+
+
 def _workflow_row(state: WorkflowState) -> VisibilityRow:
     started = state.started
-    found = state.search_attributes
+    found = shown_attributes(state)
     return VisibilityRow(
         workflow_type=started.workflow_type.name,
         task_queue=started.task_queue.name,

@@ -19,7 +19,14 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine import update
 from durably.engine.transition import Transition
-from durably.errors import Aborted, InvalidArgument, NotFound, Refusal, Status
+from durably.errors import (
+    Aborted,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Refusal,
+    Status,
+)
 from durably.service.admission import Call
 from durably.service.namespaces import Namespaces
 from durably.service.transact import Execution, Executions
@@ -237,7 +244,7 @@ class Updates:
                 run_id, started = await self._workflows.start_and(
                     namespace_id, start, lambda t: update.admit(t, asked.request, self._config)
                 )
-            except (InvalidArgument, NotFound) as refusal:
+            except (InvalidArgument, NotFound, FailedPrecondition) as refusal:
                 raise _multi(None, refusal) from refusal
             except Refusal as refusal:
                 raise _multi(refusal, None) from refusal

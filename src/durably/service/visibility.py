@@ -54,7 +54,7 @@ class Visibility:
         self, request: ws.ListOpenWorkflowExecutionsRequest, call: Call
     ) -> ws.ListOpenWorkflowExecutionsResponse:
         conditions = [
-            "ExecutionStatus = 'Running'",
+            "ExecutionStatus IN ('Running', 'Paused')",
             *_time_range(request.start_time_filter, "StartTime"),
         ]
         if request.HasField("execution_filter"):
@@ -73,7 +73,7 @@ class Visibility:
         self, request: ws.ListClosedWorkflowExecutionsRequest, call: Call
     ) -> ws.ListClosedWorkflowExecutionsResponse:
         conditions = [
-            "ExecutionStatus != 'Running'",
+            "ExecutionStatus NOT IN ('Running', 'Paused')",
             *_time_range(request.start_time_filter, "CloseTime"),
         ]
         if request.HasField("execution_filter"):

@@ -54,9 +54,19 @@ MESSAGES = {
     "negative task timeout": r"WorkflowTaskTimeout.*negative duration",
     "negative delay": r"WorkflowStartDelay.*negative duration",
     "unknown search attribute": r"no mapping defined for search attribute Nope",
-    "no signal name": r"(?i)signal.* not set",
+    "no signal name": r"(?i)signal.* not set|must provide signal name",
     "no token": r"(?i)task ?token",
     "malformed token": r"(?i)token",
+    "long identity": r"(?i)identity",
+    "long reason": r"(?i)reason",
+    "no job id": r"^JobId is not set on request\.$",
+    "no reason": r"(?i)reason",
+    "unknown job": r"(?i)not found for ID: none$",
+    "no executions": r"(?i)executions",
+    "query and executions": r"^visibility query, executions, and target executions are mutually",
+    "no reset target": r"^batch reset missing target$",
+    "no activity filter": r"^activity filter must be set$",
+    "wrong target": r"^target_executions\[0\]",
 }
 """What the message says of a fault, whichever the RPC; the words both servers have in common."""
 
@@ -198,6 +208,55 @@ def _on_execution(rpc: str, name: str, rest: Mapping[str, Any]) -> list[Case]:
     ]
 
 
+def _pauses(rpc: str) -> list[Case]:
+    request = {**HERE, "workflowId": "nobody"}
+    return [
+        Case(rpc, "no workflow id", HERE),
+        Case(rpc, "malformed run id", {**HERE, **BAD_RUN}),
+        Case(rpc, "unknown workflow", request, MISSING),
+        Case(rpc, "long identity", {**request, "identity": LONG}),
+        Case(rpc, "long reason", {**request, "reason": LONG}),
+        Case(rpc, "a request id that is too long", {**request, "requestId": LONG}),
+    ]
+
+
+_BATCH: dict[str, Any] = {
+    **HERE,
+    "jobId": "j",
+    "reason": "r",
+    "terminationOperation": {},
+    "visibilityQuery": "WorkflowId = 'nobody'",
+}
+
+
+def _batches() -> list[Case]:
+    rpc, bare = "StartBatchOperation", without(_BATCH, "terminationOperation")
+    listed = without(_BATCH, "visibilityQuery")
+    job = {**HERE, "jobId": "none"}
+    return [
+        Case(rpc, "no job id", without(_BATCH, "jobId")),
+        Case(rpc, "no reason", without(_BATCH, "reason")),
+        Case(rpc, "no operation", bare),
+        Case(rpc, "no executions", listed),
+        Case(rpc, "query and executions", {**_BATCH, "executions": [{"workflowId": "w"}]}),
+        Case(rpc, "malformed query", {**_BATCH, "visibilityQuery": "RunId = = 'x'"}),
+        Case(rpc, "an execution without an id", {**listed, "executions": [{}]}),
+        Case(rpc, "an execution without a type", {**listed, "targetExecutions": [{}]}),
+        Case(rpc, "no signal name", {**bare, "signalOperation": {}}),
+        Case(rpc, "no reset target", {**bare, "resetOperation": {"options": {}}}),
+        Case(rpc, "no reset type", {**bare, "resetOperation": {}}),
+        Case(rpc, "no activity filter", {**bare, "resetActivitiesOperation": {}}),
+        Case(rpc, "wrong target", {**listed, "targetExecutions": [{"businessId": "a"}]}),
+        Case(rpc, "unknown namespace", {**_BATCH, "namespace": "nowhere"}, MISSING),
+        Case("StopBatchOperation", "no job id", {**HERE, "reason": "r"}),
+        Case("StopBatchOperation", "no reason", job),
+        Case("StopBatchOperation", "unknown job", {**job, "reason": "r"}, MISSING),
+        Case("DescribeBatchOperation", "no job id", HERE),
+        Case("DescribeBatchOperation", "unknown job", job, MISSING),
+        Case("ListBatchOperations", "a page token of nobody", {**HERE, "nextPageToken": BAD_TOKEN}),
+    ]
+
+
 def _by_token(rpc: str) -> list[Case]:
     return [
         Case(rpc, "no token", HERE),
@@ -279,6 +338,8 @@ def written() -> list[Case]:
     for rpc, rest in _ON_ACTIVITY.items():
         rows += _on_activity(rpc, rest)
     rows += _starts_of_activities()
+    rows += [*_pauses("PauseWorkflowExecution"), *_pauses("UnpauseWorkflowExecution")]
+    rows += _batches()
     for rpc in _TOKEN_RPCS:
         rows += _by_token(rpc)
     for rpc in _BY_ID_RPCS:
@@ -291,7 +352,9 @@ def written() -> list[Case]:
     return rows
 
 
-CHECKED_EARLY = frozenset((*_QUERIED, "ListSchedules", "ListSearchAttributes"))
+CHECKED_EARLY = frozenset(
+    (*_QUERIED, "ListSchedules", "ListBatchOperations", "ListSearchAttributes")
+)
 """RPCs that need nothing but a namespace."""
 
 WITHOUT_FAULT = frozenset(

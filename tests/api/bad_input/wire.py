@@ -7,6 +7,7 @@ import grpc
 from durably.service import (
     activity_control,
     admission,
+    batches,
     namespaces,
     queries,
     resets,
@@ -17,6 +18,7 @@ from durably.service import (
     updates,
     visibility,
     worker_tasks,
+    workflow_pause,
     workflows,
 )
 
@@ -26,6 +28,8 @@ HANDLERS = (
     activity_control.ActivityControl,
     standalone_activities.StandaloneActivities,
     standalone_control.StandaloneControl,
+    workflow_pause.WorkflowPause,
+    batches.Batches,
     resets.Resets,
     queries.Queries,
     updates.Updates,
