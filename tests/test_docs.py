@@ -132,7 +132,6 @@ NOT_YET = {
     "standalone activities": "StartActivityExecution",
     "Nexus": "PollNexusTaskQueue",
     "worker versioning and deployments": "SetWorkerDeploymentCurrentVersion",
-    "archival": "ListArchivedWorkflowExecutions",
     "batch operations": "StartBatchOperation",
     "pausing a workflow": "PauseWorkflowExecution",
     "workflow rules": "CreateWorkflowRule",

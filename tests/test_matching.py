@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durably.matching import POLLER_REMEMBERED_NS, Matching
+from durably.matching import POLLER_REMEMBERED_NS, SHUTDOWN_REMEMBERED_NS, Matching
 from durably.store.store import QueueKey, TaskKind
 
 QUEUE = QueueKey("namespace", TaskKind.WORKFLOW, "queue")
@@ -30,7 +30,7 @@ async def settle() -> None:
 
 
 def polling(matching: Matching, key: QueueKey = QUEUE, who: str = "w") -> "asyncio.Task[Any]":
-    waiting: Coroutine[Any, Any, Any] = matching.poll(key, who, None, LONG_S)
+    waiting: Coroutine[Any, Any, Any] = matching.poll(key, who, None, LONG_S, worker=who)
     return asyncio.create_task(waiting)
 
 
@@ -115,14 +115,34 @@ async def test_a_withdrawn_item_is_given_to_nobody() -> None:
     assert await matching.poll(QUEUE, "w", None, 0) is None
 
 
-async def test_the_polls_of_one_worker_are_ended() -> None:
-    matching = Matching(Clock())
+async def test_the_polls_of_a_worker_that_shuts_down_are_ended() -> None:
+    clock = Clock()
+    matching = Matching(clock)
     leaving, staying = polling(matching, who="leaves"), polling(matching, who="stays")
     await settle()
-    assert matching.cancel_polls(QUEUE, "leaves") == 1
+    assert matching.shut_down("leaves") == 1
     assert await leaving is None
+    assert await polling(matching, who="leaves") is None
     matching.add(QUEUE, "a")
     assert await staying == "a"
+    clock.now_ns += SHUTDOWN_REMEMBERED_NS + 1
+    back = polling(matching, who="leaves")
+    await settle()
+    matching.add(QUEUE, "b")
+    assert await back == "b"
+
+
+async def test_a_poll_that_is_being_served_ends_with_its_task() -> None:
+    matching = Matching(Clock())
+    served, let_go = polling(matching, who="leaves"), polling(matching, who="leaves")
+    await settle()
+    first, second = matching.reserve(QUEUE), matching.reserve(QUEUE)
+    assert first is not None
+    assert second is not None
+    matching.shut_down("leaves")
+    assert matching.deliver(first, "a")
+    matching.release(second)
+    assert (await served, await let_go) == ("a", None)
 
 
 async def test_a_sticky_queue_is_a_queue_of_its_own() -> None:
@@ -166,7 +186,8 @@ class Trace:
     """What went in, what came out, while polls come, go, and are reserved."""
 
     def __init__(self) -> None:
-        self.matching = Matching(Clock())
+        self.clock = Clock()
+        self.matching = Matching(self.clock)
         self.polls: list[asyncio.Task[Any]] = []
         self.reserved: list[Any] = []
         self.added = 0
@@ -193,7 +214,8 @@ class Trace:
             case "release" if self.reserved:
                 self.matching.release(self.reserved.pop())
             case "end":
-                self.matching.cancel_polls(QUEUE, f"w{which % 2}")
+                self.matching.shut_down(f"w{which % 2}")
+                self.clock.now_ns += which * SHUTDOWN_REMEMBERED_NS
             case "turn":
                 await settle()
 

@@ -53,6 +53,7 @@ class Config:
     workflow_task_timeout_default_s: float = 10.0
     workflow_task_timeout_max_s: float = 120.0
     sticky_poller_unavailable_s: float = 10.0
+    worker_remembered_s: float = 300.0
     shutdown_drain_s: float = 5.0
 
     # Pages and memory
@@ -60,6 +61,7 @@ class Config:
     history_page_bytes_max: int = 4 * MIB
     list_page_size_default: int = 20
     list_page_size_max: int = 1000
+    workers_max: int = 100_000
     cached_executions_max: int = 20_000
     cached_history_bytes_per_execution: int = 256 * 1024
 

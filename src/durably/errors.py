@@ -10,6 +10,7 @@ Each class carries its gRPC status; those with a detail message carry it as the 
 from enum import IntEnum
 
 from google.protobuf.message import Message
+from temporalio.api.enums.v1 import namespace_pb2 as namespace_enums
 from temporalio.api.errordetails.v1 import message_pb2 as details
 
 
@@ -89,6 +90,25 @@ class NamespaceNotFound(Refusal):
         super().__init__(
             f"Namespace {namespace} is not found.",
             details.NamespaceNotFoundFailure(namespace=namespace),
+        )
+
+
+class NamespaceDeleted(Refusal):
+    """The namespace is being deleted; only its description can still be had."""
+
+    status = Status.FAILED_PRECONDITION
+
+    def __init__(self, namespace: str) -> None:
+        super().__init__(
+            "Namespace has invalid state: Deleted. Must be Registered or Deprecated.",
+            details.NamespaceInvalidStateFailure(
+                namespace=namespace,
+                state=namespace_enums.NAMESPACE_STATE_DELETED,
+                allowed_states=[
+                    namespace_enums.NAMESPACE_STATE_REGISTERED,
+                    namespace_enums.NAMESPACE_STATE_DEPRECATED,
+                ],
+            ),
         )
 
 

@@ -28,6 +28,12 @@ class Poll:
     attributes: Any
     started_ns: int
     result: asyncio.Future[Any]
+    worker: str = ""
+    """The key of the worker's instance, if it gave one; it names the worker when that shuts down."""
+    reserved: bool = False
+    """Taken for a task whose commit is on its way: whatever ends polls waits for that."""
+    overdue: bool = False
+    """It was to end while it was reserved."""
 
 
 @dataclass(slots=True)
@@ -49,6 +55,9 @@ class Queue:
     """Whether the rows that a former server left in the store have been added to the backlog."""
 
 
+SHUTDOWN_REMEMBERED_NS = 30 * 1_000_000_000
+"""How long polls of a worker that has shut down are answered at once: they may be on their way."""
+
 POLLER_REMEMBERED_NS = 300 * 1_000_000_000
 """How long a poller is listed after its last poll (DescribeTaskQueue: about five minutes)."""
 
@@ -59,6 +68,8 @@ class Matching:
     def __init__(self, clock: Callable[[], int]) -> None:
         self._clock = clock
         self._queues: dict[QueueKey, Queue] = {}
+        self._polls_of: dict[str, set[Poll]] = {}
+        self._shut_down: OrderedDict[str, int] = OrderedDict()
 
     def queue(self, key: QueueKey) -> Queue:
         found = self._queues.get(key)
@@ -74,6 +85,7 @@ class Matching:
         while queue.waiting:
             poll, _ = queue.waiting.popitem(last=False)
             if not poll.result.done():
+                poll.reserved = True
                 return poll
         return None
 
@@ -86,10 +98,13 @@ class Matching:
 
     def release(self, poll: Poll) -> None:
         """Give a reserved poller back: first in line, or served from the backlog at once."""
+        poll.reserved = False
         if poll.result.done():
             return
         queue = self.queue(poll.key)
-        if queue.backlog:
+        if poll.overdue:
+            poll.result.set_result(None)
+        elif queue.backlog:
             poll.result.set_result(queue.backlog.popleft())
         else:
             queue.waiting[poll] = None
@@ -115,18 +130,29 @@ class Matching:
         queue.backlog.remove(item)
         return True
 
-    async def poll(self, key: QueueKey, identity: str, attributes: Any, timeout_s: float) -> Any:
+    async def poll(
+        self,
+        key: QueueKey,
+        identity: str,
+        attributes: Any,
+        timeout_s: float,
+        worker: str = "",
+    ) -> Any:
         """The next item of the queue, or None when `timeout_s` passes without one.
 
         Cancelling the call takes the poller out of the queue; an item it was just given goes back.
         """
+        if self._has_shut_down(worker):
+            return None
         queue = self.queue(key)
         self._remember(queue, identity, attributes)
         if queue.backlog:
             return queue.backlog.popleft()
         loop = asyncio.get_running_loop()
-        poll = Poll(key, identity, attributes, self._clock(), loop.create_future())
+        poll = Poll(key, identity, attributes, self._clock(), loop.create_future(), worker)
         queue.waiting[poll] = None
+        if worker:
+            self._polls_of.setdefault(worker, set()).add(poll)
         timer = loop.call_later(timeout_s, _expire, poll)
         try:
             return await poll.result
@@ -137,13 +163,28 @@ class Matching:
             timer.cancel()
             self._forget(queue, poll)
 
-    def cancel_polls(self, key: QueueKey, identity: str) -> int:
-        """Answer a worker's waiting polls with nothing (it is shutting down); how many."""
-        queue = self._queues.get(key)
-        ended = [p for p in queue.waiting if p.identity == identity] if queue else []
-        for poll in ended:
+    def shut_down(self, worker: str) -> int:
+        """A worker ends: its waiting polls are answered with nothing, and so are those that come
+        late; how many waited. One that is being served in this moment gets its task."""
+        polls = self._polls_of.get(worker, set())
+        for poll in polls:
             _expire(poll)
-        return len(ended)
+        now_ns = self._clock()
+        self._shut_down[worker] = now_ns
+        self._shut_down.move_to_end(worker)
+        while next(iter(self._shut_down.values())) < now_ns - SHUTDOWN_REMEMBERED_NS:
+            self._shut_down.popitem(last=False)
+        return len(polls)
+
+    def _has_shut_down(self, worker: str) -> bool:
+        at_ns = self._shut_down.get(worker) if worker else None
+        return at_ns is not None and at_ns >= self._clock() - SHUTDOWN_REMEMBERED_NS
+
+    def forget_poller(self, key: QueueKey, identity: str) -> None:
+        """A worker that has left a queue is not listed any more."""
+        queue = self._queues.get(key)
+        if queue is not None:
+            queue.pollers.pop(identity, None)
 
     def forget_pollers(self, key: QueueKey) -> None:
         """The worker behind this queue is gone: answer its polls, and expect no others."""
@@ -154,6 +195,12 @@ class Matching:
             _expire(poll)
         queue.waiting.clear()
         queue.pollers.clear()
+
+    def forget_namespace(self, namespace_id: str) -> None:
+        """All its queues go; who polls them is answered with nothing."""
+        for key in [key for key in self._queues if key.namespace_id == namespace_id]:
+            self.forget_pollers(key)
+            del self._queues[key]
 
     def end_all_polls(self) -> None:
         """Answer every waiting poll with nothing: the server drains."""
@@ -202,8 +249,15 @@ class Matching:
         if seen is not None:
             seen.at_ns = self._clock()
         queue.waiting.pop(poll, None)
+        polls = self._polls_of.get(poll.worker)
+        if polls is not None:
+            polls.discard(poll)
+            if not polls:
+                del self._polls_of[poll.worker]
 
 
 def _expire(poll: Poll) -> None:
-    if not poll.result.done():
+    if poll.reserved:
+        poll.overdue = True
+    elif not poll.result.done():
         poll.result.set_result(None)

@@ -13,6 +13,7 @@ from typing import Any
 
 import h2corn
 
+from durably.background import namespaces as namespace_removal
 from durably.background import outbox, time_skipping, timers
 from durably.background.batches import BatchWork
 from durably.clock import SkippingClock
@@ -39,6 +40,7 @@ from durably.service.transact import Executions
 from durably.service.updates import Updates
 from durably.service.visibility import Visibility
 from durably.service.worker_tasks import WorkerTasks
+from durably.service.workers import Workers
 from durably.service.workflow_pause import WorkflowPause
 from durably.service.workflows import Workflows
 from durably.store.sqlite import SqliteStore
@@ -93,7 +95,7 @@ class Server:
         """Store, then what stands on it, then the port: the last to open is the first to close."""
         store = SqliteStore.open(self.config.store)
         stack.push_async_callback(store.close)
-        namespaces = Namespaces(store, self.config)
+        namespaces = Namespaces(store, self.config, self._clock)
         await namespaces.open()
         matching = Matching(self._clock)
         executions = Executions(
@@ -103,10 +105,12 @@ class Server:
         queries = Queries(executions, namespaces)
         activity_control = ActivityControl(executions, namespaces)
         batches = Batches(executions, namespaces)
+        workers = Workers(namespaces, self._clock, self.config)
         handlers = (
             workflows,
             batches,
-            WorkerTasks(executions, namespaces, queries),
+            WorkerTasks(executions, namespaces, queries, workers),
+            workers,
             activity_control,
             WorkflowPause(executions, namespaces),
             StandaloneActivities(executions, namespaces),
@@ -117,7 +121,9 @@ class Server:
             Visibility(executions, namespaces),
             Schedules(executions, namespaces, workflows),
             namespaces,
-            System(executions, namespaces, await _cluster_id(store), "sqlite"),
+            System(
+                executions, namespaces, await _cluster_id(store), "sqlite", lambda: self.address
+            ),
         )
         table = admission.table(handlers)
         if self._skipping is not None:
@@ -134,6 +140,7 @@ class Server:
             BatchWork(executions, batches, admission.answers(table)),
         )
         _run_beside(stack, deliveries.run(), "outbox")
+        _run_beside(stack, namespace_removal.run(executions, namespaces), "namespace removal")
         if self._skipping is not None:
             skips = time_skipping.run(executions, self._skipping, deliveries.delivering)
             _run_beside(stack, skips, "time skipping")

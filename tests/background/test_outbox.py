@@ -26,6 +26,7 @@ from durably.service.namespaces import Namespaces
 from durably.service.queries import Queries
 from durably.service.transact import Execution, Executions
 from durably.service.worker_tasks import WorkerTasks
+from durably.service.workers import Workers
 from durably.service.workflows import Workflows
 from durably.store.sqlite import SqliteStore
 from durably.store.visibility_query import parse
@@ -47,7 +48,8 @@ class Parts:
         )
         self.workflows = Workflows(self.executions, namespaces)
         queries = Queries(self.executions, namespaces)
-        self.workers = WorkerTasks(self.executions, namespaces, queries)
+        listed = Workers(namespaces, time.time_ns, CONFIG)
+        self.workers = WorkerTasks(self.executions, namespaces, queries, listed)
         self.outbox = Outbox(
             self.executions,
             self.workflows.start_child,
@@ -108,7 +110,7 @@ class Parts:
 @pytest_asyncio.fixture
 async def parts() -> AsyncIterator[Parts]:
     store = SqliteStore.open("memory:")
-    namespaces = Namespaces(store, CONFIG)
+    namespaces = Namespaces(store, CONFIG, time.time_ns)
     await namespaces.open()
     yield Parts(store, namespaces)
     await store.close()

@@ -58,7 +58,9 @@ class Rpc:
         return await self.handler(request, call)
 
 
-WITHOUT_NAMESPACE = frozenset(("RegisterNamespace", "DescribeNamespace", "UpdateNamespace"))
+WITHOUT_NAMESPACE = frozenset(
+    ("RegisterNamespace", "DescribeNamespace", "UpdateNamespace", "DeleteNamespace")
+)
 """RPCs whose `namespace` is checked by their handler: it may be an id instead, or is to be made."""
 
 LONG_POLLS = frozenset(

@@ -3,8 +3,10 @@
 Rule 1: the cache in memory is what the store has; a change is in it only after its commit.
 """
 
+import asyncio
 import re
 import uuid
+from collections.abc import Callable
 
 import msgspec
 from msgspec import Struct, field
@@ -19,8 +21,10 @@ from durably.config import Config
 from durably.engine.apply import SECOND_NS, nanoseconds
 from durably.errors import (
     AlreadyExists,
+    FailedPrecondition,
     InvalidArgument,
     NamespaceAlreadyExists,
+    NamespaceDeleted,
     NamespaceNotFound,
     NotFound,
 )
@@ -31,6 +35,8 @@ from durably.store.visibility_query import PREDEFINED, SYSTEM_COLUMNS
 SYSTEM_NAMESPACE = "temporal-system"
 CLUSTER = "active"
 RETENTION_MIN_NS = 3600 * SECOND_NS
+DELETED_ID_CHARS = 5
+"""So much of its id is in the name of a namespace that is being deleted, as with Temporal."""
 NAME_PATTERN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_\-.]{1,998}")
 
 SYSTEM_TYPES = {
@@ -77,6 +83,12 @@ class Namespace(Struct):
     retention_ns: int = 0
     search_attributes: dict[str, str] = field(default_factory=dict)
     """Custom search attributes: name -> type name."""
+    remove_after_ns: int = 0
+    """Of one that is deleted: until then it can still be described."""
+
+    @property
+    def deleted(self) -> bool:
+        return self.state == namespace_enums.NAMESPACE_STATE_DELETED
 
 
 _decoder = msgspec.msgpack.Decoder(Namespace)
@@ -85,11 +97,13 @@ _decoder = msgspec.msgpack.Decoder(Namespace)
 class Namespaces:
     """All namespaces of this store, and the RPCs about them."""
 
-    def __init__(self, store: Store, config: Config) -> None:
+    def __init__(self, store: Store, config: Config, clock: Callable[[], int]) -> None:
         self._store = store
+        self._clock = clock
         self._config = config
         self._by_name: dict[str, Namespace] = {}
         self._by_id: dict[str, Namespace] = {}
+        self.removal_wanted = asyncio.Event()
 
     async def open(self) -> None:
         """Read what the store has, and make the namespaces that the configuration names."""
@@ -106,9 +120,9 @@ class Namespaces:
     # --- For other services -------------------------------------------------------------------
 
     def by_name(self, name: str) -> Namespace:
-        found = self._by_name.get(name)
-        if found is None:
-            raise NamespaceNotFound(name)
+        found = self._described(name)
+        if found.deleted:
+            raise NamespaceDeleted(name)
         return found
 
     def id_of(self, name: str) -> str:
@@ -117,6 +131,15 @@ class Namespaces:
     def retention_ns(self, namespace_id: str) -> int:
         found = self._by_id.get(namespace_id)
         return found.retention_ns if found else int(self._config.retention_default_s * SECOND_NS)
+
+    def deleted(self) -> list[Namespace]:
+        """Those whose executions are to be removed, and then they themselves."""
+        return [each for each in self._by_id.values() if each.deleted]
+
+    async def remove(self, namespace: Namespace) -> None:
+        """A deleted namespace whose executions are gone goes too."""
+        await self._store.delete_namespace(namespace.namespace_id)
+        self._drop(namespace)
 
     # --- RPCs ---------------------------------------------------------------------------------
 
@@ -170,7 +193,9 @@ class Namespaces:
     async def update_namespace(
         self, request: ws.UpdateNamespaceRequest, call: Call
     ) -> ws.UpdateNamespaceResponse:
-        changed = self._copy(self._named(request.namespace, ""))
+        if not request.namespace:
+            raise InvalidArgument("Namespace not set on request.")
+        changed = self._copy(self.by_name(request.namespace))
         info = request.update_info
         changed.description = info.description or changed.description
         changed.owner_email = info.owner_email or changed.owner_email
@@ -197,6 +222,23 @@ class Namespaces:
         changed.state = namespace_enums.NAMESPACE_STATE_DEPRECATED
         await self._replace(changed)
         return ws.DeprecateNamespaceResponse()
+
+    async def delete_namespace(
+        self, request: ops.DeleteNamespaceRequest, call: Call
+    ) -> ops.DeleteNamespaceResponse:
+        """Its name is free at once; its executions are removed afterwards, and then it itself."""
+        if request.namespace and request.namespace_id:
+            raise InvalidArgument("Only one of namespace name or Id should be set on request.")
+        changed = self._copy(self._named(request.namespace, request.namespace_id))
+        if changed.name == SYSTEM_NAMESPACE:
+            raise FailedPrecondition("unable to delete system namespace")
+        if not changed.deleted:
+            changed.name = f"{changed.name}-deleted-{changed.namespace_id[:DELETED_ID_CHARS]}"
+            changed.state = namespace_enums.NAMESPACE_STATE_DELETED
+            changed.remove_after_ns = self._clock() + nanoseconds(request.namespace_delete_delay)
+            await self._replace(changed)
+        self.removal_wanted.set()
+        return ops.DeleteNamespaceResponse(deleted_namespace=changed.name)
 
     async def list_search_attributes(
         self, request: ops.ListSearchAttributesRequest, call: Call
@@ -257,7 +299,14 @@ class Namespaces:
             return found
         if not name:
             raise InvalidArgument("Namespace not set on request.")
-        return self.by_name(name)
+        return self._described(name)
+
+    def _described(self, name: str) -> Namespace:
+        """A namespace by its name, even if it is being deleted."""
+        found = self._by_name.get(name)
+        if found is None:
+            raise NamespaceNotFound(name)
+        return found
 
     def _copy(self, namespace: Namespace) -> Namespace:
         return _decoder.decode(msgspec.msgpack.encode(namespace))
@@ -275,7 +324,15 @@ class Namespaces:
             msgspec.msgpack.encode(namespace),
         )
         await self._store.put_namespace(row, expected_version)
+        before = self._by_id.get(namespace.namespace_id)
+        if before is not None:
+            self._drop(before)
         self._keep(namespace)
+
+    def _drop(self, namespace: Namespace) -> None:
+        if self._by_name.get(namespace.name) is namespace:
+            del self._by_name[namespace.name]
+        self._by_id.pop(namespace.namespace_id, None)
 
     def _keep(self, namespace: Namespace) -> None:
         self._by_name[namespace.name] = namespace
@@ -292,6 +349,8 @@ class Namespaces:
                 id=namespace.namespace_id,
                 capabilities=namespace_messages.NamespaceInfo.Capabilities(
                     workflow_pause=True,
+                    worker_heartbeats=True,
+                    worker_poll_complete_on_shutdown=True,
                     standalone_activities=True,
                     standalone_activity_start_delay=True,
                     standalone_activity_operator_commands=True,

@@ -1,11 +1,13 @@
 """RPCs about the server itself: what it can do, its cluster, its task queues."""
 
+from collections.abc import Callable
+
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.operatorservice.v1 import request_response_pb2 as ops
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
-from durably.errors import InvalidArgument
+from durably.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from durably.matching import PollerSeen
 from durably.service.admission import Call
 from durably.service.describe import set_time
@@ -24,12 +26,14 @@ class System:
         namespaces: Namespaces,
         cluster_id: str,
         store_name: str,
+        address: Callable[[], str],
     ) -> None:
         self._executions = executions
         self._matching = executions.matching
         self._namespaces = namespaces
         self._cluster_id = cluster_id
         self._store_name = store_name
+        self._address = address
 
     async def get_system_info(
         self, request: ws.GetSystemInfoRequest, call: Call
@@ -87,6 +91,46 @@ class System:
                     is_connection_enabled=True,
                 )
             ]
+        )
+
+    async def add_or_update_remote_cluster(
+        self, request: ops.AddOrUpdateRemoteClusterRequest, call: Call
+    ) -> ops.AddOrUpdateRemoteClusterResponse:
+        """There is one cluster, and it replicates to no other."""
+        if request.frontend_address == self._address():
+            raise InvalidArgument(
+                "Unable connect to remote cluster with invalid config:"
+                " Cannot update current cluster metadata from rpc calls."
+            )
+        raise Unavailable(
+            f"Unable connect to remote cluster {request.frontend_address} with error:"
+            " this server does not replicate to other clusters."
+        )
+
+    async def remove_remote_cluster(
+        self, request: ops.RemoveRemoteClusterRequest, call: Call
+    ) -> ops.RemoveRemoteClusterResponse:
+        if request.cluster_name == CLUSTER:
+            raise FailedPrecondition(
+                "Unable to delete cluster info with error: Cannot delete current cluster metadata."
+            )
+        raise NotFound("The cluster to be deleted cannot be found in clusters cache.")
+
+    async def list_task_queue_partitions(
+        self, request: ws.ListTaskQueuePartitionsRequest, call: Call
+    ) -> ws.ListTaskQueuePartitionsResponse:
+        """A queue has one partition, which is called like the queue."""
+        self._namespaces.id_of(request.namespace)
+        name = request.task_queue.name
+        if not name:
+            raise InvalidArgument("TaskQueue is not set on request.")
+        if len(name) > self._executions.config.identifier_chars_max:
+            raise InvalidArgument("TaskQueue length exceeds limit.")
+        if name.startswith("/_sys/"):
+            raise InvalidArgument("task queue name cannot start with reserved prefix /_sys/")
+        partition = taskqueue.TaskQueuePartitionMetadata(key=name, owner_host_name=self._address())
+        return ws.ListTaskQueuePartitionsResponse(
+            activity_task_queue_partitions=[partition], workflow_task_queue_partitions=[partition]
         )
 
     async def describe_task_queue(

@@ -635,6 +635,19 @@ class Executions:
         self._forget(execution)
         await self.store.delete_execution(execution.execution_id)
 
+    async def delete_some(self, namespace_id: str, limit: int) -> int:
+        """Remove up to `limit` executions of a namespace, whatever they are doing; how many.
+
+        What was decided on one of them before is written before; what comes later is a Conflict.
+        """
+        found = await self.store.executions_of(namespace_id, limit)
+        for execution_id in found:
+            cached = self._cache.get(execution_id)
+            if cached is not None:
+                self._forget(cached)
+        await asyncio.gather(*(self.store.delete_execution(each) for each in found))
+        return len(found)
+
 
 def _key(state: AnyState) -> tuple[Kind, str, str]:
     return state.KIND, state.namespace_id, state.workflow_id

@@ -23,6 +23,8 @@ STATUS_NAMES = {
     number: name for name, number in visibility_query.STATUSES.items() if name != "Cancelled"
 }
 
+ARCHIVE_PAGE_SIZE_MAX = 10_000
+
 Page = tuple[list[workflow_messages.WorkflowExecutionInfo], bytes]
 
 
@@ -49,6 +51,15 @@ class Visibility:
             request.namespace, request.query, request.page_size, request.next_page_token
         )
         return ws.ScanWorkflowExecutionsResponse(executions=executions, next_page_token=token)
+
+    async def list_archived_workflow_executions(
+        self, request: ws.ListArchivedWorkflowExecutionsRequest, call: Call
+    ) -> ws.ListArchivedWorkflowExecutionsResponse:
+        """Nothing is archived: closed executions are kept for their retention, then removed."""
+        self._namespaces.id_of(request.namespace)
+        if request.page_size > ARCHIVE_PAGE_SIZE_MAX:
+            raise InvalidArgument(f"PageSize is larger than allowed {ARCHIVE_PAGE_SIZE_MAX}.")
+        raise InvalidArgument("Cluster is not configured for visibility archival.")
 
     async def list_open_workflow_executions(
         self, request: ws.ListOpenWorkflowExecutionsRequest, call: Call

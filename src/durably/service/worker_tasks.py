@@ -29,6 +29,7 @@ from durably.service.replies import (
 )
 from durably.service.standalone_activities import find_activity
 from durably.service.transact import Execution, Executions, Granted, new_id
+from durably.service.workers import Workers
 from durably.service.workflows import check_execution, poll_seconds
 from durably.store.store import Commit, QueueKey, TaskKind, TaskRow
 
@@ -45,11 +46,14 @@ Detailed = (
 class WorkerTasks:
     """Answers the RPCs of workers."""
 
-    def __init__(self, executions: Executions, namespaces: Namespaces, queries: Queries) -> None:
+    def __init__(
+        self, executions: Executions, namespaces: Namespaces, queries: Queries, workers: Workers
+    ) -> None:
         self._executions = executions
         self._matching = executions.matching
         self._namespaces = namespaces
         self._queries = queries
+        self._workers = workers
         self._config = executions.config
         self._context = commands.CommandContext(
             config=executions.config,
@@ -114,7 +118,8 @@ class WorkerTasks:
         seconds = poll_seconds(self._config.task_poll_timeout_s, call, self._executions.clock())
         if seconds <= 0:
             return None
-        return await self._matching.poll(key, request.identity, request, seconds)
+        worker = request.worker_instance_key
+        return await self._matching.poll(key, request.identity, request, seconds, worker)
 
     async def _load_backlog(self, key: QueueKey) -> None:
         """On the first poll of a queue: the tasks that a former server left in the store."""
@@ -258,8 +263,17 @@ class WorkerTasks:
     async def shutdown_worker(
         self, request: ws.ShutdownWorkerRequest, call: Call
     ) -> ws.ShutdownWorkerResponse:
-        """The worker leaves: its sticky queue is not waited for any more."""
+        """The worker leaves: its waiting polls end with nothing, so that no task goes to it any
+        more, and its sticky queue is not waited for."""
         namespace_id = self._namespaces.id_of(request.namespace)
+        if request.worker_instance_key and request.task_queue:
+            self._matching.shut_down(request.worker_instance_key)
+            for kind in request.task_queue_types or (TaskKind.WORKFLOW, TaskKind.ACTIVITY):
+                if kind in (TaskKind.WORKFLOW, TaskKind.ACTIVITY):
+                    key = QueueKey(namespace_id, TaskKind(kind), request.task_queue)
+                    self._matching.forget_poller(key, request.identity)
+        if request.HasField("worker_heartbeat"):
+            self._workers.record(namespace_id, request.worker_heartbeat)
         if request.sticky_task_queue:
             key = QueueKey(namespace_id, TaskKind.WORKFLOW, request.sticky_task_queue)
             self._matching.forget_pollers(key)

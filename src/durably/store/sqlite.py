@@ -121,6 +121,14 @@ NAMESPACES = "SELECT namespace_id, name, version, record FROM namespaces ORDER B
 CREATE_NAMESPACE = "INSERT INTO namespaces VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 UPDATE_NAMESPACE = """UPDATE namespaces SET name = ?, version = ?, record = ?
     WHERE namespace_id = ? AND version = ?"""
+# A namespace that has no executions any more.
+DELETE_NAMESPACE = (
+    "DELETE FROM tasks WHERE namespace_id = ?",
+    "DELETE FROM namespaces WHERE namespace_id = ?",
+)
+# Some executions of a namespace.
+EXECUTIONS_OF = """SELECT execution_id FROM executions WHERE shard = 0 AND namespace_id = ?
+    LIMIT ?"""
 METADATA = "SELECT value FROM metadata WHERE key = ?"
 PUT_METADATA = "INSERT OR REPLACE INTO metadata VALUES (?, ?)"
 DELETE_EXECUTION = (
@@ -306,6 +314,13 @@ class SqliteStore:
 
         return self._submit(put)
 
+    def delete_namespace(self, namespace_id: str) -> asyncio.Future[None]:
+        def delete(connection: sqlite3.Connection) -> None:
+            for statement in DELETE_NAMESPACE:
+                connection.execute(statement, (namespace_id,))
+
+        return self._submit(delete)
+
     def put_metadata(self, key: str, value: bytes) -> asyncio.Future[None]:
         return self._submit(lambda connection: _put_metadata(connection, key, value))
 
@@ -406,6 +421,9 @@ class SqliteStore:
             TaskRow(task_id, queue, execution_id, scheduled, stamp, created_ns, bool(sticky))
             for task_id, execution_id, scheduled, stamp, created_ns, sticky in rows
         ]
+
+    async def executions_of(self, namespace_id: str, limit: int) -> list[int]:
+        return [row[0] for row in self._rows(EXECUTIONS_OF, (namespace_id, limit))]
 
     async def namespaces(self) -> list[NamespaceRow]:
         return [NamespaceRow(*row) for row in self._rows(NAMESPACES, ())]

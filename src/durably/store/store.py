@@ -215,6 +215,12 @@ class Store(Protocol):
     def put_namespace(self, row: NamespaceRow, expected_version: int) -> asyncio.Future[None]:
         """Write a namespace; version 0 creates it. Conflict if another was first."""
 
+    def delete_namespace(self, namespace_id: str) -> asyncio.Future[None]:
+        """Remove a namespace whose executions are all gone, and what is stored of its queues."""
+
+    async def executions_of(self, namespace_id: str, limit: int) -> list[int]:
+        """Ids of some executions of a namespace, of any kind."""
+
     def put_metadata(self, key: str, value: bytes) -> asyncio.Future[None]: ...
 
     async def load(self, execution_id: int) -> StoredExecution | None: ...

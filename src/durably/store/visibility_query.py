@@ -116,7 +116,7 @@ def parse(
     text = text.strip()
     if not text:
         return Query()
-    statement = _statement(text)
+    statement = parse_statement(text)
     if statement.args.get("order"):
         raise InvalidArgument("invalid query: operation is not supported: 'ORDER BY' clause")
     for clause in ("limit", "having", "offset", "joins"):
@@ -129,7 +129,8 @@ def parse(
     return Query(sql, tuple(writer.values), group_by, group_type)
 
 
-def _statement(text: str) -> exp.Select:
+def parse_statement(text: str) -> exp.Select:
+    """The text as the WHERE clause of a statement; raises InvalidArgument."""
     rewritten = _rewrite_starts_with(text)
     keyword = "" if re.match(r"(?i)(group|order)\s+by\b", rewritten) else "WHERE "
     try:

@@ -319,6 +319,16 @@ def written() -> list[Case]:
         Case("PollWorkflowTaskQueue", "no task queue", HERE),
         Case("PollActivityTaskQueue", "no task queue", HERE),
         Case("DescribeTaskQueue", "no task queue", HERE),
+        Case("ListTaskQueuePartitions", "no task queue", HERE),
+        Case("ListArchivedWorkflowExecutions", "no archive", HERE),
+        Case("AddOrUpdateRemoteCluster", "no address", {}, StatusCode.UNAVAILABLE),
+        Case("RemoveRemoteCluster", "unknown cluster", {"clusterName": "x"}, MISSING),
+        Case("DescribeWorker", "unknown worker", {**HERE, "workerInstanceKey": "w"}, MISSING),
+        Case("ListWorkers", "malformed page token", {**HERE, "nextPageToken": "bm90"}),
+        Case("DeleteNamespace", "no name", {}),
+        Case("DeleteNamespace", "unknown", {"namespace": "nowhere"}, MISSING),
+        Case("DeleteNamespace", "unknown id", {"namespaceId": "nowhere"}, MISSING),
+        Case("DeleteNamespace", "name and id", {"namespace": "default", "namespaceId": "x"}),
         Case("PollWorkflowExecutionUpdate", "no reference", HERE),
         Case("RegisterNamespace", "no name", {"workflowExecutionRetentionPeriod": "86400s"}),
         Case("RegisterNamespace", "no retention", {"namespace": "fresh"}),
@@ -344,6 +354,11 @@ def written() -> list[Case]:
         rows += _by_token(rpc)
     for rpc in _BY_ID_RPCS:
         rows += _by_id(rpc)
+    for rpc in ("ListWorkers", "CountWorkers"):
+        rows.append(Case(rpc, "malformed query", {**HERE, "query": "SdkName = = 'x'"}))
+        rows.append(Case(rpc, "unknown field", {**HERE, "query": "Nope = 'x'"}))
+    for rpc in ("FetchWorkerConfig", "UpdateWorkerConfig"):
+        rows.append(Case(rpc, "not enabled", HERE, StatusCode.UNIMPLEMENTED))
     for rpc in _QUERIED:
         rows.append(Case(rpc, "malformed query", {**HERE, "query": "RunId = = 'x'"}))
         rows.append(Case(rpc, "unknown attribute", {**HERE, "query": "Nope = 'x'"}))

@@ -129,7 +129,8 @@ def messages(draw: st.DrawFn, kind: type[Message]) -> Message:
     return draw_message(draw, kind.DESCRIPTOR, 3)
 
 
-@pytest.mark.parametrize("rpc", sorted(PATHS))
+# A namespace that is deleted would be missing in all that follows.
+@pytest.mark.parametrize("rpc", sorted(PATHS.keys() - {"DeleteNamespace"}))
 @settings(
     max_examples=15,
     deadline=None,

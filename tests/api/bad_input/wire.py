@@ -18,6 +18,7 @@ from durably.service import (
     updates,
     visibility,
     worker_tasks,
+    workers,
     workflow_pause,
     workflows,
 )
@@ -25,6 +26,7 @@ from durably.service import (
 HANDLERS = (
     workflows.Workflows,
     worker_tasks.WorkerTasks,
+    workers.Workers,
     activity_control.ActivityControl,
     standalone_activities.StandaloneActivities,
     standalone_control.StandaloneControl,
