@@ -2,8 +2,7 @@
 
 Rule 1: what is done to an execution is the RPC that does it to one, under a request id made of the
         batch's run and the execution's: a page that is done again after a crash applies once.
-Rule 2: only executions that were there when the batch began are acted on, once each: a run that the
-        batch itself has started (by a reset) or closed is passed over where a query finds it again.
+Rule 2: a page is about a second's work, so that a stop is heard soon and the counts are fresh.
 """
 
 import asyncio
@@ -15,6 +14,7 @@ from google.protobuf.message import Message
 
 from durably.engine.batch import machine
 from durably.engine.batch.state import BatchState
+from durably.engine.state import BatchTarget
 from durably.errors import (
     DeadlineExceeded,
     Internal,
@@ -23,12 +23,13 @@ from durably.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from durably.service.batch_requests import Target, request_of
+from durably.service.batch_requests import request_of
 from durably.service.batches import Batches
 from durably.service.transact import Execution, Executions
 
 logger = logging.getLogger(__name__)
 
+PAGE_MAX = 200
 CONCURRENT_MAX = 50
 ATTEMPTS_MAX = 6
 FIRST_RETRY_S = 0.1
@@ -55,50 +56,89 @@ class _Pace:
 
 
 class BatchWork:
-    """The batch operations that this node works on."""
+    """The batch operations that this node works on, each in a task of its own: they may take hours."""
 
     def __init__(self, executions: Executions, batches: Batches, answer: Answer) -> None:
         self._executions = executions
         self._batches = batches
         self._answer = answer
-        self._under_way: set[int] = set()
+        self._under_way: dict[int, asyncio.Task[None]] = {}
 
-    async def work(self, batch: Execution[BatchState]) -> None:
+    def begin(self, batch: Execution[BatchState]) -> None:
         """Work on a batch until it closes. One that is worked on already is left alone."""
-        if batch.execution_id in self._under_way:
-            return
-        self._under_way.add(batch.execution_id)
+        execution_id = batch.execution_id
+        if execution_id not in self._under_way:
+            task = asyncio.create_task(self._work_logged(execution_id))
+            self._under_way[execution_id] = task
+            task.add_done_callback(lambda _: self._under_way.pop(execution_id, None))
+
+    def working(self) -> bool:
+        return bool(self._under_way)
+
+    def close(self) -> None:
+        for task in list(self._under_way.values()):
+            task.cancel()
+
+    async def _work_logged(self, execution_id: int) -> None:
+        """Work that ends early is left to the batch's deadline, which asks for it again."""
         try:
-            pace = _Pace(self._per_second(batch.state))
-            while batch.state.running:
-                await self._page(batch, pace)
-                batch = await self._executions.get(batch.execution_id)
-        finally:
-            self._under_way.discard(batch.execution_id)
+            await self._work(execution_id)
+        except NotFound:
+            pass  # The batch is gone.
+        except Refusal as refusal:
+            logger.warning("batch %s will be gone on with: %s", execution_id, refusal.message)
+        except Exception:
+            logger.exception("work on batch %s failed", execution_id)
+
+    async def _work(self, execution_id: int) -> None:
+        batch = await self._executions.get(execution_id)
+        pace = _Pace(self._per_second(batch.state))
+        while batch.state.running:
+            if batch.state.page:
+                await self._do_page(batch, pace)
+            else:
+                await self._take_page(batch, pace)
+            batch = await self._executions.get(execution_id)
 
     def _per_second(self, state: BatchState) -> float:
         limit = self._executions.config.batch_executions_per_s_max
         asked = state.request.max_operations_per_second
         return min(asked, limit) if asked > 0 else limit
 
-    async def _page(self, batch: Execution[BatchState], pace: _Pace) -> None:
-        state = batch.state
-        after = state.cursor
-        targets, cursor = await self._batches.targets(state, after)
-        slots = asyncio.Semaphore(CONCURRENT_MAX)
-
-        async def one(target: Target) -> bool:
-            async with slots:
-                await pace.turn()
-                return await self._act(state, target)
-
-        done = await asyncio.gather(*(one(target) for target in targets))
+    async def _take_page(self, batch: Execution[BatchState], pace: _Pace) -> None:
+        after = batch.state.cursor
+        size = max(1, min(PAGE_MAX, int(pace.per_second)))
+        try:
+            page, cursor = await self._batches.page(batch.state, after, size)
+        except TRIED_AGAIN:
+            raise
+        except Refusal as refusal:
+            reason = refusal.message
+            logger.warning("batch %s has failed: %s", batch.state.workflow_id, reason)
+            await self._executions.transact(batch.execution_id, lambda t: machine.fail(t, reason))
+            return
         await self._executions.transact(
-            batch.execution_id,
-            lambda t: machine.advance(t, after, cursor, sum(done), len(done) - sum(done)),
+            batch.execution_id, lambda t: machine.take(t, after, page, cursor)
         )
 
-    async def _act(self, state: BatchState, target: Target) -> bool:
+    async def _do_page(self, batch: Execution[BatchState], pace: _Pace) -> None:
+        page = batch.state.page
+        slots = asyncio.Semaphore(CONCURRENT_MAX)
+
+        async def one(target: BatchTarget) -> bool | None:
+            """Whether it could be done; None: the batch was stopped before."""
+            async with slots:
+                await pace.turn()
+                state = (await self._executions.get(batch.execution_id)).state
+                return await self._act(state, target) if state.running else None
+
+        ends = await asyncio.gather(*(one(target) for target in page))
+        completed, failed = ends.count(True), ends.count(False)
+        await self._executions.transact(
+            batch.execution_id, lambda t: machine.done(t, page, completed, failed)
+        )
+
+    async def _act(self, state: BatchState, target: BatchTarget) -> bool:
         """Whether it could be done. An execution that is gone or closed needs nothing done."""
         for attempt in range(ATTEMPTS_MAX):
             try:

@@ -86,10 +86,12 @@ class Outbox:
         finally:
             for task in list(self._under_way):
                 task.cancel()
+            self._batches.close()
 
     def delivering(self) -> bool:
         """Whether anything is on its way, or waits to be."""
-        return bool(self._under_way) or not self._executions.deliveries.empty()
+        waiting = not self._executions.deliveries.empty()
+        return waiting or bool(self._under_way) or self._batches.working()
 
     async def _deliver_logged(self, execution_id: int, delivery: Delivery) -> None:
         """One that fails is left to the sender's deadline, which asks for it again."""
@@ -125,7 +127,7 @@ class Outbox:
             case StartScheduled():
                 await self._scheduled.start(sender, delivery.action)
             case WorkOnBatch():
-                await self._batches.work(sender)
+                self._batches.begin(sender)
             case EndScheduled():
                 await self._scheduled.end(sender, delivery.action)
             case _:

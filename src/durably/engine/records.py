@@ -9,7 +9,7 @@ Times are nanoseconds since the epoch. Bytes fields hold serialized API messages
 
 from msgspec import Struct
 
-from durably.engine.state import ScheduledBy
+from durably.engine.state import BatchTarget, ScheduledBy
 
 
 class Record(Struct, frozen=True, tag=True, tag_field="t", array_like=True, omit_defaults=True):
@@ -218,17 +218,30 @@ class BatchStarted(Record, frozen=True, tag="bs"):
     at_ns: int
 
 
-class BatchAdvanced(Record, frozen=True, tag="bp"):
-    """A page is done; the next begins at `cursor`."""
+class BatchPageTaken(Record, frozen=True, tag="bg"):
+    """What is done next, to which executions; the next page begins at `cursor` (empty: none does)."""
+
+    targets: tuple[BatchTarget, ...]
+    cursor: bytes = b""
+
+
+class BatchPageDone(Record, frozen=True, tag="bw"):
+    """It was tried with every execution of the page."""
 
     completed: int
     failed: int
-    cursor: bytes = b""
 
 
 class BatchEnded(Record, frozen=True, tag="be"):
     """The last page is done."""
 
+    at_ns: int
+
+
+class BatchFailed(Record, frozen=True, tag="bz"):
+    """Its executions cannot be found any more."""
+
+    reason: str
     at_ns: int
 
 
@@ -450,7 +463,9 @@ WorkflowRecord = (
 )
 """Of workflows alone."""
 
-BatchRecord = BatchStarted | BatchAdvanced | BatchEnded | BatchStopped
+BatchRecord = (
+    BatchStarted | BatchPageTaken | BatchPageDone | BatchEnded | BatchFailed | BatchStopped
+)
 
 ScheduleRecord = (
     ScheduleSet

@@ -47,6 +47,14 @@ class ScheduledBy(Struct, frozen=True):
     action: int
 
 
+class BatchTarget(Struct, frozen=True, array_like=True):
+    """One execution that a batch operation does something to: a workflow or a standalone activity."""
+
+    id: str
+    run_id: str
+    """Empty: there was none when the batch came to it."""
+
+
 class ExecutionState(Struct):
     """What every kind of execution has; `workflow_id` is the id its caller gave it."""
 

@@ -5,7 +5,6 @@ Rule 1: where the RPC knows request ids, it is given one that is made of the bat
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import Message
@@ -16,20 +15,13 @@ from temporalio.api.enums.v1 import reset_pb2 as reset_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine.batch.state import BatchState
-from durably.errors import InvalidArgument, Unimplemented
+from durably.engine.state import BatchTarget
+from durably.errors import InvalidArgument
 from durably.service.transact import Executions
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One execution that something is done to: a workflow, or a standalone activity."""
-
-    id: str
-    run_id: str
-
-
 async def request_of(
-    executions: Executions, state: BatchState, target: Target
+    executions: Executions, state: BatchState, target: BatchTarget
 ) -> tuple[str, Message]:
     """The RPC by which the batch is done to one execution, and its request."""
     asked = getattr(state.request, state.operation)
@@ -64,7 +56,10 @@ async def _reset(
     if point == "workflow_task_id":
         request.workflow_task_finish_event_id = options.workflow_task_id
     elif point == "build_id":
-        raise Unimplemented("a reset to the first task of a build id is not built yet")
+        base, request.workflow_task_finish_event_id = await _first_task_of(
+            executions, state, which, options
+        )
+        request.workflow_execution.run_id = base
     else:
         first = point == "first_workflow_task" or (
             asked.reset_type == reset_enums.RESET_TYPE_FIRST_WORKFLOW_TASK
@@ -91,6 +86,30 @@ async def _task_end(
     if not (completed or scheduled):
         raise InvalidArgument("no workflow task was scheduled yet")
     return completed or scheduled + 1
+
+
+async def _first_task_of(
+    executions: Executions,
+    state: BatchState,
+    which: common.WorkflowExecution,
+    options: common.ResetOptions,
+) -> tuple[str, int]:
+    """(run id, event id): where the build was at work first, in this run or one before it."""
+    found: tuple[str, int] | None = None
+    run_id = which.run_id
+    while run_id:
+        execution = await executions.find_or_none(state.namespace_id, which.workflow_id, run_id)
+        if execution is None:
+            break  # Its retention is over.
+        for point in execution.state.reset_points:
+            if options.build_id in (point.build_id, point.binary_checksum):
+                found = execution.state.run_id, point.first_workflow_task_completed_event_id
+        run_id = execution.state.started.continued_execution_run_id
+        if options.current_run_only:
+            break
+    if found is None:
+        raise InvalidArgument(f"can't find reset point for {options.build_id}")
+    return found
 
 
 Asked = (

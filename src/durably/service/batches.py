@@ -12,9 +12,11 @@ from temporalio.api.enums.v1 import reset_pb2 as reset_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
+from durably.engine import reset
 from durably.engine.batch import machine
+from durably.engine.batch.machine import Page
 from durably.engine.batch.state import BatchState
-from durably.engine.state import RUNNING, Kind
+from durably.engine.state import RUNNING, BatchTarget, Kind
 from durably.errors import (
     InvalidArgument,
     NotFound,
@@ -24,22 +26,20 @@ from durably.errors import (
     WorkflowExecutionAlreadyStarted,
 )
 from durably.service.admission import Call
-from durably.service.batch_requests import Target
 from durably.service.describe import set_time
 from durably.service.namespaces import Namespace, Namespaces
 from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
+from durably.service.workflows import RUN_ID
 from durably.store import visibility_query
-from durably.store.store import Conflict
+from durably.store.store import Conflict, VisibilityRow
 from durably.store.visibility_query import ACTIVITY_COLUMNS, Query
 
-PAGE = 200
-
 TYPES = {
-    "termination_operation": batch_enums.BATCH_OPERATION_TYPE_TERMINATE,
-    "signal_operation": batch_enums.BATCH_OPERATION_TYPE_SIGNAL,
-    "cancellation_operation": batch_enums.BATCH_OPERATION_TYPE_CANCEL,
-    "deletion_operation": batch_enums.BATCH_OPERATION_TYPE_DELETE,
-    "reset_operation": batch_enums.BATCH_OPERATION_TYPE_RESET,
+    "termination_operation": batch_enums.BATCH_OPERATION_TYPE_TERMINATE_WORKFLOW,
+    "signal_operation": batch_enums.BATCH_OPERATION_TYPE_SIGNAL_WORKFLOW,
+    "cancellation_operation": batch_enums.BATCH_OPERATION_TYPE_CANCEL_WORKFLOW,
+    "deletion_operation": batch_enums.BATCH_OPERATION_TYPE_DELETE_WORKFLOW,
+    "reset_operation": batch_enums.BATCH_OPERATION_TYPE_RESET_WORKFLOW,
     "unpause_activities_operation": batch_enums.BATCH_OPERATION_TYPE_UNPAUSE_ACTIVITY,
     "reset_activities_operation": batch_enums.BATCH_OPERATION_TYPE_RESET_ACTIVITY,
     "update_activity_options_operation": (batch_enums.BATCH_OPERATION_TYPE_UPDATE_ACTIVITY_OPTIONS),
@@ -52,7 +52,8 @@ OF_ACTIVITIES = (
     "terminate_activities_operation",
     "delete_activities_operation",
 )
-DELETIONS = ("deletion_operation", "delete_activities_operation")
+OF_CLOSED_TOO = ("reset_operation", "deletion_operation", "delete_activities_operation")
+"""Operations that closed executions are found for as well; the others leave those alone."""
 
 STATES: dict[int, batch_enums.BatchOperationState.ValueType] = {
     RUNNING: batch_enums.BATCH_OPERATION_STATE_RUNNING,
@@ -202,26 +203,40 @@ class Batches:
 
     # --- What is done -------------------------------------------------------------------------
 
-    async def targets(self, state: BatchState, after: bytes) -> tuple[list[Target], bytes]:
-        """A page of executions, and where the next begins; empty: there is no other."""
+    async def page(self, state: BatchState, after: bytes, size: int) -> tuple[Page, bytes]:
+        """The executions that come next, and where the page after them begins; empty: there is none.
+
+        InvalidArgument if the query makes no sense any more: a search attribute may be gone.
+        """
         named = _named(state.request)
         if named:
             begin = int(after or b"0")
-            end = begin + PAGE
-            return named[begin:end], str(end).encode() if end < len(named) else b""
+            end = begin + size
+            found = [await self._now(state, target) for target in named[begin:end]]
+            return tuple(found), str(end).encode() if end < len(named) else b""
         namespace = self._namespaces.by_name(state.namespace)
         query = _query(state.request, namespace)
         assert query is not None
-        rows, token = await self._executions.store.list_executions(
-            kind_of(state.request), state.namespace_id, query, PAGE, after
+        while True:
+            rows, after = await self._executions.store.list_executions(
+                kind_of(state.request), state.namespace_id, query, size, after
+            )
+            page = tuple(
+                BatchTarget(each.workflow_id, each.run_id)
+                for each in rows
+                if _was_there(state, each.row)
+            )
+            if page or not after:
+                return page, after
+
+    async def _now(self, state: BatchState, target: BatchTarget) -> BatchTarget:
+        """The run that an id names now: doing it again is doing it to the same one."""
+        if target.run_id:
+            return target
+        found = await self._executions.find_of_kind(
+            kind_of(state.request), state.namespace_id, target.id
         )
-        deletes = state.operation in DELETIONS
-        return [
-            Target(each.workflow_id, each.run_id)
-            for each in rows
-            if each.row.start_ns <= state.start_ns
-            and (deletes or not each.row.close_ns or each.row.close_ns < state.start_ns)
-        ], token
+        return BatchTarget(target.id, found.state.run_id) if found is not None else target
 
 
 def kind_of(request: ws.StartBatchOperationRequest) -> Kind:
@@ -229,11 +244,19 @@ def kind_of(request: ws.StartBatchOperationRequest) -> Kind:
     return Kind.ACTIVITY if request.WhichOneof("operation") in OF_ACTIVITIES else Kind.WORKFLOW
 
 
-def _named(request: ws.StartBatchOperationRequest) -> list[Target]:
+def _was_there(state: BatchState, row: VisibilityRow) -> bool:
+    """Not a run that the batch itself has started; nor, in a reset, one that it has ended."""
+    if row.start_ns > state.start_ns:
+        return False
+    closed_meanwhile = row.close_ns >= state.start_ns
+    return not (state.operation == "reset_operation" and closed_meanwhile)
+
+
+def _named(request: ws.StartBatchOperationRequest) -> list[BatchTarget]:
     """The executions that the request names one by one."""
     if request.executions:
-        return [Target(each.workflow_id, each.run_id) for each in request.executions]
-    return [Target(each.business_id, each.run_id) for each in request.target_executions]
+        return [BatchTarget(each.workflow_id, each.run_id) for each in request.executions]
+    return [BatchTarget(each.business_id, each.run_id) for each in request.target_executions]
 
 
 def _query(request: ws.StartBatchOperationRequest, namespace: Namespace) -> Query | None:
@@ -246,7 +269,8 @@ def _query(request: ws.StartBatchOperationRequest, namespace: Namespace) -> Quer
         query = visibility_query.parse(request.visibility_query, attributes)
     if query.group_by:
         raise InvalidArgument("invalid visibility query: GROUP BY is for counts")
-    return query
+    closed_too = request.WhichOneof("operation") in OF_CLOSED_TOO
+    return query if closed_too else visibility_query.open_only(query)
 
 
 def _check_named(request: ws.StartBatchOperationRequest, count_max: int) -> None:
@@ -267,6 +291,8 @@ def _check_named(request: ws.StartBatchOperationRequest, count_max: int) -> None
             )
     if not all(each.id for each in _named(request)):
         raise InvalidArgument("an execution without an id is named")
+    if not all(RUN_ID.fullmatch(each.run_id) for each in _named(request) if each.run_id):
+        raise InvalidArgument("an execution is named with an invalid RunId.")
 
 
 def _check_operation(request: ws.StartBatchOperationRequest, operation: str) -> None:
@@ -282,6 +308,7 @@ def _check_operation(request: ws.StartBatchOperationRequest, operation: str) -> 
                 reset_enums.RESET_TYPE_LAST_WORKFLOW_TASK,
             ):
                 raise InvalidArgument(f"unknown batch reset type {asked.reset_type}")
+            reset.check_operations(asked.post_reset_operations)
         case (
             batch.BatchOperationUnpauseActivities()
             | batch.BatchOperationResetActivities()
@@ -293,6 +320,16 @@ def _check_operation(request: ws.StartBatchOperationRequest, operation: str) -> 
                 raise InvalidArgument(
                     "Either activity type must be set, or match all should be set to true"
                 )
+            if isinstance(asked, batch.BatchOperationUpdateActivityOptions):
+                _check_options(asked)
+
+
+def _check_options(asked: batch.BatchOperationUpdateActivityOptions) -> None:
+    given = asked.HasField("activity_options")
+    if given and asked.restore_original:
+        raise InvalidArgument("cannot set both activity options and restore original")
+    if not given and not asked.restore_original:
+        raise InvalidArgument("either activity options or restore original must be set")
 
 
 def _state(status: int) -> batch_enums.BatchOperationState.ValueType:

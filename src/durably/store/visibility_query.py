@@ -33,6 +33,9 @@ STATUSES = {
 }
 
 
+IS_OPEN = f"status IN ({STATUSES['Running']}, {STATUSES['Paused']})"
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """How an attribute is read: an SQL expression and the type of its values."""
@@ -101,6 +104,12 @@ class Query:
     values: tuple[object, ...] = ()
     group_by: str = ""
     group_type: str = ""
+
+
+def open_only(query: Query) -> Query:
+    """The same, of executions that have not closed."""
+    sql = f"({query.sql}) AND {IS_OPEN}" if query.sql else IS_OPEN
+    return Query(sql, query.values, query.group_by, query.group_type)
 
 
 def parse(

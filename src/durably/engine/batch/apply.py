@@ -17,13 +17,19 @@ def apply_batch(state: BatchState, record: r.BatchRecord) -> None:
             state.total = record.total
             state.start_ns = record.at_ns
             state.status = RUNNING
-        case r.BatchAdvanced():
+        case r.BatchPageTaken():
+            state.page = record.targets
+            state.cursor = record.cursor
+        case r.BatchPageDone():
+            state.page = ()
             state.completed += record.completed
             state.failed += record.failed
-            state.cursor = record.cursor
         case r.BatchEnded():
             state.status = workflow_enums.WORKFLOW_EXECUTION_STATUS_COMPLETED
             state.total = state.completed + state.failed
+            state.close_ns = record.at_ns
+        case r.BatchFailed():
+            state.status = workflow_enums.WORKFLOW_EXECUTION_STATUS_FAILED
             state.close_ns = record.at_ns
         case r.BatchStopped():
             state.status = workflow_enums.WORKFLOW_EXECUTION_STATUS_TERMINATED

@@ -3,7 +3,7 @@
 from msgspec import field
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
-from durably.engine.state import ExecutionState, Kind
+from durably.engine.state import BatchTarget, ExecutionState, Kind
 
 
 class BatchState(ExecutionState, tag="batch"):
@@ -13,11 +13,13 @@ class BatchState(ExecutionState, tag="batch"):
 
     request: ws.StartBatchOperationRequest = field(default_factory=ws.StartBatchOperationRequest)
     total: int = 0
-    """How many executions there were to begin with."""
+    """How many executions there were to begin with; in the end, to how many it came."""
     completed: int = 0
     failed: int = 0
+    page: tuple[BatchTarget, ...] = ()
+    """The executions that are worked on now."""
     cursor: bytes = b""
-    """Where the executions begin that nothing has been done to yet; empty: at the first."""
+    """Where the executions begin that come after; empty: at the first, or there are no others."""
     stopped_by: str = ""
     stop_reason: str = ""
 
