@@ -369,15 +369,15 @@ def execution_of(state: WorkflowState) -> common.WorkflowExecution:
 
 
 def parent_of(state: WorkflowState, initiated_event_id: int) -> workflow.Parent:
-    root = state.started.root_workflow_execution
+    root = state.root
     return workflow.Parent(
         namespace=state.namespace,
         namespace_id=state.namespace_id,
         workflow_id=state.workflow_id,
         run_id=state.run_id,
         initiated_event_id=initiated_event_id,
-        root_workflow_id=root.workflow_id or state.workflow_id,
-        root_run_id=root.run_id or state.run_id,
+        root_workflow_id=root.workflow_id,
+        root_run_id=root.run_id,
     )
 
 

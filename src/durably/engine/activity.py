@@ -96,6 +96,7 @@ def schedule(
         activity_type=attributes.activity_type,
         task_queue=normal_queue(attributes.task_queue.name or t.state.task_queue),
         workflow_task_completed_event_id=completed_event_id,
+        use_workflow_build_id=attributes.use_workflow_build_id,
     )
     for field in ("header", "input", "priority"):
         if attributes.HasField(field):
@@ -531,6 +532,12 @@ TIMEOUT_NAMES = {
     workflow_enums.TIMEOUT_TYPE_HEARTBEAT: "Heartbeat",
 }
 
+DEADLINES_OF_ALL = (
+    workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_START,
+    workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE,
+)
+"""Timeouts that no attempt is to blame for: none follows, whatever the retry policy says."""
+
 NO_TIME_FOR_RETRY = (
     "Not enough time to schedule next retry before activity ScheduleToClose timeout,"
     " giving up retrying"
@@ -551,9 +558,12 @@ def _time_out(
     if activity.started and decision.state == workflow_enums.RETRY_STATE_IN_PROGRESS:
         _retry(t, activity, reason, decision.delay_ns)
         return
-    if kind == workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE:
+    if kind in DEADLINES_OF_ALL and not activity.cancel_requested:
         decision = RetryDecision(workflow_enums.RETRY_STATE_TIMEOUT)
-    elif decision.state == workflow_enums.RETRY_STATE_TIMEOUT:
+    if (
+        decision.state == workflow_enums.RETRY_STATE_TIMEOUT
+        and kind != workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_START
+    ):
         # What ended it is that schedule-to-close leaves no time for the attempt it would have had.
         reason.message = NO_TIME_FOR_RETRY
         reason.timeout_failure_info.timeout_type = workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE

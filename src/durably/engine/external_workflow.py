@@ -69,7 +69,6 @@ def start_child(
         workflow_id=attributes.workflow_id,
         workflow_type=attributes.workflow_type,
         task_queue=normal_queue(attributes.task_queue.name or t.state.task_queue),
-        workflow_execution_timeout=attributes.workflow_execution_timeout,
         parent_close_policy=attributes.parent_close_policy
         or workflow_enums.PARENT_CLOSE_POLICY_TERMINATE,
         control=attributes.control,
@@ -77,8 +76,11 @@ def start_child(
         workflow_id_reuse_policy=attributes.workflow_id_reuse_policy
         or workflow_enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
         cron_schedule=attributes.cron_schedule,
+        inherit_build_id=attributes.inherit_build_id,
     )
     execution_ns = nanoseconds(attributes.workflow_execution_timeout)
+    if execution_ns:
+        set_duration(event.workflow_execution_timeout, execution_ns)
     run_ns = cap(nanoseconds(attributes.workflow_run_timeout), execution_ns)
     set_duration(event.workflow_run_timeout, run_ns)
     asked_ns = nanoseconds(attributes.workflow_task_timeout)
@@ -195,7 +197,6 @@ def child_start_failed(
             cause=cause,
             control=initiated.control,
             initiated_event_id=initiated_event_id,
-            workflow_task_completed_event_id=initiated.workflow_task_completed_event_id,
         )
     )
     workflow_task.schedule_if_none(t)
@@ -337,7 +338,6 @@ def signal_failed(
     t.record(
         history.SignalExternalWorkflowExecutionFailedEventAttributes(
             cause=cause,
-            workflow_task_completed_event_id=pending.initiated.workflow_task_completed_event_id,
             namespace=pending.initiated.namespace,
             namespace_id=pending.initiated.namespace_id,
             workflow_execution=pending.initiated.workflow_execution,
@@ -421,7 +421,6 @@ def cancel_failed(
     t.record(
         history.RequestCancelExternalWorkflowExecutionFailedEventAttributes(
             cause=cause,
-            workflow_task_completed_event_id=pending.initiated.workflow_task_completed_event_id,
             namespace=pending.initiated.namespace,
             namespace_id=pending.initiated.namespace_id,
             workflow_execution=pending.initiated.workflow_execution,

@@ -317,6 +317,13 @@ class WorkflowState(HistoryState, tag="workflow"):
         return self.status == PAUSED
 
     @property
+    def root(self) -> common.WorkflowExecution:
+        """The execution at the top of the tree of parents; without a parent, this one."""
+        if self.started.HasField("root_workflow_execution"):
+            return self.started.root_workflow_execution
+        return common.WorkflowExecution(workflow_id=self.workflow_id, run_id=self.run_id)
+
+    @property
     def task_queue(self) -> str:
         return self.started.task_queue.name
 

@@ -101,7 +101,7 @@ def started_attributes(
         delay_ns = cron.delay_ns(request.cron_schedule, now_ns, now_ns) or 0
     set_duration(attributes.first_workflow_task_backoff, delay_ns)
     _set_timeouts(attributes, request, now_ns + delay_ns, config)
-    _set_parent(attributes, run_id, parent)
+    _set_parent(attributes, parent)
     return attributes
 
 
@@ -123,13 +123,9 @@ def _set_timeouts(
 
 
 def _set_parent(
-    attributes: history.WorkflowExecutionStartedEventAttributes,
-    run_id: str,
-    parent: Parent | None,
+    attributes: history.WorkflowExecutionStartedEventAttributes, parent: Parent | None
 ) -> None:
     if parent is None:
-        attributes.root_workflow_execution.workflow_id = attributes.workflow_id
-        attributes.root_workflow_execution.run_id = run_id
         return
     attributes.parent_workflow_namespace = parent.namespace
     attributes.parent_workflow_namespace_id = parent.namespace_id

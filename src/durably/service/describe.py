@@ -4,9 +4,11 @@ Facts: temporal/api/workflow/v1/message.proto.
 """
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from temporalio.api.activity.v1 import message_pb2 as activities
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
+from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
@@ -32,7 +34,9 @@ def describe(state: WorkflowState) -> ws.DescribeWorkflowExecutionResponse:
             workflow_execution_timeout=state.started.workflow_execution_timeout,
             workflow_run_timeout=state.started.workflow_run_timeout,
             default_workflow_task_timeout=state.started.workflow_task_timeout,
-            user_metadata=sdk.UserMetadata.FromString(state.user_metadata),
+            user_metadata=sdk.UserMetadata.FromString(state.user_metadata)
+            if state.user_metadata
+            else None,
         ),
         workflow_execution_info=_info(state),
         pending_activities=[_pending_activity(a) for a in state.activities.values()],
@@ -81,7 +85,7 @@ def _info(state: WorkflowState) -> workflow_messages.WorkflowExecutionInfo:
     if state.has_parent:
         info.parent_execution.CopyFrom(started.parent_workflow_execution)
         info.parent_namespace_id = started.parent_workflow_namespace_id
-    info.root_execution.CopyFrom(started.root_workflow_execution)
+    info.root_execution.CopyFrom(state.root)
     if started.HasField("priority"):
         info.priority.CopyFrom(started.priority)
     if state.worker_version:
@@ -99,6 +103,15 @@ def _info(state: WorkflowState) -> workflow_messages.WorkflowExecutionInfo:
     return info
 
 
+def _options(scheduled: history.ActivityTaskScheduledEventAttributes) -> activities.ActivityOptions:
+    """The options as clients are shown them: a queue by its names, without its kind."""
+    options = options_of(scheduled)
+    name = options.task_queue.name
+    options.task_queue.Clear()
+    options.task_queue.name = options.task_queue.normal_name = name
+    return options
+
+
 def _pending_activity(activity: Activity) -> workflow_messages.PendingActivityInfo:
     scheduled = activity.scheduled
     shown = workflow_messages.PendingActivityInfo(
@@ -110,7 +123,7 @@ def _pending_activity(activity: Activity) -> workflow_messages.PendingActivityIn
         maximum_attempts=scheduled.retry_policy.maximum_attempts,
         last_failure=activity.last_failure,
         last_worker_identity=activity.last_identity,
-        activity_options=options_of(scheduled),
+        activity_options=_options(scheduled),
         paused=activity.pause is not None,
     )
     if scheduled.HasField("priority"):

@@ -15,6 +15,7 @@ from durably.engine import activity, commands, workflow_task
 from durably.engine.refusals import BadCommand
 from durably.engine.state import HistoryState
 from durably.engine.transition import Transition
+from durably.engine.workflow import ensure_running
 from durably.engine.workflow_task import Completion, TaskReference
 from durably.errors import InvalidArgument, NotFound
 from durably.service import search_attributes, tokens
@@ -467,6 +468,7 @@ def _check_failure(reason: failure.Failure) -> None:
 
 
 def _scheduled(state: HistoryState, activity_id: str) -> int:
+    ensure_running(state)
     event_id = state.activity_ids.get(activity_id)
     if event_id is None:
         raise NotFound(f"cannot find pending activity with ActivityID {activity_id}")

@@ -37,6 +37,11 @@ Origin = workflow.Parent | ScheduledBy
 POLL_MARGIN_S = 1.0
 """A long poll ends this long before its caller gives up, so that the reply still arrives."""
 
+TERMINATED_FOR_NO_REASON = "terminated by user via frontend"
+"""What a history says where a caller gave no reason; clients show it, as Temporal's server words it."""
+TAKEN_OVER_BY = "history-service"
+"""Who ends a run that another takes the place of: the server itself."""
+
 
 class Workflows:
     """Answers RPCs about workflow executions."""
@@ -192,9 +197,7 @@ class Workflows:
         if not existing.state.running:
             return []
         t = self._executions.begin(existing.state)
-        workflow.terminate(
-            t, "TerminateIfRunning WorkflowIdReusePolicy Policy", None, request.identity
-        )
+        workflow.terminate(t, "TerminateIfRunning WorkflowIdReusePolicy", None, TAKEN_OVER_BY)
         return [(existing, t)]
 
     async def _create(
@@ -320,7 +323,8 @@ class Workflows:
 
         def decide(t: Transition) -> None:
             check_chain(t.state, request.first_execution_run_id)
-            workflow.terminate(t, request.reason, details, request.identity, request.links)
+            reason = request.reason or TERMINATED_FOR_NO_REASON
+            workflow.terminate(t, reason, details, request.identity, request.links)
 
         await self._transact(request.namespace, request.workflow_execution, decide)
         return ws.TerminateWorkflowExecutionResponse()

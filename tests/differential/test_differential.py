@@ -1,0 +1,126 @@
+"""Every program does the same on durably as on Temporal's own server: replies, refusals, histories."""
+
+import asyncio
+import contextlib
+import subprocess
+import sysconfig
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from google.protobuf.message import Message
+from temporalio.api.operatorservice.v1 import request_response_pb2 as operator
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from durably import Server
+from tests.differential.normalise import Normaliser
+from tests.differential.programs import PROGRAMS, Program, Stage
+from tests.differential.worker import worker
+from tests.processes import free_port, wait_for_port
+
+TEMPORAL = Path(sysconfig.get_path("scripts")) / "temporal"
+
+
+@contextlib.asynccontextmanager
+async def peer(log: Path) -> AsyncIterator[str]:
+    """Temporal's dev server, in memory; its address."""
+    port = free_port()
+    command = [str(TEMPORAL), "server", "start-dev", "--headless", "--ip", "127.0.0.1"]
+    command += ["--port", str(port), "--log-level", "error"]
+    command += ["--dynamic-config-value", "system.forceSearchAttributesCacheRefreshOnRead=true"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: ASYNC220  nothing else runs in this loop meanwhile
+            command, stdout=output, stderr=output
+        )
+    try:
+        await asyncio.to_thread(wait_for_port, port, process, 60.0)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        await asyncio.to_thread(process.wait)
+
+
+async def connect(address: str) -> Client:
+    """A client, when the server has its namespace and the attribute that programs use."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                client = await Client.connect(address)
+                attributes = operator.AddSearchAttributesRequest(
+                    namespace="default", search_attributes={"Colour": 2}
+                )
+                await client.operator_service.add_search_attributes(attributes)
+            except (RPCError, RuntimeError, OSError):
+                await asyncio.sleep(0.1)
+            else:
+                return client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def clients(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Client, Client]]:
+    """Clients of both servers, each with a worker: ours, theirs."""
+    folder = tmp_path_factory.mktemp("differential")
+    async with (
+        Server(store=f"sqlite:///{folder}/store.db", port=0) as server,
+        peer(folder / "peer.log") as address,
+    ):
+        ours, theirs = await connect(server.address), await connect(address)
+        async with worker(ours), worker(theirs):
+            yield ours, theirs
+
+
+async def outcome(run: Program, client: Client) -> dict[str, Any]:
+    """What a program gave, and the histories of the workflows that it named."""
+    stage = Stage(client)
+    given = plain(await run(stage))
+    normaliser = Normaliser(stage.names)
+    told: dict[str, Any] = {"given": normaliser.value(given)}
+    for workflow_id, label in stage.names.items():
+        with contextlib.suppress(RPCError):
+            fetched = await client.get_workflow_handle(workflow_id).fetch_history()
+            told[label] = normaliser.history(fetched.events)
+    return told
+
+
+def plain(value: Any) -> Any:
+    """Messages within what a program gave, as JSON."""
+    if isinstance(value, Message):
+        return Normaliser({}).message(value)
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return value
+
+
+def differences(place: str, ours: Any, theirs: Any) -> Iterator[str]:
+    """A line for each place where two outcomes differ."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in sorted({*ours, *theirs}):
+            yield from differences(f"{place}.{key}", ours.get(key), theirs.get(key))
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            yield from differences(f"{place}[{index}]", one, other)
+    elif ours != theirs:
+        yield f"{place}: ours {_short(ours)}, theirs {_short(theirs)}"
+
+
+def _short(value: Any) -> str:
+    """A history of another length is told by the kinds of its events."""
+    if isinstance(value, list) and value and all(isinstance(e, dict) for e in value):
+        value = [each.get("eventType", each) for each in value]
+    return repr(value)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("name", PROGRAMS)
+async def test_both_do_the_same(clients: tuple[Client, Client], name: str) -> None:
+    run = PROGRAMS[name]
+    ours, theirs = await asyncio.gather(*(outcome(run, client) for client in clients))
+    found = list(differences("", ours, theirs))
+    assert not found, "\n".join(found)
+
+
+def test_there_are_programs_enough() -> None:
+    assert len(PROGRAMS) >= 60
