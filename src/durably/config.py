@@ -39,6 +39,9 @@ class Config:
     buffered_events_max: int = 10_000
     buffered_queries_max: int = 1_000
 
+    # Rules of a namespace
+    workflow_rules_max: int = 100
+
     # Batch operations
     batch_operations_open_max: int = 100
     batch_executions_max: int = 10_000

@@ -42,6 +42,7 @@ from durably.service.visibility import Visibility
 from durably.service.worker_tasks import WorkerTasks
 from durably.service.workers import Workers
 from durably.service.workflow_pause import WorkflowPause
+from durably.service.workflow_rules import WorkflowRules
 from durably.service.workflows import Workflows
 from durably.store.sqlite import SqliteStore
 
@@ -105,6 +106,8 @@ class Server:
         queries = Queries(executions, namespaces)
         activity_control = ActivityControl(executions, namespaces)
         batches = Batches(executions, namespaces)
+        rules = WorkflowRules(executions, namespaces)
+        executions.rule_for = rules.pausing
         workers = Workers(namespaces, self._clock, self.config)
         handlers = (
             workflows,
@@ -113,6 +116,7 @@ class Server:
             workers,
             activity_control,
             WorkflowPause(executions, namespaces),
+            rules,
             StandaloneActivities(executions, namespaces),
             StandaloneControl(executions, namespaces, activity_control),
             Resets(executions, namespaces),

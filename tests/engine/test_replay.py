@@ -37,8 +37,8 @@ from durably.engine import (
 from durably.engine.apply import apply_event, apply_record
 from durably.engine.refusals import BadCommand
 from durably.engine.snapshot import decode_state, encode_state
-from durably.engine.state import BUFFERED_EVENT_ID, WorkflowState
-from durably.engine.transition import Transition, outstanding
+from durably.engine.state import BUFFERED_EVENT_ID, Activity, WorkflowState
+from durably.engine.transition import PausingRule, Transition, outstanding
 from durably.errors import Refusal
 
 CONFIG = Config()
@@ -112,6 +112,10 @@ def closing_command(kind: str) -> command.Command:
     )
 
 
+def every_third(state: WorkflowState, pending: Activity, now_ns: int) -> PausingRule | None:
+    return PausingRule("rule", "me", "why") if pending.scheduled_event_id % 3 == 0 else None
+
+
 class LifeOfAWorkflow(RuleBasedStateMachine):
     """The live state, and beside it one that only ever sees the journal."""
 
@@ -121,6 +125,7 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         self.state, self.copy = fresh(), fresh()
         self.events: list[history.HistoryEvent] = []
         self.names = 0
+        self.ruled = False
         request = ws.StartWorkflowExecutionRequest(
             workflow_id="w",
             workflow_type=common.WorkflowType(name="t"),
@@ -138,6 +143,7 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         """Decide, then check that the journal alone leads to the same state."""
         before = encode_state(self.state)
         t = Transition(self.state, self.now, lambda: str(uuid.uuid4()))
+        t.rule_for = every_third if self.ruled else None
         try:
             result = decide(t)
         except (Refusal, BadCommand):
@@ -152,6 +158,10 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         for delivery in t.effects:
             self.last_effect = delivery
         return result
+
+    @rule(ruled=st.booleans())
+    def change_rules(self, ruled: bool) -> None:
+        self.ruled = ruled
 
     def new_name(self) -> str:
         self.names += 1
@@ -277,7 +287,7 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         match end:
             case "start":
                 stamp = self.state.activities[event_id].stamp
-                self.step(lambda t: activity.start(t, event_id, stamp, "worker", "r"))
+                self.step(lambda t: activity.take(t, event_id, stamp, "worker", "r"))
             case "complete":
                 self.step(lambda t: activity.complete(t, event_id, attempt, None, "worker"))
             case "fail":

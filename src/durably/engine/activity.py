@@ -33,7 +33,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
 from durably.engine import records as r
-from durably.engine import workflow_task
+from durably.engine import workflow_rule, workflow_task
 from durably.engine.apply import apply_heartbeat, nanoseconds
 from durably.engine.refusals import BadCommand
 from durably.engine.retry import (
@@ -106,7 +106,7 @@ def schedule(
     event_id = t.record(event, user_metadata=user_metadata)
     activity = t.state.activities[event_id]
     if dispatch and not t.state.held:
-        t.emit(DispatchActivity(activity.scheduled.task_queue.name, event_id, activity.stamp))
+        put_on_queue(t, activity)
     t.attend(next_deadline(activity))
     return activity
 
@@ -198,6 +198,24 @@ def fill_timeouts(
 
 
 # --- Start ------------------------------------------------------------------------------------
+
+
+def put_on_queue(t: Transition[HistoryState], activity: Activity) -> None:
+    """The present attempt waits for a worker, unless a rule pauses it."""
+    if not workflow_rule.pauses(t, activity):
+        queue = activity.scheduled.task_queue.name
+        t.emit(DispatchActivity(queue, activity.scheduled_event_id, activity.stamp))
+
+
+def take(
+    t: Transition[HistoryState], scheduled_event_id: int, stamp: int, identity: str, request_id: str
+) -> ActivityGrant | None:
+    """A worker comes for an attempt that has waited; None if a rule pauses it by now."""
+    activity = t.state.activities.get(scheduled_event_id)
+    waits = activity is not None and not activity.started and activity.stamp == stamp
+    if activity is not None and waits and workflow_rule.pauses(t, activity):
+        return None
+    return start(t, scheduled_event_id, stamp, identity, request_id)
 
 
 def start(
@@ -498,7 +516,9 @@ def fire_due(t: Transition[HistoryState]) -> None:
 
 
 def dispatch_retry(t: Transition[HistoryState], activity: Activity) -> None:
-    """The attempt that waits goes to its queue."""
+    """The attempt that waits goes to its queue, unless a rule pauses it."""
+    if workflow_rule.pauses(t, activity):
+        return
     t.note(
         r.ActivityRetryDispatched(
             scheduled_event_id=activity.scheduled_event_id,

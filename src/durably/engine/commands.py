@@ -19,7 +19,16 @@ from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
-from durably.engine import activity, cron, external_workflow, timer, update, workflow, workflow_task
+from durably.engine import (
+    activity,
+    cron,
+    external_workflow,
+    timer,
+    update,
+    workflow,
+    workflow_rule,
+    workflow_task,
+)
 from durably.engine import records as r
 from durably.engine.apply import nanoseconds
 from durably.engine.refusals import BadCommand
@@ -291,7 +300,7 @@ def _schedule_activity(
     pending = activity.schedule(
         t, attributes, completed_event_id, metadata, context.config, dispatch=not eager
     )
-    if eager:
+    if eager and not workflow_rule.pauses(t, pending):
         completed.activities.append(
             activity.start(
                 t, pending.scheduled_event_id, pending.stamp, request.identity, t.new_id()

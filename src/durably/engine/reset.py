@@ -24,8 +24,9 @@ from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
 
 from durably.engine import deadlines, workflow, workflow_task
 from durably.engine import records as r
+from durably.engine.activity import put_on_queue
 from durably.engine.state import WorkflowState
-from durably.engine.transition import DispatchActivity, Transition, outstanding
+from durably.engine.transition import Transition, outstanding
 from durably.errors import InvalidArgument
 
 IDENTITY = "history-service"
@@ -195,8 +196,7 @@ def go_on(t: Transition) -> None:
     """Schedule the workflow task, and put on its way again what was pending."""
     workflow_task.schedule(t)
     for activity in t.state.activities.values():
-        queue = activity.scheduled.task_queue.name
-        t.emit(DispatchActivity(queue, activity.scheduled_event_id, activity.stamp))
+        put_on_queue(t, activity)
     for delivery in outstanding(t.state):
         t.emit(delivery)
     t.attend(deadlines.next_deadline(t.state))

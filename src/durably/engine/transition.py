@@ -24,6 +24,7 @@ from durably.engine.records import AnyRecord, BufferFlushed, EventBuffered
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.state import (
     BUFFERED_EVENT_ID,
+    Activity,
     ExecutionState,
     HistoryState,
     WorkflowState,
@@ -156,6 +157,22 @@ def _schedule_owes(state: ScheduleState) -> list[Delivery]:
     return owed
 
 
+# --- Rules ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PausingRule:
+    """A rule of a namespace that pauses an activity, who made it and why."""
+
+    rule_id: str
+    identity: str
+    reason: str
+
+
+RuleFor = Callable[[WorkflowState, Activity, int], PausingRule | None]
+"""(workflow, activity that is about to start, now in nanoseconds) -> the rule that pauses it."""
+
+
 # --- Events -----------------------------------------------------------------------------------
 
 
@@ -247,6 +264,7 @@ class Transition(Generic[S]):
         "records",
         "rejected",
         "reschedule",
+        "rule_for",
         "state",
         "successor",
         "task_wanted",
@@ -273,6 +291,8 @@ class Transition(Generic[S]):
         self.task_wanted = False
         self.rejected: dict[str, failure.Failure] = {}
         """Updates that the worker rejected, by id: for their callers; not in history."""
+        self.rule_for: RuleFor | None = None
+        """The rules of the namespace; None: there are none."""
         self.successor: Transition | None = None
         """The first transition of the run that follows this one, committed with it."""
 

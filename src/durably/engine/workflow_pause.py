@@ -17,8 +17,9 @@ Facts: PauseWorkflowExecution in temporal/api/workflowservice/v1/service.proto.
 from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.engine import workflow_task
+from durably.engine.activity import put_on_queue
 from durably.engine.activity_control import dispatch_when_due
-from durably.engine.transition import DispatchActivity, Transition
+from durably.engine.transition import Transition
 from durably.engine.workflow import ensure_running
 from durably.errors import FailedPrecondition
 
@@ -60,6 +61,5 @@ def unpause(t: Transition, identity: str, reason: str, request_id: str) -> None:
         if activity.retry_at_ns:
             dispatch_when_due(t, activity)
         else:
-            queue = activity.scheduled.task_queue.name
-            t.emit(DispatchActivity(queue, activity.scheduled_event_id, activity.stamp))
+            put_on_queue(t, activity)
     workflow_task.schedule_if_none(t)

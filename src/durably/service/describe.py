@@ -148,6 +148,8 @@ def _show_pause(shown: workflow_messages.PendingActivityInfo, pause: Pause) -> N
     set_time(shown.pause_info.pause_time, pause.at_ns)
     if pause.rule_id:
         shown.pause_info.rule.rule_id = pause.rule_id
+        shown.pause_info.rule.identity = pause.identity
+        shown.pause_info.rule.reason = pause.reason
     else:
         shown.pause_info.manual.identity = pause.identity
         shown.pause_info.manual.reason = pause.reason

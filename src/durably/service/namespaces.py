@@ -7,6 +7,7 @@ import asyncio
 import re
 import uuid
 from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct, field
@@ -31,6 +32,8 @@ from durably.errors import (
 from durably.service.admission import Call
 from durably.store.store import Conflict, NamespaceRow, Store
 from durably.store.visibility_query import PREDEFINED, SYSTEM_COLUMNS
+
+R = TypeVar("R")
 
 SYSTEM_NAMESPACE = "temporal-system"
 CLUSTER = "active"
@@ -70,6 +73,13 @@ def type_name(value: int) -> str:
     return screaming.removeprefix("INDEXED_VALUE_TYPE_").title().replace("_", "")
 
 
+class StoredRule(Struct):
+    """A workflow rule of a namespace: a serialized WorkflowRule, and the request that made it."""
+
+    rule: bytes
+    request_id: str
+
+
 class Namespace(Struct):
     """One namespace as it is stored."""
 
@@ -85,6 +95,8 @@ class Namespace(Struct):
     """Custom search attributes: name -> type name."""
     remove_after_ns: int = 0
     """Of one that is deleted: until then it can still be described."""
+    workflow_rules: dict[str, StoredRule] = field(default_factory=dict)
+    """By rule id."""
 
     @property
     def deleted(self) -> bool:
@@ -124,6 +136,20 @@ class Namespaces:
         if found.deleted:
             raise NamespaceDeleted(name)
         return found
+
+    def find(self, namespace_id: str) -> Namespace | None:
+        return self._by_id.get(namespace_id)
+
+    async def change(self, name: str, change: Callable[[Namespace], R]) -> R:
+        """Change a namespace: `change` is done to a copy, again if another change came first."""
+        while True:
+            changed = self._copy(self.by_name(name))
+            result = change(changed)
+            try:
+                await self._replace(changed)
+            except Conflict:
+                continue
+            return result
 
     def id_of(self, name: str) -> str:
         return self.by_name(name).namespace_id

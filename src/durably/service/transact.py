@@ -35,6 +35,7 @@ from durably.engine.transition import (
     Delivery,
     DispatchActivity,
     DispatchWorkflowTask,
+    RuleFor,
     S,
     Transition,
     outstanding,
@@ -217,6 +218,7 @@ class Executions:
         self._settling: dict[int, asyncio.Future[None]] = {}
         self._near: list[tuple[int, int]] = []
         self.near_changed = asyncio.Event()
+        self.rule_for: RuleFor | None = None
         self.deliveries: asyncio.Queue[tuple[int, Delivery]] = asyncio.Queue()
         self._units_writing = 0
 
@@ -374,7 +376,9 @@ class Executions:
             await asyncio.shield(execution.last_commit)
 
     def begin(self, state: AnyState) -> Transition[Any]:
-        return Transition(state, self.clock(), new_id)
+        t: Transition[Any] = Transition(state, self.clock(), new_id)
+        t.rule_for = self.rule_for
+        return t
 
     def create(self, state: AnyState, replaces_current: int | None) -> Execution[Any]:
         """A new execution, in no cache and no store until its first transition is committed."""

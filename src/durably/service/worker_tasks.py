@@ -168,16 +168,14 @@ class WorkerTasks:
         try:
             grant = await self._executions.transact(
                 row.execution_id,
-                lambda t: activity.start(
-                    t, row.scheduled_event_id, row.stamp, identity, request_id
-                ),
+                lambda t: activity.take(t, row.scheduled_event_id, row.stamp, identity, request_id),
                 task_id=row.task_id,
             )
             execution = await self._executions.get(row.execution_id)
         except NotFound:
             await self._drop(row)
             return None
-        return activity_task_reply(execution, grant)
+        return activity_task_reply(execution, grant) if grant is not None else None
 
     async def _drop(self, row: TaskRow) -> None:
         await self._executions.store.commit(Commit(writes=[], tasks_removed=[row.task_id]))

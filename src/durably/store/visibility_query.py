@@ -428,9 +428,13 @@ _UNITS = {
 
 
 def _duration(found: Found) -> int:
-    """Nanoseconds, `1h30m`, or `HH:MM:SS`."""
     if isinstance(found, int | float):
         return _int(found)
+    return duration_ns(found)
+
+
+def duration_ns(found: str) -> int:
+    """Text as nanoseconds: a number of them, `1h30m`, or `HH:MM:SS`; raises ValueError."""
     if re.fullmatch(r"-?\d+", found):
         return int(found)
     clock = re.fullmatch(r"(\d+):(\d\d):(\d\d)", found)

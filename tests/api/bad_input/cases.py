@@ -67,6 +67,10 @@ MESSAGES = {
     "no reset target": r"^batch reset missing target$",
     "no activity filter": r"^activity filter must be set$",
     "wrong target": r"^target_executions\[0\]",
+    "no rule": r"^Rule Specification is not set\.$",
+    "no rule id": r"^Workflow Rule ID is not set\.$",
+    "long rule id": r"^Workflow Rule Id length exceeds limit\.$",
+    "unknown rule": r"^Workflow Rule with this ID not Found\.$",
 }
 """What the message says of a fault, whichever the RPC; the words both servers have in common."""
 
@@ -257,6 +261,33 @@ def _batches() -> list[Case]:
     ]
 
 
+def _rules() -> list[Case]:
+    create = {**HERE, "spec": {"id": "r", "activityStart": {"predicate": "ActivityType = 'a'"}}}
+    wrong = {"id": "r", "activityStart": {"predicate": "Nope = 'a'"}}
+    trigger = {**HERE, "execution": {"workflowId": "nobody"}, "spec": {}}
+    rows = [
+        Case("CreateWorkflowRule", "no rule", HERE),
+        Case("CreateWorkflowRule", "no rule id", {**HERE, "spec": {}}),
+        Case("CreateWorkflowRule", "long rule id", {**HERE, "spec": {"id": LONG}}),
+        Case("CreateWorkflowRule", "an unknown field", {**HERE, "spec": wrong}),
+        Case(
+            "CreateWorkflowRule", "unknown namespace", {**create, "namespace": "nowhere"}, MISSING
+        ),
+        Case("TriggerWorkflowRule", "no rule to trigger", without(trigger, "spec")),
+        Case("TriggerWorkflowRule", "unknown rule", {**without(trigger, "spec"), "id": "none"}),
+        Case("TriggerWorkflowRule", "no workflow id", {**trigger, "execution": {}}),
+        Case("TriggerWorkflowRule", "malformed run id", {**trigger, "execution": BAD_RUN}),
+        Case("TriggerWorkflowRule", "unknown workflow", trigger, MISSING),
+    ]
+    for rpc in ("DescribeWorkflowRule", "DeleteWorkflowRule"):
+        rows += [
+            Case(rpc, "no rule id", HERE),
+            Case(rpc, "unknown rule", {**HERE, "ruleId": "none"}),
+            Case(rpc, "unknown namespace", {"namespace": "nowhere", "ruleId": "r"}, MISSING),
+        ]
+    return rows
+
+
 def _by_token(rpc: str) -> list[Case]:
     return [
         Case(rpc, "no token", HERE),
@@ -349,7 +380,7 @@ def written() -> list[Case]:
         rows += _on_activity(rpc, rest)
     rows += _starts_of_activities()
     rows += [*_pauses("PauseWorkflowExecution"), *_pauses("UnpauseWorkflowExecution")]
-    rows += _batches()
+    rows += [*_batches(), *_rules()]
     for rpc in _TOKEN_RPCS:
         rows += _by_token(rpc)
     for rpc in _BY_ID_RPCS:
@@ -368,7 +399,7 @@ def written() -> list[Case]:
 
 
 CHECKED_EARLY = frozenset(
-    (*_QUERIED, "ListSchedules", "ListBatchOperations", "ListSearchAttributes")
+    (*_QUERIED, "ListSchedules", "ListBatchOperations", "ListWorkflowRules", "ListSearchAttributes")
 )
 """RPCs that need nothing but a namespace."""
 

@@ -62,6 +62,8 @@ async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Targ
 
 async def test_every_implemented_rpc_has_a_case() -> None:
     assert {case.rpc for case in CASES} | WITHOUT_FAULT == set(PATHS)
+    page = Path(__file__).parents[3] / "docs/api.md"
+    assert set(PATHS) == set(re.findall(r"^\| `(\w+)` \| yes \|$", page.read_text(), re.MULTILINE))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -20,6 +20,7 @@ from durably.service import (
     worker_tasks,
     workers,
     workflow_pause,
+    workflow_rules,
     workflows,
 )
 
@@ -31,6 +32,7 @@ HANDLERS = (
     standalone_activities.StandaloneActivities,
     standalone_control.StandaloneControl,
     workflow_pause.WorkflowPause,
+    workflow_rules.WorkflowRules,
     batches.Batches,
     resets.Resets,
     queries.Queries,
