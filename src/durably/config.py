@@ -47,6 +47,9 @@ class Config:
     batch_executions_max: int = 10_000
     batch_executions_per_s_max: float = 500.0
 
+    # Task queues
+    fairness_weights_max: int = 1_000
+
     # Long polls and timeouts
     task_poll_timeout_s: float = 60.0
     history_poll_timeout_s: float = 20.0

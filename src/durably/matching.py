@@ -1,22 +1,48 @@
 """Task queues: pairs waiting pollers with tasks; knows nothing of histories.
 
 Rule 1: synchronous data structure first. Only `poll` waits.
-Rule 2: pollers are served in the order they came, tasks in the order they were added.
+Rule 2: pollers are served in the order they came, tasks in the order of their backlog.
 Rule 3: a poller is `reserved` for a task that is about to be committed; after the commit it is
         served with `deliver`, or given back with `release`.
 Rule 4: a backlog is a hint. Whether a task may still start is decided by its execution, not here.
+Rule 5: tasks are given out no faster than the rates of their queue allow. Queries, and what was
+        given back, are not counted.
 
-Items are opaque to this file: rows of the store's `tasks` table, direct queries, and what a
+Items are opaque to this file, except rows of the store's `tasks` table: direct queries, and what a
 transition started for a reserved poller.
 """
 
 import asyncio
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from durably.store.store import QueueKey
+from durably.backlog import DEFAULT_ORDER, Backlog
+from durably.rates import NEVER_NS, KeyLimiter, Limiter, Meter
+from durably.store.store import QueueKey, TaskOrder, TaskRow
+
+SHUTDOWN_REMEMBERED_NS = 30 * 1_000_000_000
+"""How long polls of a worker that has shut down are answered at once: they may be on their way."""
+
+POLLER_REMEMBERED_NS = 300 * 1_000_000_000
+"""How long a poller is listed after its last poll (DescribeTaskQueue: about five minutes)."""
+
+LIMITED_REMEMBERED_NS = 30 * 1_000_000_000
+"""How long a queue is called limited after a rate held something back."""
+
+SERVE_AGAIN_NS = 1_000_000
+"""The least time between two looks at what a rate holds back."""
+
+# Hints on the number of pollers, as Temporal's server gives them.
+IDLE_NS = 1_000_000_000
+"""A poller that waited so long for a task is one too many."""
+BEHIND_NS = 200_000_000
+"""A queue whose oldest task waits longer than this needs another poller."""
+BEHIND_RATIO = 1.2
+"""Or one to which so many times more tasks are added than are given out."""
+HINTS_PER_S = 10.0
+"""So many hints are given for each poller."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,21 +71,107 @@ class PollerSeen:
     at_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """What a queue's configuration asks for; None: it says nothing of it."""
+
+    per_s: float | None = None
+    """Tasks a second that are given out, in place of what workers ask for; 0: none."""
+    key_per_s: float | None = None
+    """Tasks a second of one fairness key, for each unit of its weight."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Weights of fairness keys, in place of what tasks say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What DescribeTaskQueue says of a queue, or of one of its levels."""
+
+    backlog: int
+    oldest_age_ns: int
+    added_per_s: float
+    given_per_s: float
+    limited: bool
+
+
+class _Traffic:
+    """Tasks of one level that came and went."""
+
+    __slots__ = ("added", "given")
+
+    def __init__(self, now_ns: int) -> None:
+        self.added = Meter(now_ns)
+        self.given = Meter(now_ns)
+
+
 @dataclass(slots=True)
 class Queue:
     waiting: OrderedDict[Poll, None] = field(default_factory=OrderedDict)
     """The polls that wait, first come first served; a poll leaves it from any place."""
-    backlog: deque[Any] = field(default_factory=deque)
+    backlog: Backlog = field(default_factory=Backlog)
     pollers: OrderedDict[str, PollerSeen] = field(default_factory=OrderedDict)
     loaded: bool = False
-    """Whether the rows that a former server left in the store have been added to the backlog."""
+    """Whether what the store has of it - configuration, older tasks - has been read."""
+    limits: QueueLimits = field(default_factory=QueueLimits)
+    worker_per_s: float | None = None
+    """What the worker that polled last asks for."""
+    rate: Limiter = field(default_factory=Limiter)
+    key_rate: KeyLimiter = field(default_factory=KeyLimiter)
+    traffic: dict[int, _Traffic] = field(default_factory=dict)
+    """Level -> what came and went."""
+    limited_ns: int = 0
+    """When a rate last held something back."""
+    hints: Limiter = field(default_factory=lambda: Limiter(HINTS_PER_S))
+    timer: asyncio.TimerHandle | None = None
+    """Goes off when a rate lets the next task go."""
 
+    def weight(self, order: TaskOrder) -> float:
+        return self.limits.weights.get(order.fairness_key, order.weight)
 
-SHUTDOWN_REMEMBERED_NS = 30 * 1_000_000_000
-"""How long polls of a worker that has shut down are answered at once: they may be on their way."""
+    def level(self, order: TaskOrder, now_ns: int) -> _Traffic:
+        found = self.traffic.get(order.level)
+        if found is None:
+            found = self.traffic[order.level] = _Traffic(now_ns)
+        return found
 
-POLLER_REMEMBERED_NS = 300 * 1_000_000_000
-"""How long a poller is listed after its last poll (DescribeTaskQueue: about five minutes)."""
+    def ready_ns(self, order: TaskOrder) -> int:
+        """From when the rates let a task of this order go."""
+        return max(self.rate.ready_ns(), self.key_rate.ready_ns(order.fairness_key))
+
+    def given(self, order: TaskOrder, now_ns: int) -> None:
+        """A task goes to a worker."""
+        self.level(order, now_ns).given.count(now_ns)
+        self.rate.take(now_ns)
+        self.key_rate.take(order.fairness_key, now_ns, self.weight(order))
+
+    def apply_rates(self, now_ns: int) -> None:
+        """The configuration's rate goes before what workers ask for."""
+        asked = self.limits.per_s
+        self.rate.set(self.worker_per_s if asked is None else asked, now_ns)
+        self.key_rate.set(self.limits.key_per_s, now_ns)
+        self.backlog.reconsider()
+
+    def next(self, now_ns: int) -> Any:
+        """The item to give out now, taken from the backlog; None if there is none, or a rate
+        forbids it."""
+        item = self.backlog.take_first()
+        if item is not None or not self.backlog:
+            return item
+        if self.rate.ready_ns() <= now_ns:
+            item = self.backlog.take(now_ns, self.key_rate.ready_ns)
+        if item is None:
+            self.limited_ns = now_ns
+        elif isinstance(item, TaskRow):
+            self.given(item.order, now_ns)
+        return item
+
+    def next_poll(self) -> Poll | None:
+        """The poll that has waited longest, taken out."""
+        while self.waiting:
+            poll, _ = self.waiting.popitem(last=False)
+            if not poll.result.done():
+                return poll
+        return None
 
 
 class Matching:
@@ -77,17 +189,24 @@ class Matching:
             found = self._queues[key] = Queue()
         return found
 
-    def reserve(self, key: QueueKey) -> Poll | None:
-        """A poller that waits on this queue, taken out of it; None if a backlog is before it."""
+    # --- Tasks come ---------------------------------------------------------------------------
+
+    def reserve(self, key: QueueKey, order: TaskOrder = DEFAULT_ORDER) -> Poll | None:
+        """A poller that waits on this queue, taken out of it for a task of this order; None if
+        others wait before the task, or a rate forbids it now."""
         queue = self._queues.get(key)
-        if queue is None or queue.backlog:
+        if queue is None or queue.backlog or not queue.waiting:
             return None
-        while queue.waiting:
-            poll, _ = queue.waiting.popitem(last=False)
-            if not poll.result.done():
-                poll.reserved = True
-                return poll
-        return None
+        now_ns = self._clock()
+        if queue.ready_ns(order) > now_ns:
+            queue.limited_ns = now_ns
+            return None
+        poll = queue.next_poll()
+        if poll is not None:
+            poll.reserved = True
+            queue.level(order, now_ns).added.count(now_ns)
+            queue.given(order, now_ns)
+        return poll
 
     def deliver(self, poll: Poll, item: Any) -> bool:
         """Serve a reserved poller; False if it has gone away meanwhile."""
@@ -101,34 +220,74 @@ class Matching:
         poll.reserved = False
         if poll.result.done():
             return
-        queue = self.queue(poll.key)
         if poll.overdue:
             poll.result.set_result(None)
-        elif queue.backlog:
-            poll.result.set_result(queue.backlog.popleft())
-        else:
-            queue.waiting[poll] = None
-            queue.waiting.move_to_end(poll, last=False)
+            return
+        queue = self.queue(poll.key)
+        queue.waiting[poll] = None
+        queue.waiting.move_to_end(poll, last=False)
+        self._serve(queue)
 
     def add(self, key: QueueKey, item: Any, *, first: bool = False) -> None:
         """Hand an item to a waiting poller, or put it into the backlog (`first`: at its head)."""
-        poll = self.reserve(key)
-        if poll is not None:
-            poll.result.set_result(item)
-            return
-        backlog = self.queue(key).backlog
+        queue = self.queue(key)
         if first:
-            backlog.appendleft(item)
+            queue.backlog.add_first(item)
+        elif isinstance(item, TaskRow):
+            now_ns = self._clock()
+            queue.level(item.order, now_ns).added.count(now_ns)
+            queue.backlog.add(item, queue.weight(item.order))
         else:
-            backlog.append(item)
+            queue.backlog.add(item)
+        self._serve(queue)
 
     def withdraw(self, key: QueueKey, item: Any) -> bool:
         """Take an item out of the backlog again (a query whose caller gave up)."""
         queue = self._queues.get(key)
-        if queue is None or item not in queue.backlog:
-            return False
-        queue.backlog.remove(item)
-        return True
+        return queue is not None and queue.backlog.remove(item)
+
+    def load(self, key: QueueKey, rows: Iterable[TaskRow], limits: QueueLimits) -> None:
+        """What the store has of a queue: its configuration, and tasks that are older than all that
+        have been added here."""
+        queue = self.queue(key)
+        queue.loaded = True
+        queue.limits = limits
+        newer = queue.backlog.items()
+        queue.backlog = Backlog()
+        for item in (*rows, *newer):
+            order = item.order if isinstance(item, TaskRow) else DEFAULT_ORDER
+            queue.backlog.add(item, queue.weight(order))
+        queue.apply_rates(self._clock())
+        self._serve(queue)
+
+    def configure(self, key: QueueKey, limits: QueueLimits) -> None:
+        """New limits; weights hold for tasks that are added from now on."""
+        queue = self.queue(key)
+        queue.limits = limits
+        queue.apply_rates(self._clock())
+        self._serve(queue)
+
+    def _serve(self, queue: Queue) -> None:
+        """Give waiting pollers what may be given out now; come again when more may be."""
+        while queue.backlog and (poll := queue.next_poll()) is not None:
+            item = queue.next(self._clock())
+            if item is None:
+                queue.waiting[poll] = None
+                queue.waiting.move_to_end(poll, last=False)
+                self._serve_later(queue)
+                return
+            poll.result.set_result(item)
+
+    def _serve_later(self, queue: Queue) -> None:
+        if queue.timer is not None:
+            queue.timer.cancel()
+            queue.timer = None
+        at_ns = max(queue.rate.ready_ns(), queue.backlog.ready_ns())
+        if at_ns < NEVER_NS:
+            wait_s = max(at_ns - self._clock(), SERVE_AGAIN_NS) / 1e9
+            queue.timer = asyncio.get_running_loop().call_later(wait_s, self._serve, queue)
+
+    # --- Pollers come and go ------------------------------------------------------------------
 
     async def poll(
         self,
@@ -137,22 +296,31 @@ class Matching:
         attributes: Any,
         timeout_s: float,
         worker: str = "",
+        per_s: float | None = None,
     ) -> Any:
         """The next item of the queue, or None when `timeout_s` passes without one.
 
-        Cancelling the call takes the poller out of the queue; an item it was just given goes back.
+        `per_s`: tasks a second that the worker asks for, of the whole queue. Cancelling the call takes
+        the poller out of the queue; an item it was just given goes back.
         """
         if self._has_shut_down(worker):
             return None
         queue = self.queue(key)
         self._remember(queue, identity, attributes)
-        if queue.backlog:
-            return queue.backlog.popleft()
+        if per_s != queue.worker_per_s:
+            queue.worker_per_s = per_s
+            queue.apply_rates(self._clock())
+            self._serve(queue)
+        item = queue.next(self._clock())
+        if item is not None:
+            return item
         loop = asyncio.get_running_loop()
         poll = Poll(key, identity, attributes, self._clock(), loop.create_future(), worker)
         queue.waiting[poll] = None
         if worker:
             self._polls_of.setdefault(worker, set()).add(poll)
+        if queue.backlog:
+            self._serve_later(queue)
         timer = loop.call_later(timeout_s, _expire, poll)
         try:
             return await poll.result
@@ -225,6 +393,45 @@ class Matching:
             return []
         since = self._clock() - POLLER_REMEMBERED_NS
         return [seen for seen in queue.pollers.values() if seen.at_ns >= since]
+
+    # --- What is said of a queue --------------------------------------------------------------
+
+    def stats(self, key: QueueKey, level: int | None = None) -> Stats:
+        """Of a queue, or of one of its levels."""
+        queue = self.queue(key)
+        now_ns = self._clock()
+        oldest_ns = queue.backlog.oldest_ns(level)
+        traffic = [each for of, each in queue.traffic.items() if level in (None, of)]
+        return Stats(
+            backlog=queue.backlog.count(level),
+            oldest_age_ns=max(0, now_ns - oldest_ns) if oldest_ns else 0,
+            added_per_s=sum(each.added.per_s(now_ns) for each in traffic),
+            given_per_s=sum(each.given.per_s(now_ns) for each in traffic),
+            limited=bool(queue.limited_ns) and now_ns - queue.limited_ns < LIMITED_REMEMBERED_NS,
+        )
+
+    def levels(self, key: QueueKey) -> list[int]:
+        """The levels that tasks of this queue have had."""
+        queue = self.queue(key)
+        return sorted({*queue.traffic, *queue.backlog.levels()})
+
+    def poller_hint(self, key: QueueKey, waited_ns: int, *, from_backlog: bool) -> int:
+        """How many polls more (or fewer) a worker should have, after one that waited so long."""
+        if waited_ns >= IDLE_NS and not from_backlog:
+            return -1
+        queue = self.queue(key)
+        now_ns = self._clock()
+        if queue.hints.ready_ns() > now_ns:
+            return 0
+        queue.hints.take(now_ns, max(len(queue.pollers), 1))
+        stats = self.stats(key)
+        if stats.limited:
+            return 0
+        if stats.backlog and stats.oldest_age_ns > BEHIND_NS:
+            return 1
+        return int(stats.added_per_s > BEHIND_RATIO * stats.given_per_s)
+
+    # --- Inside -------------------------------------------------------------------------------
 
     def _remember(self, queue: Queue, identity: str, attributes: Any) -> None:
         now_ns = self._clock()

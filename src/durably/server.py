@@ -35,6 +35,7 @@ from durably.service.schedules import Schedules
 from durably.service.standalone_activities import StandaloneActivities
 from durably.service.standalone_control import StandaloneControl
 from durably.service.system import System
+from durably.service.task_queues import TaskQueues
 from durably.service.time_skipping import TimeSkipping
 from durably.service.transact import Executions
 from durably.service.updates import Updates
@@ -109,11 +110,13 @@ class Server:
         rules = WorkflowRules(executions, namespaces)
         executions.rule_for = rules.pausing
         workers = Workers(namespaces, self._clock, self.config)
+        task_queues = TaskQueues(executions, namespaces, lambda: self.address)
         handlers = (
             workflows,
             batches,
-            WorkerTasks(executions, namespaces, queries, workers),
+            WorkerTasks(executions, namespaces, queries, workers, task_queues),
             workers,
+            task_queues,
             activity_control,
             WorkflowPause(executions, namespaces),
             rules,
@@ -125,9 +128,7 @@ class Server:
             Visibility(executions, namespaces),
             Schedules(executions, namespaces, workflows),
             namespaces,
-            System(
-                executions, namespaces, await _cluster_id(store), "sqlite", lambda: self.address
-            ),
+            System(await _cluster_id(store), "sqlite", lambda: self.address),
         )
         table = admission.table(handlers)
         if self._skipping is not None:

@@ -24,6 +24,7 @@ from durably.service.admission import Call
 from durably.service.batches import Batches
 from durably.service.namespaces import Namespaces
 from durably.service.queries import Queries
+from durably.service.task_queues import TaskQueues
 from durably.service.transact import Execution, Executions
 from durably.service.worker_tasks import WorkerTasks
 from durably.service.workers import Workers
@@ -49,7 +50,8 @@ class Parts:
         self.workflows = Workflows(self.executions, namespaces)
         queries = Queries(self.executions, namespaces)
         listed = Workers(namespaces, time.time_ns, CONFIG)
-        self.workers = WorkerTasks(self.executions, namespaces, queries, listed)
+        queues = TaskQueues(self.executions, namespaces, lambda: "")
+        self.workers = WorkerTasks(self.executions, namespaces, queries, listed, queues)
         self.outbox = Outbox(
             self.executions,
             self.workflows.start_child,

@@ -22,7 +22,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.background.batches import BatchWork
 from durably.background.scheduled import ScheduledDeliveries, StartScheduledRun
-from durably.engine import external_workflow, workflow
+from durably.engine import external_workflow, priority, workflow
 from durably.engine.external_workflow import delivery_request_id
 from durably.engine.state import Child, WorkflowState
 from durably.engine.transition import (
@@ -403,9 +403,12 @@ def child_request(state: WorkflowState, child: Child) -> ws.StartWorkflowExecuti
         "memo",
         "search_attributes",
         "header",
-        "priority",
         "versioning_override",
     ):
         if initiated.HasField(field):
             getattr(request, field).CopyFrom(getattr(initiated, field))
+    if state.started.HasField("priority") or initiated.HasField("priority"):
+        # A child has its parent's priority, but for what its own says.
+        inherited = priority.of_workflow(state)
+        request.priority.CopyFrom(priority.merge(inherited, initiated.priority))
     return request

@@ -32,8 +32,8 @@ from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
+from durably.engine import priority, workflow_rule, workflow_task
 from durably.engine import records as r
-from durably.engine import workflow_rule, workflow_task
 from durably.engine.apply import apply_heartbeat, nanoseconds
 from durably.engine.refusals import BadCommand
 from durably.engine.retry import (
@@ -66,6 +66,7 @@ class ActivityGrant:
     attempt: int
     dispatched_ns: int
     started_ns: int
+    priority: common.Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,10 @@ def _validate(
                 BAD_SCHEDULE,
                 f"Invalid ActivityRetryPolicy for SDK request: {error.message} {where}",
             ) from error
+    try:
+        priority.check(attributes.priority)
+    except InvalidArgument as error:
+        raise BadCommand(BAD_SCHEDULE, f"invalid priorities: {error.message} {where}") from error
     _validate_timeouts(attributes, where)
     if attributes.activity_id in t.state.activity_ids:
         raise BadCommand(
@@ -238,7 +243,13 @@ def start(
             )
         )
         t.attend(next_deadline(activity))
-    return ActivityGrant(activity, activity.attempt, activity.dispatched_ns, activity.started_ns)
+    return ActivityGrant(
+        activity,
+        activity.attempt,
+        activity.dispatched_ns,
+        activity.started_ns,
+        priority.of_activity(t.state, scheduled_event_id),
+    )
 
 
 # --- End --------------------------------------------------------------------------------------

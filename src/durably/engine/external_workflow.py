@@ -22,8 +22,8 @@ from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 
 from durably.config import Config
+from durably.engine import priority, workflow_task
 from durably.engine import records as r
-from durably.engine import workflow_task
 from durably.engine.apply import nanoseconds
 from durably.engine.refusals import BadCommand
 from durably.engine.retry import validate_policy
@@ -126,6 +126,10 @@ def _validate_child(
                 f"Invalid Workflow{field.title()}Timeout on StartChildWorkflowExecutionCommand:"
                 f" negative duration. {where}",
             )
+    try:
+        priority.check(attributes.priority)
+    except InvalidArgument as error:
+        raise BadCommand(BAD_CHILD, error.message) from error
     if attributes.HasField("retry_policy"):
         try:
             validate_policy(attributes.retry_policy)

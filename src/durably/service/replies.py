@@ -145,9 +145,11 @@ def activity_task_reply(
         retry_policy=scheduled.retry_policy,
     )
     _set_owner(reply, state)
-    for field in ("header", "input", "priority"):
+    for field in ("header", "input"):
         if scheduled.HasField(field):
             getattr(reply, field).CopyFrom(getattr(scheduled, field))
+    if grant.priority.ByteSize() or scheduled.HasField("priority"):
+        reply.priority.CopyFrom(grant.priority)
     set_time(reply.scheduled_time, activity.first_scheduled_ns)
     set_time(reply.current_attempt_scheduled_time, grant.dispatched_ns)
     set_time(reply.started_time, grant.started_ns)

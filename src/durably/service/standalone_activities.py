@@ -21,6 +21,7 @@ from temporalio.api.enums.v1 import activity_pb2 as activity_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
+from durably.engine import priority
 from durably.engine.apply import nanoseconds
 from durably.engine.retry import validate_policy
 from durably.engine.standalone import machine
@@ -378,8 +379,10 @@ def check_start(
 
 def _check_options(request: ws.StartActivityExecutionRequest) -> None:
     validate_policy(request.retry_policy)
-    if request.priority.priority_key < 0:
-        raise InvalidArgument("invalid priorities: priority key can't be negative")
+    try:
+        priority.check(request.priority)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"invalid priorities: {error.message}") from error
     for field, name in TIMEOUTS.items():
         if nanoseconds(getattr(request, field)) < 0:
             raise InvalidArgument(f"invalid {name}: negative duration")

@@ -25,8 +25,9 @@ from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 
+from durably.backlog import DEFAULT_ORDER
 from durably.config import Config
-from durably.engine import activity, deadlines, workflow_task
+from durably.engine import activity, deadlines, priority, workflow_task
 from durably.engine.apply import apply_event, apply_record
 from durably.engine.records import AnyRecord
 from durably.engine.snapshot import STATES, AnyState, decode_state, encode_state
@@ -53,6 +54,7 @@ from durably.store.store import (
     Store,
     StoredExecution,
     TaskKind,
+    TaskOrder,
     TaskRow,
 )
 
@@ -424,9 +426,10 @@ class Executions:
                 case DispatchWorkflowTask():
                     effect = self._unless_sticky_worker_left(t, effect)
                     key = QueueKey(t.state.namespace_id, TaskKind.WORKFLOW, effect.queue)
-                    poll = self.matching.reserve(key)
+                    order = _order(priority.of_workflow(t.state))
+                    poll = self.matching.reserve(key, order)
                     if poll is None:
-                        unit.tasks.append(self._task(key, execution, effect))
+                        unit.tasks.append(self._task(key, execution, effect, order))
                         continue
                     task = workflow_task.start(
                         t,
@@ -439,9 +442,10 @@ class Executions:
                     unit.granted.append((poll, Granted(execution, task)))
                 case DispatchActivity():
                     key = QueueKey(t.state.namespace_id, TaskKind.ACTIVITY, effect.queue)
-                    poll = self.matching.reserve(key)
+                    order = _order(priority.of_activity(t.state, effect.scheduled_event_id))
+                    poll = self.matching.reserve(key, order)
                     if poll is None:
-                        unit.tasks.append(self._task(key, execution, effect))
+                        unit.tasks.append(self._task(key, execution, effect, order))
                         continue
                     attempt = activity.start(
                         t,
@@ -471,6 +475,7 @@ class Executions:
         key: QueueKey,
         execution: Execution[Any],
         effect: DispatchWorkflowTask | DispatchActivity,
+        order: TaskOrder,
     ) -> TaskRow:
         return TaskRow(
             task_id=self._ids.next(self.clock()),
@@ -480,6 +485,7 @@ class Executions:
             stamp=effect.stamp if isinstance(effect, DispatchActivity) else effect.attempt,
             created_ns=self.clock(),
             sticky=isinstance(effect, DispatchWorkflowTask) and effect.sticky,
+            order=order,
         )
 
     def _write(self, execution: Execution[AnyState], t: Transition[Any]) -> ExecutionWrite:
@@ -651,6 +657,14 @@ class Executions:
                 self._forget(cached)
         await asyncio.gather(*(self.store.delete_execution(each) for each in found))
         return len(found)
+
+
+def _order(wanted: common.Priority) -> TaskOrder:
+    if not wanted.ByteSize():
+        return DEFAULT_ORDER
+    return TaskOrder(
+        priority.level(wanted), wanted.fairness_key, priority.weight(wanted.fairness_weight)
+    )
 
 
 def _key(state: AnyState) -> tuple[Kind, str, str]:

@@ -29,12 +29,13 @@ from durably.service.replies import (
     workflow_task_reply,
 )
 from durably.service.standalone_activities import find_activity
+from durably.service.task_queues import TaskQueues
 from durably.service.transact import Execution, Executions, Granted, new_id
 from durably.service.workers import Workers
 from durably.service.workflows import check_execution, poll_seconds
 from durably.store.store import Commit, QueueKey, TaskKind, TaskRow
 
-BACKLOG_PAGE = 1000
+Poll = ws.PollWorkflowTaskQueueRequest | ws.PollActivityTaskQueueRequest
 
 Detailed = (
     ws.RecordActivityTaskHeartbeatRequest
@@ -48,13 +49,19 @@ class WorkerTasks:
     """Answers the RPCs of workers."""
 
     def __init__(
-        self, executions: Executions, namespaces: Namespaces, queries: Queries, workers: Workers
+        self,
+        executions: Executions,
+        namespaces: Namespaces,
+        queries: Queries,
+        workers: Workers,
+        task_queues: TaskQueues,
     ) -> None:
         self._executions = executions
         self._matching = executions.matching
         self._namespaces = namespaces
         self._queries = queries
         self._workers = workers
+        self._task_queues = task_queues
         self._config = executions.config
         self._context = commands.CommandContext(
             config=executions.config,
@@ -70,73 +77,85 @@ class WorkerTasks:
     async def poll_workflow_task_queue(
         self, request: ws.PollWorkflowTaskQueueRequest, call: Call
     ) -> ws.PollWorkflowTaskQueueResponse:
-        while True:
+        came_ns = self._executions.clock()
+        reply: ws.PollWorkflowTaskQueueResponse | None = None
+        while reply is None:
             item = await self._poll(request, TaskKind.WORKFLOW, call)
             match item:
                 case Granted(execution, workflow_task.WorkflowTaskGrant() as grant):
-                    return await self._workflow_reply(execution, grant)
+                    reply = await self._workflow_reply(execution, grant)
                 case QueryTask():
                     item.taken = True
-                    return await query_reply(self._executions, item)
+                    reply = await query_reply(self._executions, item)
                 case TaskRow():
                     reply = await self._start_workflow_task(item, request.identity)
-                    if reply is not None:
-                        return reply
                 case _:
                     return ws.PollWorkflowTaskQueueResponse()
+        key = self._key(request, TaskKind.WORKFLOW)
+        reply.backlog_count_hint = self._matching.queue(key).backlog.count()
+        self._hint(reply, key, came_ns, item)
+        return reply
 
     async def poll_activity_task_queue(
         self, request: ws.PollActivityTaskQueueRequest, call: Call
     ) -> ws.PollActivityTaskQueueResponse:
-        while True:
+        came_ns = self._executions.clock()
+        reply: ws.PollActivityTaskQueueResponse | None = None
+        while reply is None:
             item = await self._poll(request, TaskKind.ACTIVITY, call)
             match item:
                 case Granted(execution, activity.ActivityGrant() as grant):
-                    return activity_task_reply(execution, grant)
+                    reply = activity_task_reply(execution, grant)
                 case TaskRow():
                     reply = await self._start_activity(item, request.identity)
-                    if reply is not None:
-                        return reply
                 case _:
                     return ws.PollActivityTaskQueueResponse()
+        self._hint(reply, self._key(request, TaskKind.ACTIVITY), came_ns, item)
+        return reply
+
+    def _key(self, request: Poll, kind: TaskKind) -> QueueKey:
+        namespace_id = self._namespaces.id_of(request.namespace)
+        return QueueKey(namespace_id, kind, request.task_queue.name)
+
+    def _hint(
+        self,
+        reply: ws.PollWorkflowTaskQueueResponse | ws.PollActivityTaskQueueResponse,
+        key: QueueKey,
+        came_ns: int,
+        item: object,
+    ) -> None:
+        """Suggest more polls, or fewer, to a worker that scales them."""
+        waited_ns = self._executions.clock() - came_ns
+        more = self._matching.poller_hint(key, waited_ns, from_backlog=isinstance(item, TaskRow))
+        if more:
+            reply.poller_scaling_decision.poll_request_delta_suggestion = more
 
     async def _poll(
         self,
-        request: ws.PollWorkflowTaskQueueRequest | ws.PollActivityTaskQueueRequest,
+        request: Poll,
         kind: TaskKind,
         call: Call,
     ) -> object:
         """The next item of a queue, or None when the long poll is over."""
-        namespace_id = self._namespaces.id_of(request.namespace)
+        key = self._key(request, kind)
         if not request.task_queue.name:
             raise InvalidArgument("TaskQueue is not set on request.")
         if len(request.task_queue.name) > self._config.identifier_chars_max:
             raise InvalidArgument("TaskQueue length exceeds limit.")
         if len(request.identity) > self._config.identifier_chars_max:
             raise InvalidArgument("Identity length exceeds limit.")
-        key = QueueKey(namespace_id, kind, request.task_queue.name)
-        await self._load_backlog(key)
+        await self._task_queues.load(key)
         seconds = poll_seconds(self._config.task_poll_timeout_s, call, self._executions.clock())
         if seconds <= 0:
             return None
-        worker = request.worker_instance_key
-        return await self._matching.poll(key, request.identity, request, seconds, worker)
-
-    async def _load_backlog(self, key: QueueKey) -> None:
-        """On the first poll of a queue: the tasks that a former server left in the store."""
-        queue = self._matching.queue(key)
-        if queue.loaded:
-            return
-        queue.loaded = True
-        after = 0
-        while True:
-            rows = await self._executions.store.backlog(key, after, BACKLOG_PAGE)
-            for row in rows:
-                if row.task_id <= self._executions.inherited_tasks_up_to:
-                    self._matching.add(key, row)
-            if len(rows) < BACKLOG_PAGE:
-                return
-            after = rows[-1].task_id
+        return await self._matching.poll(
+            key,
+            request.identity,
+            request,
+            seconds,
+            request.worker_instance_key,
+            _tasks_per_s(request),
+        )
 
     async def _workflow_reply(
         self, execution: Execution, grant: workflow_task.WorkflowTaskGrant
@@ -458,6 +477,17 @@ class WorkerTasks:
                 f" {self._config.payload_bytes_max} bytes (payload_bytes_max)."
             )
         return request.details
+
+
+def _tasks_per_s(request: Poll) -> float | None:
+    """What the worker asks for of its whole task queue: of activities alone."""
+    if not isinstance(request, ws.PollActivityTaskQueueRequest):
+        return None
+    metadata = request.task_queue_metadata
+    if not metadata.HasField("max_tasks_per_second"):
+        return None
+    asked = metadata.max_tasks_per_second.value
+    return asked if asked > 0 else 0.0
 
 
 def _check_failure(reason: failure.Failure) -> None:

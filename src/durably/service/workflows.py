@@ -11,7 +11,7 @@ from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
-from durably.engine import cron, start_policy, workflow, workflow_task
+from durably.engine import cron, priority, start_policy, workflow, workflow_task
 from durably.engine.apply import nanoseconds
 from durably.engine.retry import validate_policy
 from durably.engine.start_policy import Outcome
@@ -252,6 +252,7 @@ class Workflows:
             if len(value) > self._config.identifier_chars_max:
                 raise InvalidArgument(f"{name} length exceeds limit.")
         self._check_times(request)
+        priority.check(request.priority)
         if request.HasField("retry_policy"):
             validate_policy(request.retry_policy)
         start_policy.validate(request.workflow_id_reuse_policy, request.workflow_id_conflict_policy)

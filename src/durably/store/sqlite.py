@@ -40,6 +40,7 @@ from durably.store.store import (
     StoredExecution,
     StoreLocked,
     StoreTooNew,
+    TaskOrder,
     TaskRow,
     VisibilityRow,
     VisibleExecution,
@@ -82,7 +83,7 @@ FORGET_JOURNAL = "DELETE FROM journal WHERE shard = 0 AND execution_id = ? AND v
 # The last heartbeat of an activity.
 HEARTBEAT = "INSERT OR REPLACE INTO heartbeats VALUES (0, ?, ?, ?, ?, ?, ?)"
 # A task that no poller waited for.
-ADD_TASK = "INSERT INTO tasks VALUES (0, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+ADD_TASK = f"INSERT INTO tasks VALUES (0, {', '.join('?' * 12)})"
 # A task that a worker has started, or that is stale.
 REMOVE_TASK = "DELETE FROM tasks WHERE shard = 0 AND task_id = ?"
 # What lists and counts see.
@@ -115,8 +116,8 @@ EVENTS_BACKWARD = """SELECT version, first_event_id, events FROM journal WHERE s
 DUE = """SELECT execution_id, next_deadline_ns FROM executions
     WHERE next_deadline_ns > 0 AND next_deadline_ns <= ? ORDER BY next_deadline_ns LIMIT ?"""
 # A page of a queue's backlog.
-BACKLOG = """SELECT task_id, execution_id, scheduled_event_id, stamp, created_ns, sticky FROM tasks
-    WHERE namespace_id = ? AND kind = ? AND queue = ? AND task_id > ? ORDER BY task_id LIMIT ?"""
+BACKLOG = """SELECT task_id, execution_id, scheduled_event_id, stamp, created_ns, sticky, level,
+    fairness_key, weight FROM tasks WHERE namespace_id = ? AND kind = ? AND queue = ? AND task_id > ? ORDER BY task_id LIMIT ?"""
 NAMESPACES = "SELECT namespace_id, name, version, record FROM namespaces ORDER BY name"
 CREATE_NAMESPACE = "INSERT INTO namespaces VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 UPDATE_NAMESPACE = """UPDATE namespaces SET name = ?, version = ?, record = ?
@@ -124,11 +125,14 @@ UPDATE_NAMESPACE = """UPDATE namespaces SET name = ?, version = ?, record = ?
 # A namespace that has no executions any more.
 DELETE_NAMESPACE = (
     "DELETE FROM tasks WHERE namespace_id = ?",
+    "DELETE FROM queue_configs WHERE namespace_id = ?",
     "DELETE FROM namespaces WHERE namespace_id = ?",
 )
 # Some executions of a namespace.
 EXECUTIONS_OF = """SELECT execution_id FROM executions WHERE shard = 0 AND namespace_id = ?
     LIMIT ?"""
+QUEUE_CONFIG = "SELECT config FROM queue_configs WHERE namespace_id = ? AND kind = ? AND queue = ?"
+PUT_QUEUE_CONFIG = "INSERT OR REPLACE INTO queue_configs VALUES (?, ?, ?, ?)"
 METADATA = "SELECT value FROM metadata WHERE key = ?"
 PUT_METADATA = "INSERT OR REPLACE INTO metadata VALUES (?, ?)"
 DELETE_EXECUTION = (
@@ -321,6 +325,18 @@ class SqliteStore:
 
         return self._submit(delete)
 
+    def put_queue_config(self, queue: QueueKey, config: bytes) -> asyncio.Future[None]:
+        values = (queue.namespace_id, int(queue.kind), queue.name, config)
+
+        def put(connection: sqlite3.Connection) -> None:
+            connection.execute(PUT_QUEUE_CONFIG, values)
+
+        return self._submit(put)
+
+    async def queue_config(self, queue: QueueKey) -> bytes | None:
+        row = self._row(QUEUE_CONFIG, (queue.namespace_id, int(queue.kind), queue.name))
+        return bytes(row[0]) if row else None
+
     def put_metadata(self, key: str, value: bytes) -> asyncio.Future[None]:
         return self._submit(lambda connection: _put_metadata(connection, key, value))
 
@@ -418,8 +434,10 @@ class SqliteStore:
         key = (queue.namespace_id, int(queue.kind), queue.name, after_task_id, limit)
         rows = self._rows(BACKLOG, key)
         return [
-            TaskRow(task_id, queue, execution_id, scheduled, stamp, created_ns, bool(sticky))
-            for task_id, execution_id, scheduled, stamp, created_ns, sticky in rows
+            TaskRow(
+                row[0], queue, row[1], row[2], row[3], row[4], bool(row[5]), TaskOrder(*row[6:])
+            )
+            for row in rows
         ]
 
     async def executions_of(self, namespace_id: str, limit: int) -> list[int]:
@@ -641,6 +659,9 @@ def _task_values(task: TaskRow) -> tuple[object, ...]:
         task.stamp,
         task.created_ns,
         int(task.sticky),
+        task.order.level,
+        task.order.fairness_key,
+        task.order.weight,
     )
 
 

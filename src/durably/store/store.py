@@ -35,6 +35,15 @@ class QueueKey:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class TaskOrder:
+    """What decides when a task's turn is, in the vocabulary of `engine.priority`."""
+
+    level: int = 3
+    fairness_key: str = ""
+    weight: float = 1.0
+
+
 @dataclass(slots=True)
 class TaskRow:
     """One task that found no waiting poller. `stamp` is the attempt it belongs to."""
@@ -46,6 +55,7 @@ class TaskRow:
     stamp: int
     created_ns: int
     sticky: bool = False
+    order: TaskOrder = TaskOrder()
 
 
 @dataclass(slots=True)
@@ -220,6 +230,11 @@ class Store(Protocol):
 
     async def executions_of(self, namespace_id: str, limit: int) -> list[int]:
         """Ids of some executions of a namespace, of any kind."""
+
+    def put_queue_config(self, queue: QueueKey, config: bytes) -> asyncio.Future[None]:
+        """Write a queue's configuration; `config` is encoded by the service that owns queues."""
+
+    async def queue_config(self, queue: QueueKey) -> bytes | None: ...
 
     def put_metadata(self, key: str, value: bytes) -> asyncio.Future[None]: ...
 

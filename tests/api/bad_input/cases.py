@@ -21,6 +21,7 @@ INVALID, MISSING, EXISTS = (
 )
 
 HERE = {"namespace": "default"}
+NOWHERE = {"namespace": "nowhere"}
 NO_RUN = {"workflowId": "nobody", "runId": "1d6c1a0e-3f4b-4f6a-9d53-0c6b1b1f8f00"}
 BAD_RUN = {"workflowId": "nobody", "runId": "not-a-uuid"}
 NAMED = {"workflowExecution": NO_RUN}
@@ -54,6 +55,8 @@ MESSAGES = {
     "negative task timeout": r"WorkflowTaskTimeout.*negative duration",
     "negative delay": r"WorkflowStartDelay.*negative duration",
     "unknown search attribute": r"no mapping defined for search attribute Nope",
+    "negative priority": r"priority key can't be negative",
+    "long fairness key": r"fairness key length exceeds limit",
     "no signal name": r"(?i)signal.* not set|must provide signal name",
     "no token": r"(?i)task ?token",
     "malformed token": r"(?i)token",
@@ -114,6 +117,9 @@ def _starts(rpc: str, request: Mapping[str, Any]) -> list[Case]:
             {**request, "retryPolicy": {"initialInterval": "1s", "backoffCoefficient": 0.5}},
         ),
         Case(rpc, "negative attempts", {**request, "retryPolicy": {"maximumAttempts": -1}}),
+        Case(rpc, "negative priority", {**request, "priority": {"priorityKey": -1}}),
+        Case(rpc, "long fairness key", {**request, "priority": {"fairnessKey": "k" * 65}}),
+        Case(rpc, "negative fairness weight", {**request, "priority": {"fairnessWeight": -1}}),
         Case(
             rpc,
             "unknown search attribute",
@@ -191,6 +197,7 @@ _START_ACTIVITY: dict[str, Any] = {
     "taskQueue": {"name": "q"},
     "startToCloseTimeout": "1s",
 }
+_QUEUE = {**HERE, "taskQueue": "q", "taskQueueType": "TASK_QUEUE_TYPE_ACTIVITY"}
 _SCHEDULE_RPCS: dict[str, dict[str, Any]] = {
     "DescribeSchedule": {},
     "DeleteSchedule": {},
@@ -350,6 +357,44 @@ def written() -> list[Case]:
         Case("PollWorkflowTaskQueue", "no task queue", HERE),
         Case("PollActivityTaskQueue", "no task queue", HERE),
         Case("DescribeTaskQueue", "no task queue", HERE),
+        Case("UpdateTaskQueueConfig", "no task queue", without(_QUEUE, "taskQueue")),
+        Case("UpdateTaskQueueConfig", "long task queue", {**_QUEUE, "taskQueue": LONG}),
+        Case("UpdateTaskQueueConfig", "no type of queue", without(_QUEUE, "taskQueueType")),
+        Case("UpdateTaskQueueConfig", "long identity", {**_QUEUE, "identity": LONG}),
+        Case(
+            "UpdateTaskQueueConfig",
+            "negative rate",
+            {**_QUEUE, "updateQueueRateLimit": {"rateLimit": {"requestsPerSecond": -1}}},
+        ),
+        Case(
+            "UpdateTaskQueueConfig",
+            "rate of workflow tasks",
+            {
+                **_QUEUE,
+                "taskQueueType": "TASK_QUEUE_TYPE_WORKFLOW",
+                "updateQueueRateLimit": {"rateLimit": {"requestsPerSecond": 1}},
+            },
+        ),
+        Case(
+            "UpdateTaskQueueConfig",
+            "weight of no key",
+            {**_QUEUE, "setFairnessWeightOverrides": {"": 1}},
+        ),
+        Case(
+            "UpdateTaskQueueConfig",
+            "negative weight",
+            {**_QUEUE, "setFairnessWeightOverrides": {"k": -1}},
+        ),
+        Case(
+            "UpdateTaskQueueConfig",
+            "weight set and unset",
+            {
+                **_QUEUE,
+                "setFairnessWeightOverrides": {"k": 1},
+                "unsetFairnessWeightOverrides": ["k"],
+            },
+        ),
+        Case("UpdateTaskQueueConfig", "unknown namespace", {**_QUEUE, **NOWHERE}, MISSING),
         Case("ListTaskQueuePartitions", "no task queue", HERE),
         Case("ListArchivedWorkflowExecutions", "no archive", HERE),
         Case("AddOrUpdateRemoteCluster", "no address", {}, StatusCode.UNAVAILABLE),

@@ -1,0 +1,295 @@
+"""RPCs about task queues: what they are asked for, what waits in them, how they are limited.
+
+Rule 1: a queue is read from the store before anything is said of it or taken from it.
+Rule 2: a change of its configuration is on disk before it has effect.
+"""
+
+import math
+from collections.abc import Callable
+
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
+from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
+
+from durably.engine import priority
+from durably.errors import InvalidArgument
+from durably.matching import PollerSeen, QueueLimits, Stats
+from durably.service.admission import Call
+from durably.service.describe import set_time
+from durably.service.namespaces import Namespaces
+from durably.service.transact import Executions
+from durably.store.store import QueueKey, TaskKind, TaskRow
+
+BACKLOG_PAGE = 1000
+UNLIMITED_PER_S = 100_000.0
+"""What is shown of a queue that nothing limits: the default of the API's own server."""
+RESERVED_PREFIX = "/_sys/"
+
+RateUpdate = ws.UpdateTaskQueueConfigRequest.RateLimitUpdate
+EffectiveRate = ws.DescribeTaskQueueResponse.EffectiveRateLimit
+
+
+class TaskQueues:
+    """All task queues, as the store and `Matching` have them."""
+
+    def __init__(
+        self, executions: Executions, namespaces: Namespaces, address: Callable[[], str]
+    ) -> None:
+        self._executions = executions
+        self._matching = executions.matching
+        self._namespaces = namespaces
+        self._config = executions.config
+        self._address = address
+
+    async def load(self, key: QueueKey) -> None:
+        """Before the first use of a queue: its configuration, and the tasks of a former server."""
+        if self._matching.queue(key).loaded:
+            return
+        store = self._executions.store
+        config = _decode(await store.queue_config(key))
+        found: list[TaskRow] = []
+        page: list[TaskRow] = []
+        while len(page) == BACKLOG_PAGE or not found:
+            page = await store.backlog(key, found[-1].task_id if found else 0, BACKLOG_PAGE)
+            found += page
+            if not page:
+                break
+        if not self._matching.queue(key).loaded:
+            inherited = [
+                row for row in found if row.task_id <= self._executions.inherited_tasks_up_to
+            ]
+            self._matching.load(key, inherited, _limits(config))
+
+    # --- Configuration ------------------------------------------------------------------------
+
+    async def update_task_queue_config(
+        self, request: ws.UpdateTaskQueueConfigRequest, call: Call
+    ) -> ws.UpdateTaskQueueConfigResponse:
+        namespace_id = self._namespaces.id_of(request.namespace)
+        self._check_name(request.task_queue)
+        kind = self._check_update(request)
+        key = QueueKey(namespace_id, kind, request.task_queue)
+        await self.load(key)
+        config = _decode(await self._executions.store.queue_config(key))
+        if request.HasField("update_queue_rate_limit"):
+            self._set_rate(config.queue_rate_limit, request.update_queue_rate_limit, request)
+        if request.HasField("update_fairness_key_rate_limit_default"):
+            self._set_rate(
+                config.fairness_keys_rate_limit_default,
+                request.update_fairness_key_rate_limit_default,
+                request,
+            )
+        for fairness_key in request.unset_fairness_weight_overrides:
+            config.fairness_weight_overrides.pop(fairness_key, None)
+        config.fairness_weight_overrides.update(request.set_fairness_weight_overrides)
+        if len(config.fairness_weight_overrides) > self._config.fairness_weights_max:
+            raise InvalidArgument(
+                "the update would give the queue more than"
+                f" {self._config.fairness_weights_max} fairness weights (fairness_weights_max)"
+            )
+        await self._executions.store.put_queue_config(key, config.SerializeToString())
+        self._matching.configure(key, _limits(config))
+        return ws.UpdateTaskQueueConfigResponse(config=config)
+
+    def _set_rate(
+        self,
+        config: taskqueue.RateLimitConfig,
+        update: RateUpdate,
+        request: ws.UpdateTaskQueueConfigRequest,
+    ) -> None:
+        config.Clear()
+        if update.HasField("rate_limit"):
+            config.rate_limit.CopyFrom(update.rate_limit)
+        config.metadata.reason = update.reason
+        config.metadata.update_identity = request.identity
+        set_time(config.metadata.update_time, self._executions.clock())
+
+    def _check_update(self, request: ws.UpdateTaskQueueConfigRequest) -> TaskKind:
+        try:
+            kind = TaskKind(request.task_queue_type)
+        except ValueError as error:
+            raise InvalidArgument("TaskQueueType is not set, or of no task queue.") from error
+        for update, what, label in (
+            (request.update_queue_rate_limit, "rate limit", "UpdateQueueRateLimit"),
+            (
+                request.update_fairness_key_rate_limit_default,
+                "fairness key rate limit",
+                "UpdateFairnessKeyRateLimitDefault",
+            ),
+        ):
+            if kind is TaskKind.WORKFLOW and update.HasField("rate_limit"):
+                raise InvalidArgument(f"Setting {what} on workflow task queues is not allowed.")
+            _check_rate(update, label, self._config.identifier_chars_max)
+        if len(request.identity) > self._config.identifier_chars_max:
+            raise InvalidArgument(
+                f"Identity field too long (max {self._config.identifier_chars_max} characters)."
+            )
+        _check_weights(request, self._config.fairness_weights_max)
+        return kind
+
+    def _check_name(self, name: str) -> None:
+        if not name:
+            raise InvalidArgument("TaskQueue is not set on request.")
+        if len(name) > self._config.identifier_chars_max:
+            raise InvalidArgument("TaskQueue length exceeds limit.")
+
+    # --- Descriptions -------------------------------------------------------------------------
+
+    async def list_task_queue_partitions(
+        self, request: ws.ListTaskQueuePartitionsRequest, call: Call
+    ) -> ws.ListTaskQueuePartitionsResponse:
+        """A queue has one partition, which is called like the queue."""
+        self._namespaces.id_of(request.namespace)
+        name = request.task_queue.name
+        self._check_name(name)
+        if name.startswith(RESERVED_PREFIX):
+            raise InvalidArgument(
+                f"task queue name cannot start with reserved prefix {RESERVED_PREFIX}"
+            )
+        partition = taskqueue.TaskQueuePartitionMetadata(key=name, owner_host_name=self._address())
+        return ws.ListTaskQueuePartitionsResponse(
+            activity_task_queue_partitions=[partition], workflow_task_queue_partitions=[partition]
+        )
+
+    async def describe_task_queue(
+        self, request: ws.DescribeTaskQueueRequest, call: Call
+    ) -> ws.DescribeTaskQueueResponse:
+        namespace_id = self._namespaces.id_of(request.namespace)
+        name = request.task_queue.name
+        self._check_name(name)
+        if request.api_mode == queue_enums.DESCRIBE_TASK_QUEUE_MODE_ENHANCED:
+            return await self._enhanced(namespace_id, name, request)
+        activity = request.task_queue_type == queue_enums.TASK_QUEUE_TYPE_ACTIVITY
+        kind = TaskKind.ACTIVITY if activity else TaskKind.WORKFLOW
+        key = QueueKey(namespace_id, kind, name)
+        await self.load(key)
+        response = ws.DescribeTaskQueueResponse(
+            pollers=self._pollers(key), effective_rate_limit=self._effective_rate(key)
+        )
+        if request.report_stats:
+            response.stats.CopyFrom(_stats(self._matching.stats(key)))
+            for level in {*self._matching.levels(key), priority.DEFAULT_LEVEL}:
+                stats = _stats(self._matching.stats(key, level))
+                response.stats_by_priority_key[level].CopyFrom(stats)
+        if request.report_config:
+            config = await self._executions.store.queue_config(key)
+            if config is not None:
+                response.config.ParseFromString(config)
+        if request.include_task_queue_status:
+            status = response.task_queue_status
+            status.backlog_count_hint = self._matching.stats(key).backlog
+            status.rate_per_second = response.effective_rate_limit.requests_per_second
+        return response
+
+    async def _enhanced(
+        self, namespace_id: str, name: str, request: ws.DescribeTaskQueueRequest
+    ) -> ws.DescribeTaskQueueResponse:
+        kinds = list(request.task_queue_types) or [
+            queue_enums.TASK_QUEUE_TYPE_WORKFLOW,
+            queue_enums.TASK_QUEUE_TYPE_ACTIVITY,
+        ]
+        infos: dict[int, taskqueue.TaskQueueTypeInfo] = {}
+        for kind in kinds:
+            if kind not in (1, 2):
+                continue
+            key = QueueKey(namespace_id, TaskKind(kind), name)
+            await self.load(key)
+            infos[kind] = taskqueue.TaskQueueTypeInfo(
+                pollers=self._pollers(key) if request.report_pollers else [],
+                stats=_stats(self._matching.stats(key)) if request.report_stats else None,
+            )
+        version = taskqueue.TaskQueueVersionInfo(types_info=infos)
+        return ws.DescribeTaskQueueResponse(versions_info={"": version})
+
+    def _pollers(self, key: QueueKey) -> list[taskqueue.PollerInfo]:
+        return [_poller_info(seen) for seen in self._matching.pollers(key)]
+
+    def _effective_rate(self, key: QueueKey) -> EffectiveRate:
+        queue = self._matching.queue(key)
+        per_s, source = UNLIMITED_PER_S, queue_enums.RATE_LIMIT_SOURCE_SYSTEM
+        if queue.limits.per_s is not None:
+            per_s, source = queue.limits.per_s, queue_enums.RATE_LIMIT_SOURCE_API
+        elif queue.worker_per_s is not None:
+            per_s, source = queue.worker_per_s, queue_enums.RATE_LIMIT_SOURCE_WORKER
+        return EffectiveRate(requests_per_second=per_s, rate_limit_source=source)
+
+
+def _decode(config: bytes | None) -> taskqueue.TaskQueueConfig:
+    return taskqueue.TaskQueueConfig.FromString(config or b"")
+
+
+def _limits(config: taskqueue.TaskQueueConfig) -> QueueLimits:
+    return QueueLimits(
+        per_s=_rate(config.queue_rate_limit),
+        key_per_s=_rate(config.fairness_keys_rate_limit_default),
+        weights={
+            key: priority.weight(asked) for key, asked in config.fairness_weight_overrides.items()
+        },
+    )
+
+
+def _rate(config: taskqueue.RateLimitConfig) -> float | None:
+    return config.rate_limit.requests_per_second if config.HasField("rate_limit") else None
+
+
+def _check_rate(update: RateUpdate, label: str, reason_chars_max: int) -> None:
+    if not update.HasField("rate_limit"):
+        return
+    per_s = update.rate_limit.requests_per_second
+    if not math.isfinite(per_s) or per_s < 0:
+        raise InvalidArgument(f"RequestsPerSecond for {label} rate limit must be non-negative.")
+    if len(update.reason) > reason_chars_max:
+        raise InvalidArgument(f"{label}.Reason field too long (max {reason_chars_max} characters).")
+
+
+def _check_weights(request: ws.UpdateTaskQueueConfigRequest, weights_max: int) -> None:
+    wanted, unwanted = (
+        request.set_fairness_weight_overrides,
+        request.unset_fairness_weight_overrides,
+    )
+    if len(wanted) + len(unwanted) > weights_max:
+        raise InvalidArgument(
+            "too many fairness weight overrides in request:"
+            f" got {len(wanted) + len(unwanted)}, maximum {weights_max}"
+        )
+    for key in (*wanted, *unwanted):
+        if not key:
+            raise InvalidArgument("fairness weight override key must not be empty")
+        priority.check_fairness_key(key)
+    for key, weight in wanted.items():
+        if not weight > 0:
+            raise InvalidArgument(
+                f'invalid fairness weight weight for key "{key}": must be greater than zero'
+            )
+    for key in unwanted:
+        if key in wanted:
+            raise InvalidArgument(
+                f'fairness weight override key "{key}" present in both set and unset lists'
+            )
+
+
+def _stats(found: Stats) -> taskqueue.TaskQueueStats:
+    stats = taskqueue.TaskQueueStats(
+        approximate_backlog_count=found.backlog,
+        tasks_add_rate=found.added_per_s,
+        tasks_dispatch_rate=found.given_per_s,
+        rate_limiting_active=found.limited,
+    )
+    stats.approximate_backlog_age.FromNanoseconds(found.oldest_age_ns)
+    return stats
+
+
+def _poller_info(seen: PollerSeen) -> taskqueue.PollerInfo:
+    request = seen.attributes
+    rate = getattr(request, "task_queue_metadata", None)
+    info = taskqueue.PollerInfo(identity=seen.identity)
+    set_time(info.last_access_time, seen.at_ns)
+    if rate is not None and rate.HasField("max_tasks_per_second"):
+        info.rate_per_second = rate.max_tasks_per_second.value
+    else:
+        info.rate_per_second = UNLIMITED_PER_S
+    if request.HasField("worker_version_capabilities"):
+        info.worker_version_capabilities.CopyFrom(request.worker_version_capabilities)
+    if request.HasField("deployment_options"):
+        info.deployment_options.CopyFrom(request.deployment_options)
+    return info
