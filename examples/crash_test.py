@@ -48,8 +48,8 @@ class Sum:
 
 
 async def work(address: str) -> None:
-    """What the worker's process does."""
-    client = await Client.connect(address)
+    """What the worker's process does; the server may be down when it begins."""
+    client = await connected(address)
     runner = UnsandboxedWorkflowRunner()
     await Worker(
         client, task_queue="sums", workflows=[Sum], activities=[step], workflow_runner=runner
