@@ -1,6 +1,6 @@
 # Every target has a sentence; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format lint types imports tests bench build clean
+.PHONY: help install demo test check format lint types imports tests differential bench build clean
 
 UV = $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN = $(UV) run --frozen --all-extras
@@ -34,7 +34,10 @@ imports: install ## Check that layers import only what is below them, and that t
 	$(RUN) lint-imports
 
 tests: install ## Run the tests alone, fast ones in parallel first.
-	$(RUN) pytest -n 2 --dist loadfile -m "not model" tests
+	$(RUN) pytest -n 2 --dist loadfile -m "not model and not peer" tests
+
+differential: install ## Compare what durably does with what Temporal's dev server does, program by program.
+	$(RUN) pytest -m peer tests/differential
 
 bench: install ## Run the benchmarks against Temporal's dev server and write bench/RESULTS.md.
 	$(RUN) python -m bench --write

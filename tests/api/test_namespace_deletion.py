@@ -1,6 +1,7 @@
 """A deleted namespace goes with all that is in it, whatever happens meanwhile."""
 
 import asyncio
+import contextlib
 import sqlite3
 from datetime import timedelta
 from pathlib import Path
@@ -145,3 +146,17 @@ async def test_the_namespace_of_the_configuration_is_made_again(tmp_path: Path) 
     async with Server(store=store, port=0) as server:
         client = await Client.connect(server.address)
         assert (await client.count_workflows()).count == 0
+
+
+async def test_a_caller_that_goes_away_leaves_the_namespace_changeable(client: Client) -> None:
+    """What was written for it is what the server goes on from."""
+    for _ in range(20):
+        update = ws.UpdateNamespaceRequest(namespace="default")
+        update.update_info.description = "changed"
+        with contextlib.suppress(RPCError):
+            await client.workflow_service.update_namespace(
+                update, timeout=timedelta(milliseconds=1)
+            )
+    update.update_info.description = "in the end"
+    changed = await client.workflow_service.update_namespace(update)
+    assert changed.namespace_info.description == "in the end"

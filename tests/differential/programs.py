@@ -646,7 +646,8 @@ async def a_query_to_nobodys_queue(stage: Stage) -> Any:
     handle = await stage.start(task_queue="nobody")
     told = await refusal(handle.query("look", rpc_timeout=timedelta(seconds=1)))
     await handle.terminate()
-    return told[0]
+    # Whether the client or the server notices first is a matter of chance.
+    return told[0] in ("DEADLINE_EXCEEDED", "CANCELLED")
 
 
 @program

@@ -113,6 +113,7 @@ def _short(value: Any) -> str:
     return repr(value)
 
 
+@pytest.mark.peer
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("name", PROGRAMS)
 async def test_both_do_the_same(clients: tuple[Client, Client], name: str) -> None:

@@ -28,6 +28,7 @@ from durably.errors import (
     NamespaceDeleted,
     NamespaceNotFound,
     NotFound,
+    Unavailable,
 )
 from durably.service.admission import Call
 from durably.store.store import Conflict, NamespaceRow, Store
@@ -340,7 +341,10 @@ class Namespaces:
     async def _replace(self, changed: Namespace) -> None:
         expected = changed.version
         changed.version += 1
-        await self._put(changed, expected)
+        try:
+            await self._put(changed, expected)
+        except Conflict as error:
+            raise Unavailable("the namespace was changed meanwhile; try again") from error
 
     async def _put(self, namespace: Namespace, expected_version: int) -> None:
         row = NamespaceRow(
@@ -349,7 +353,14 @@ class Namespaces:
             namespace.version,
             msgspec.msgpack.encode(namespace),
         )
-        await self._store.put_namespace(row, expected_version)
+        done = self._store.put_namespace(row, expected_version)
+        done.add_done_callback(lambda done: self._written(namespace, done))
+        # What is written is kept in memory too, even if the caller has gone away meanwhile.
+        await asyncio.shield(done)
+
+    def _written(self, namespace: Namespace, done: "asyncio.Future[None]") -> None:
+        if done.cancelled() or done.exception() is not None:
+            return
         before = self._by_id.get(namespace.namespace_id)
         if before is not None:
             self._drop(before)

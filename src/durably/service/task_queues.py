@@ -4,6 +4,7 @@ Rule 1: a queue is read from the store before anything is said of it or taken fr
 Rule 2: a change of its configuration is on disk before it has effect.
 """
 
+import asyncio
 import math
 from collections.abc import Callable
 
@@ -87,9 +88,17 @@ class TaskQueues:
                 "the update would give the queue more than"
                 f" {self._config.fairness_weights_max} fairness weights (fairness_weights_max)"
             )
-        await self._executions.store.put_queue_config(key, config.SerializeToString())
-        self._matching.configure(key, _limits(config))
+        done = self._executions.store.put_queue_config(key, config.SerializeToString())
+        # What is written takes effect, even if the caller has gone away meanwhile.
+        done.add_done_callback(lambda done: self._written(key, config, done))
+        await asyncio.shield(done)
         return ws.UpdateTaskQueueConfigResponse(config=config)
+
+    def _written(
+        self, key: QueueKey, config: taskqueue.TaskQueueConfig, done: "asyncio.Future[None]"
+    ) -> None:
+        if not done.cancelled() and done.exception() is None:
+            self._matching.configure(key, _limits(config))
 
     def _set_rate(
         self,
