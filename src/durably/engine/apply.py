@@ -259,6 +259,11 @@ def _unsend_updates(state: WorkflowState) -> None:
         update.sent = False
 
 
+UNVERSIONED = "unversioned"
+BUILD_IDS_MAX = 50
+"""So many of the builds that have worked on a run are shown, the last ones."""
+
+
 def _workflow_task_completed(state: WorkflowState, event: history.HistoryEvent) -> None:
     attributes = event.workflow_task_completed_event_attributes
     state.workflow_task = None
@@ -270,7 +275,20 @@ def _workflow_task_completed(state: WorkflowState, event: history.HistoryEvent) 
         state.sdk_name, state.sdk_version = sdk.sdk_name, sdk.sdk_version
     if attributes.HasField("worker_version"):
         state.worker_version = attributes.worker_version.SerializeToString()
+    _note_build_id(state, attributes)
     _note_reset_point(state, event)
+
+
+def _note_build_id(
+    state: WorkflowState, attributes: history.WorkflowTaskCompletedEventAttributes
+) -> None:
+    """That of a worker without versioning; `unversioned` goes before its build."""
+    stamp = attributes.worker_version
+    if stamp.use_versioning or attributes.versioning_behavior:
+        return
+    names = [UNVERSIONED, f"{UNVERSIONED}:{stamp.build_id}"] if stamp.build_id else [UNVERSIONED]
+    state.build_ids += [name for name in names if name not in state.build_ids]
+    del state.build_ids[1 : len(state.build_ids) - BUILD_IDS_MAX + 1]
 
 
 def _note_reset_point(state: WorkflowState, event: history.HistoryEvent) -> None:

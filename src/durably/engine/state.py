@@ -275,6 +275,8 @@ class WorkflowState(HistoryState, tag="workflow"):
     sdk_version: str = ""
     reset_points: list[ResetPoint] = field(default_factory=list)
     worker_version: bytes = b""
+    build_ids: list[str] = field(default_factory=list)
+    """What the search attribute BuildIds shows: which builds have worked on it."""
 
     # Workflow task
     workflow_task_attempt: int = 1

@@ -365,7 +365,10 @@ def record_completed(t: Transition, reference: TaskReference, completion: Comple
         attributes.sdk_metadata.CopyFrom(completion.sdk_metadata)
     if completion.metering_metadata is not None:
         attributes.metering_metadata.CopyFrom(completion.metering_metadata)
-    return t.record(attributes)
+    builds = list(t.state.build_ids)
+    event_id = t.record(attributes)
+    t.visible |= t.state.build_ids != builds
+    return event_id
 
 
 def _record_transient(t: Transition, task: WorkflowTask) -> tuple[int, int]:

@@ -10,26 +10,38 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from sqlglot import exp
-
 from durably.errors import InvalidArgument
-from durably.store.visibility_query import duration_ns, parse_statement, time_ns
+from durably.store import filter_syntax
+from durably.store.filter_syntax import (
+    All,
+    Any,
+    Between,
+    Comparison,
+    Condition,
+    IsNull,
+    Name,
+    Not,
+    Value,
+    refusal,
+    unsupported,
+)
+from durably.store.visibility_query import SECOND_NS, duration_ns, time_ns
 
 T = TypeVar("T")
 
-_OF_TEXTS: dict[type[exp.Expr], Callable[[str, str], bool]] = {
-    exp.EQ: lambda found, wanted: found == wanted,
-    exp.NEQ: lambda found, wanted: found != wanted,
-    exp.Like: lambda found, wanted: found.startswith(wanted),
+_OF_TEXTS: dict[str, Callable[[str, str], bool]] = {
+    "=": lambda found, wanted: found == wanted,
+    "!=": lambda found, wanted: found != wanted,
+    "STARTS_WITH": lambda found, wanted: found.startswith(wanted),
 }
 
-_OF_NUMBERS: dict[type[exp.Expr], Callable[[int, int], bool]] = {
-    exp.EQ: lambda found, wanted: found == wanted,
-    exp.NEQ: lambda found, wanted: found != wanted,
-    exp.GT: lambda found, wanted: found > wanted,
-    exp.GTE: lambda found, wanted: found >= wanted,
-    exp.LT: lambda found, wanted: found < wanted,
-    exp.LTE: lambda found, wanted: found <= wanted,
+_OF_NUMBERS: dict[str, Callable[[int, int], bool]] = {
+    "=": lambda found, wanted: found == wanted,
+    "!=": lambda found, wanted: found != wanted,
+    ">": lambda found, wanted: found > wanted,
+    ">=": lambda found, wanted: found >= wanted,
+    "<": lambda found, wanted: found < wanted,
+    "<=": lambda found, wanted: found <= wanted,
 }
 
 
@@ -48,100 +60,86 @@ class Language(Generic[T]):
 
     def parse(self, text: str) -> Callable[[T], bool]:
         """Text to a condition; no text holds for all. InvalidArgument names what is wrong."""
-        if not text.strip():
-            return lambda each: True
-        statement = parse_statement(text.strip())
-        for clause in ("order", "group", "limit", "having", "offset", "joins"):
-            if statement.args.get(clause):
-                raise InvalidArgument(f"operation is not supported: '{clause}' clause")
-        where = statement.args.get("where")
-        if where is None:
-            raise InvalidArgument("operation is not supported: 'where' clause is missing")
-        return self._condition(where.this)
+        found = filter_syntax.parse(text)
+        if found.group_by:
+            raise unsupported("'GROUP BY' clause", found.group_by[0].at)
+        return self._condition(found.condition) if found.condition else lambda each: True
 
-    def _condition(self, node: exp.Expr) -> Callable[[T], bool]:
+    def _condition(self, node: Condition) -> Callable[[T], bool]:
         match node:
-            case exp.Paren():
-                return self._condition(node.this)
-            case exp.And():
-                first, second = self._condition(node.left), self._condition(node.right)
-                return lambda each: first(each) and second(each)
-            case exp.Or():
-                first, second = self._condition(node.left), self._condition(node.right)
-                return lambda each: first(each) or second(each)
-            case exp.Not():
-                holds = self._condition(node.this)
+            case All(parts):
+                every = [self._condition(part) for part in parts]
+                return lambda each: all(holds(each) for holds in every)
+            case Any(parts):
+                some = [self._condition(part) for part in parts]
+                return lambda each: any(holds(each) for holds in some)
+            case Not(part):
+                holds = self._condition(part)
                 return lambda each: not holds(each)
-            case exp.Is():
-                return self._is_null(node)
-            case exp.Between():
+            case IsNull(name):
+                value = self._read(name)
+                return lambda each: not value(each)
+            case Between():
                 return self._between(node)
-            case _:
+            case Comparison():
                 return self._comparison(node)
+            case _:
+                raise unsupported("'IN' operator", node.at)
 
-    def _name(self, node: exp.Expr | None) -> str:
-        if not isinstance(node, exp.Column) or node.table:
-            raise InvalidArgument(f"invalid filter name: {node.sql() if node else ''}")
-        if node.name not in self.texts and self._number(node.name) is None:
-            raise InvalidArgument(f"unknown or unsupported {self.subject} field: {node.name}")
-        return node.name
+    def _read(self, name: Name) -> Callable[[T], str | int]:
+        found = self.texts.get(name.text) or self._number(name)
+        if found is None:
+            raise refusal(f"unknown or unsupported {self.subject} field: {name.text}", name.at)
+        return found
 
-    def _number(self, name: str) -> Callable[[T], int] | None:
-        return self.times.get(name) or self.numbers.get(name) or self.durations.get(name)
+    def _number(self, name: Name) -> Callable[[T], int] | None:
+        wanted = name.text
+        return self.times.get(wanted) or self.numbers.get(wanted) or self.durations.get(wanted)
 
-    def _wanted(self, name: str, node: exp.Expr | None) -> int:
+    def _wanted(self, name: Name, value: Value) -> int:
         try:
-            if name in self.times:
-                return time_ns(_text(name, node))
-            if isinstance(node, exp.Literal) and not node.is_string:
-                scale = 1_000_000_000 if name in self.durations else 1
-                return int(float(node.this) * scale) if "." in node.this else int(node.this) * scale
-            if name in self.durations:
-                return duration_ns(_text(name, node))
-            return int(_text(name, node))
-        except ValueError as error:
-            shown = node.sql() if node else ""
-            raise InvalidArgument(f"invalid value for {name}: {shown}") from error
+            if name.text in self.times:
+                return time_ns(_text(name, value))
+            if isinstance(value.content, int | float) and not isinstance(value.content, bool):
+                return int(value.content * (SECOND_NS if name.text in self.durations else 1))
+            if name.text in self.durations:
+                return duration_ns(_text(name, value))
+            return int(_text(name, value))
+        except (ValueError, OverflowError) as error:
+            raise refusal(f"invalid value for {name.text}: {value.shown}", value.at) from error
 
-    def _is_null(self, node: exp.Is) -> Callable[[T], bool]:
-        name = self._name(node.this)
-        if not isinstance(node.expression, exp.Null):
-            raise InvalidArgument("operation is not supported: 'is' is for NULL and NOT NULL alone")
-        value: Callable[[T], str | int] | None = self.texts.get(name) or self._number(name)
-        assert value is not None
-        return lambda each: not value(each)
-
-    def _between(self, node: exp.Between) -> Callable[[T], bool]:
-        name = self._name(node.this)
-        value = self._number(name)
+    def _between(self, node: Between) -> Callable[[T], bool]:
+        self._read(node.name)
+        value = self._number(node.name)
         if value is None:
-            raise InvalidArgument(f"invalid expression: operation between is not for {name}")
-        low, high = self._wanted(name, node.args["low"]), self._wanted(name, node.args["high"])
+            raise refusal(
+                f"invalid expression: operation between is not for {node.name.text}", node.name.at
+            )
+        low, high = self._wanted(node.name, node.low), self._wanted(node.name, node.high)
         return lambda each: low <= value(each) <= high
 
-    def _comparison(self, node: exp.Expr) -> Callable[[T], bool]:
-        if type(node) not in _OF_NUMBERS and not isinstance(node, exp.Like):
-            raise InvalidArgument(f"operation is not supported: {node.sql()}")
-        name = self._name(node.this)
-        if name in self.texts:
-            text, wanted = self.texts[name], _text(name, node.expression)
-            compare = _OF_TEXTS.get(type(node))
+    def _comparison(self, node: Comparison) -> Callable[[T], bool]:
+        self._read(node.name)
+        if node.name.text in self.texts:
+            text, wanted = self.texts[node.name.text], _text(node.name, node.value)
+            compare = _OF_TEXTS.get(node.operator)
             if compare is None:
-                raise InvalidArgument(
-                    f"invalid expression: operation {node.key} is not supported for {name} column"
-                )
+                raise _not_for(node)
             return lambda each: compare(text(each), wanted)
-        compare_numbers = _OF_NUMBERS.get(type(node))
-        if compare_numbers is None:
-            raise InvalidArgument(f"invalid expression: operation {node.key} is not supported")
-        number, limit = self._number(name), self._wanted(name, node.expression)
-        assert number is not None
+        number, compare_numbers = self._number(node.name), _OF_NUMBERS.get(node.operator)
+        if number is None or compare_numbers is None:
+            raise _not_for(node)
+        limit = self._wanted(node.name, node.value)
         return lambda each: compare_numbers(number(each), limit)
 
 
-def _text(name: str, node: exp.Expr | None) -> str:
-    if not isinstance(node, exp.Literal) or not node.is_string:
-        raise InvalidArgument(f"invalid value for {name}: {node.sql() if node else ''}")
-    if not node.this:
-        raise InvalidArgument(f"{name} cannot be empty")
-    return str(node.this)
+def _not_for(node: Comparison) -> InvalidArgument:
+    return unsupported(f"operator '{node.operator}' not supported for '{node.name.text}'", node.at)
+
+
+def _text(name: Name, value: Value) -> str:
+    if not isinstance(value.content, str):
+        raise refusal(f"invalid value for {name.text}: {value.shown}", value.at)
+    if not value.content:
+        raise refusal(f"{name.text} cannot be empty", value.at)
+    return value.content

@@ -225,10 +225,12 @@ def _activity_row(state: StandaloneActivityState) -> VisibilityRow:
 
 
 PAUSE_INFO = "TemporalPauseInfo"
+BUILD_IDS = "BuildIds"
 
 
 def shown_attributes(state: WorkflowState) -> common.SearchAttributes:
-    """The search attributes of a workflow with the one that says what of it is paused."""
+    """The search attributes of a workflow, with those that say which builds have worked on it, and
+    what of it is paused."""
     said = []
     if state.pause is not None:
         said.append(f"Workflow:{state.workflow_id}")
@@ -236,14 +238,16 @@ def shown_attributes(state: WorkflowState) -> common.SearchAttributes:
             said.append(f"Reason:{state.pause.reason}")
     paused = (a.scheduled.activity_type.name for a in state.activities.values() if a.pause)
     said += [f"property:activityType={name}" for name in dict.fromkeys(paused)]
-    if not said:
+    if not said and not state.build_ids:
         return state.search_attributes
     found = common.SearchAttributes()
     found.CopyFrom(state.search_attributes)
-    payload = found.indexed_fields[PAUSE_INFO]
-    payload.metadata["encoding"] = b"json/plain"
-    payload.metadata["type"] = PREDEFINED[PAUSE_INFO].encode()
-    payload.data = json.dumps(said, separators=(",", ":")).encode()
+    for name, values in ((PAUSE_INFO, said), (BUILD_IDS, state.build_ids)):
+        if values:
+            payload = found.indexed_fields[name]
+            payload.metadata["encoding"] = b"json/plain"
+            payload.metadata["type"] = PREDEFINED[name].encode()
+            payload.data = json.dumps(values, separators=(",", ":")).encode()
     return found
 
 

@@ -39,7 +39,7 @@ from durably.service import activity_description, search_attributes, tokens
 from durably.service.admission import Call
 from durably.service.namespaces import Namespace, Namespaces
 from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
-from durably.service.visibility import status_payload
+from durably.service.visibility import group_payload
 from durably.service.workflows import RUN_ID, poll_seconds
 from durably.store import visibility_query
 from durably.store.store import Conflict
@@ -216,7 +216,7 @@ class StandaloneActivities:
         if query.group_by:
             response.groups.extend(
                 ws.CountActivityExecutionsResponse.AggregationGroup(
-                    group_values=[status_payload(value)], count=count
+                    group_values=[group_payload(value, query.group_type)], count=count
                 )
                 for value, count in groups
             )

@@ -114,7 +114,7 @@ class Visibility:
         if query.group_by:
             response.groups.extend(
                 ws.CountWorkflowExecutionsResponse.AggregationGroup(
-                    group_values=[status_payload(value)], count=count
+                    group_values=[group_payload(value, query.group_type)], count=count
                 )
                 for value, count in groups
             )
@@ -168,10 +168,25 @@ def _quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
-def status_payload(value: object) -> common.Payload:
-    """A status of the visibility table as the group of a count."""
-    name = STATUS_NAMES.get(int(str(value)), "Unspecified")
+def group_payload(value: object, kind: str) -> common.Payload:
+    """What the executions of a group have in common, as a search attribute; null: they have none."""
+    match kind:
+        case "Status":
+            shown, kind = STATUS_NAMES.get(int(str(value)), "Unspecified"), "Keyword"
+            data = json.dumps(shown)
+        case "Time":
+            kind, data = (
+                "Datetime",
+                json.dumps(None if value is None else time_text(int(str(value)))),
+            )
+        case "Duration":
+            kind, data = "Int", json.dumps(value)
+        case "Bool":
+            data = json.dumps(None if value is None else bool(value))
+        case "KeywordList":
+            data = "null" if value is None else str(value)  # SQLite gives it as JSON.
+        case _:
+            data = json.dumps(value)
     return common.Payload(
-        metadata={"encoding": b"json/plain", "type": b"Keyword"},
-        data=json.dumps(name).encode(),
+        metadata={"encoding": b"json/plain", "type": kind.encode()}, data=data.encode()
     )

@@ -1,7 +1,7 @@
 """List Filter text -> checked syntax -> SQL with bound values.
 
-Rule 1: sqlglot parses; what may be asked is decided here. No text of the caller enters the SQL: names
-        come from our tables, values are bound.
+Rule 1: `filter_syntax` parses; what may be asked is decided here. No text of the caller enters the
+        SQL: names come from our tables, values are bound.
 Rule 2: an error names what is wrong with the query, as the API's own server does.
 
 The language: https://docs.temporal.io/list-filter. Strings are in single or double quotes, names may
@@ -13,12 +13,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import sqlglot
-from sqlglot import exp
-
 from durably.errors import InvalidArgument
+from durably.store import filter_syntax
+from durably.store.filter_syntax import (
+    WORD_OPERATORS,
+    All,
+    Any,
+    Between,
+    Comparison,
+    Condition,
+    In,
+    IsNull,
+    Name,
+    Not,
+    Value,
+    refusal,
+    unsupported,
+)
 
 SECOND_NS = 1_000_000_000
+VALUES_MAX = 30_000
+"""Fewer than SQLite can bind in one statement."""
 
 STATUSES = {
     "Running": 1,
@@ -122,81 +137,15 @@ def parse(
 
     Raises InvalidArgument, naming what is wrong.
     """
-    text = text.strip()
-    if not text:
-        return Query()
-    statement = parse_statement(text)
-    if statement.args.get("order"):
-        raise InvalidArgument("invalid query: operation is not supported: 'ORDER BY' clause")
-    for clause in ("limit", "having", "offset", "joins"):
-        if statement.args.get(clause):
-            raise InvalidArgument(f"invalid query: operation is not supported: '{clause}' clause")
+    found = filter_syntax.parse(text)
     writer = _SqlWriter(attributes, columns)
-    where = statement.args.get("where")
-    sql = writer.condition(where.this) if where is not None else ""
-    group_by, group_type = _group(statement, writer)
-    return Query(sql, tuple(writer.values), group_by, group_type)
-
-
-def parse_statement(text: str) -> exp.Select:
-    """The text as the WHERE clause of a statement; raises InvalidArgument."""
-    rewritten = _rewrite_starts_with(text)
-    keyword = "" if re.match(r"(?i)(group|order)\s+by\b", rewritten) else "WHERE "
-    try:
-        parsed = sqlglot.parse(f"SELECT 1 FROM executions {keyword}{rewritten}", read="mysql")
-    except sqlglot.errors.SqlglotError as error:
-        raise InvalidArgument(f"invalid query: malformed query: {_first_line(error)}") from error
-    if len(parsed) != 1 or not isinstance(parsed[0], exp.Select):
-        raise InvalidArgument("invalid query: malformed query: one condition is expected")
-    return parsed[0]
-
-
-def _first_line(error: Exception) -> str:
-    """The parser's words without its terminal colours."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split("\n")[0]
-
-
-_TOKENS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`[^`]*`|\w+|\s+|.""", re.DOTALL)
-
-
-def _rewrite_starts_with(text: str) -> str:
-    """STARTS_WITH is an operator of this language only; it travels through the parser as LIKE."""
-    tokens = _TOKENS.findall(text)
-    out: list[str] = []
-    for token in tokens:
-        if token.upper() == "LIKE":
-            raise InvalidArgument("invalid query: operation is not supported: 'like' operator")
-        out.append("LIKE" if token.upper() == "STARTS_WITH" else token)
-    return "".join(out)
-
-
-def _group(statement: exp.Select, writer: "_SqlWriter") -> tuple[str, str]:
-    group = statement.args.get("group")
-    if group is None:
-        return "", ""
-    expressions = group.expressions
-    if len(expressions) != 1 or not isinstance(expressions[0], exp.Column):
-        raise InvalidArgument(
-            "invalid query: operation is not supported: 'GROUP BY' clause supports only a single field"
-        )
-    name = expressions[0].name
-    if name != "ExecutionStatus":
-        raise InvalidArgument(
-            "invalid query: operation is not supported: 'GROUP BY' clause is only supported for"
-            " ExecutionStatus search attribute"
-        )
-    column = writer.column(name)
-    return column.sql, column.type
-
-
-_COMPARISONS: dict[type[exp.Expr], str] = {
-    exp.EQ: "=",
-    exp.NEQ: "!=",
-    exp.GT: ">",
-    exp.GTE: ">=",
-    exp.LT: "<",
-    exp.LTE: "<=",
-}
+    sql = writer.condition(found.condition) if found.condition is not None else ""
+    if len(writer.values) > VALUES_MAX:
+        raise InvalidArgument(f"invalid query: more than {VALUES_MAX} values to compare with")
+    if len(found.group_by) > 1:
+        raise unsupported("'GROUP BY' clause supports only a single field", found.group_by[1].at)
+    group = writer.column(found.group_by[0]) if found.group_by else Column("", "")
+    return Query(sql, tuple(writer.values), group.sql, group.type)
 
 
 class _SqlWriter:
@@ -207,148 +156,138 @@ class _SqlWriter:
         self._columns = columns
         self.values: list[object] = []
 
-    def condition(self, node: exp.Expr) -> str:
+    def condition(self, node: Condition) -> str:
         match node:
-            case exp.And():
-                return f"({self.condition(node.left)} AND {self.condition(node.right)})"
-            case exp.Or():
-                return f"({self.condition(node.left)} OR {self.condition(node.right)})"
-            case exp.Paren():
-                return f"({self.condition(node.this)})"
-            case exp.Not():
-                return f"NOT COALESCE({self.condition(node.this)}, 0)"
-            case exp.Between():
+            case All(parts):
+                return _joined([self.condition(part) for part in parts], "AND")
+            case Any(parts):
+                return _joined([self.condition(part) for part in parts], "OR")
+            case Not(part):
+                return f"NOT COALESCE({self.condition(part)}, 0)"
+            case Between():
                 return self._between(node)
-            case exp.In():
+            case In():
                 return self._in(node)
-            case exp.Is():
-                return self._is(node)
-            case exp.Like():
-                return self._starts_with(node)
-            case _:
+            case IsNull(name):
+                return f"{self.column(name).sql} IS NULL"
+            case Comparison():
                 return self._comparison(node)
 
-    def column(self, name: str) -> Column:
-        name = name.removeprefix("Custom.") if name not in self._attributes else name
-        if name in self._columns:
-            return self._columns[name]
-        kind = PREDEFINED.get(name) or self._attributes.get(name)
+    def column(self, name: Name) -> Column:
+        if name.text in self._columns:
+            return self._columns[name.text]
+        kind = PREDEFINED.get(name.text) or self._attributes.get(name.text)
         if kind is None:
-            raise InvalidArgument(
-                f"invalid query: column name '{name}' is not a valid search attribute"
-            )
-        path = name.replace('"', "")
+            raise refusal(f"invalid search attribute: {name.text}", name.at)
+        path = name.text.replace('"', "")
         return Column(f"json_extract(search_values, '$.\"{path}\"')", kind)
 
-    def _target(self, node: exp.Expression | None) -> tuple[str, Column]:
-        if not isinstance(node, exp.Column) or node.table:
-            raise InvalidArgument(
-                f"invalid query: malformed query: {node.sql() if node else ''}:"
-                " the left side must be the name of a search attribute"
-            )
-        return node.name, self.column(node.name)
-
-    def _bind(self, name: str, column: Column, node: exp.Expression) -> str:
-        self.values.append(_value(name, column, node))
+    def _bind(self, name: Name, column: Column, value: Value) -> str:
+        self.values.append(_value(name, column, value))
         return "?"
 
-    def _comparison(self, node: exp.Expr) -> str:
-        operator = _COMPARISONS.get(type(node))
-        if operator is None:
-            raise InvalidArgument(f"invalid query: malformed query: {node.sql()}")
-        name, column = self._target(node.this)
+    def _comparison(self, node: Comparison) -> str:
+        column = self.column(node.name)
+        if node.operator in WORD_OPERATORS:
+            return self._starts_with(node, column)
         if column.type in ("KeywordList", "Text"):
-            return self._contains(name, column, operator, [node.expression])
-        return f"{column.sql} {operator} {self._bind(name, column, node.expression)}"
+            if node.operator not in ("=", "!="):
+                raise _not_for(node.operator, column, node.name, node.at)
+            found = self._contains(node.name, column, (node.value,))
+            return found if node.operator == "=" else f"NOT COALESCE({found}, 0)"
+        return f"{column.sql} {node.operator} {self._bind(node.name, column, node.value)}"
 
-    def _contains(
-        self, name: str, column: Column, operator: str, nodes: list[exp.Expression]
-    ) -> str:
-        """A list contains a value; a text contains a word."""
-        if operator not in ("=", "!="):
-            raise InvalidArgument(
-                f"invalid query: operator '{operator}' not supported for {column.type} type"
-                f" search attribute '{name}'"
-            )
+    def _contains(self, name: Name, column: Column, values: tuple[Value, ...]) -> str:
+        """A list contains one of the values; a text contains one as a part of it."""
         if column.type == "Text":
-            marks = " OR ".join(
-                f"instr(lower({column.sql}), lower({self._bind(name, column, n)})) > 0"
-                for n in nodes
+            return _joined(
+                [
+                    f"instr(lower({column.sql}), lower({self._bind(name, column, each)})) > 0"
+                    for each in values
+                ],
+                "OR",
             )
-            found = f"({marks})"
-        else:
-            marks = ", ".join(self._bind(name, column, n) for n in nodes)
-            found = f"EXISTS (SELECT 1 FROM json_each({column.sql}) WHERE value IN ({marks}))"
-        return found if operator == "=" else f"NOT COALESCE({found}, 0)"
+        marks = ", ".join(self._bind(name, column, each) for each in values)
+        return f"EXISTS (SELECT 1 FROM json_each({column.sql}) WHERE value IN ({marks}))"
 
-    def _between(self, node: exp.Between) -> str:
-        name, column = self._target(node.this)
-        low = self._bind(name, column, node.args["low"])
-        high = self._bind(name, column, node.args["high"])
+    def _between(self, node: Between) -> str:
+        column = self.column(node.name)
+        if column.type in ("KeywordList", "Text"):
+            raise refusal(
+                "invalid expression: cannot do range condition on search attribute"
+                f" '{node.name.text}' of type {column.type}",
+                node.name.at,
+            )
+        low = self._bind(node.name, column, node.low)
+        high = self._bind(node.name, column, node.high)
         return f"{column.sql} BETWEEN {low} AND {high}"
 
-    def _in(self, node: exp.In) -> str:
-        name, column = self._target(node.this)
+    def _in(self, node: In) -> str:
+        column = self.column(node.name)
         if column.type in ("KeywordList", "Text"):
-            return self._contains(name, column, "=", node.expressions)
-        marks = ", ".join(self._bind(name, column, each) for each in node.expressions)
+            return self._contains(node.name, column, node.values)
+        marks = ", ".join(self._bind(node.name, column, each) for each in node.values)
         return f"{column.sql} IN ({marks})"
 
-    def _is(self, node: exp.Is) -> str:
-        _, column = self._target(node.this)
-        if not isinstance(node.expression, exp.Null):
-            raise InvalidArgument("invalid query: 'IS' can only be used with NULL or NOT NULL")
-        return f"{column.sql} IS NULL"
-
-    def _starts_with(self, node: exp.Like) -> str:
-        name, column = self._target(node.this)
-        if column.type != "Keyword":
-            raise InvalidArgument(
-                f"invalid query: operator 'starts_with' not supported for {column.type} type"
-                f" search attribute '{name}'"
-            )
-        mark = self._bind(name, column, node.expression)
+    def _starts_with(self, node: Comparison, column: Column) -> str:
+        """Of a list: one of its values does."""
+        if node.operator != "STARTS_WITH" or column.type not in ("Keyword", "KeywordList"):
+            raise _not_for(node.operator, column, node.name, node.at)
+        mark = self._bind(node.name, column, node.value)
         self.values.append(self.values[-1])
-        found = f"substr({column.sql}, 1, length({mark})) = ?"
-        return f"NOT COALESCE({found}, 0)" if node.args.get("negate") else found
+        if column.type == "Keyword":
+            return f"substr({column.sql}, 1, length({mark})) = ?"
+        return (
+            f"EXISTS (SELECT 1 FROM json_each({column.sql})"
+            f" WHERE substr(value, 1, length({mark})) = ?)"
+        )
+
+
+def _not_for(operator: str, column: Column, name: Name, at: int) -> InvalidArgument:
+    kind = "Keyword" if column.type == "Status" else column.type
+    return unsupported(
+        f"operator '{operator}' not supported for {kind} type search attribute '{name.text}'", at
+    )
+
+
+def _joined(parts: list[str], word: str) -> str:
+    """As a tree that is as flat as can be: SQLite bounds the depth of an expression."""
+    if len(parts) == 1:
+        return parts[0]
+    half = len(parts) // 2
+    return f"({_joined(parts[:half], word)} {word} {_joined(parts[half:], word)})"
 
 
 # --- Values -----------------------------------------------------------------------------------
 
 
-def _literal(name: str, node: exp.Expression) -> str | int | float | bool:
-    match node:
-        case exp.Literal():
-            if node.is_string:
-                return str(node.this)
-            text = str(node.this)
-            return float(text) if "." in text or "e" in text.lower() else int(text)
-        case exp.Neg():
-            inner = _literal(name, node.this)
-            if isinstance(inner, str):
-                raise InvalidArgument(f"invalid query: invalid value for '{name}': {node.sql()}")
-            return -inner
-        case exp.Boolean():
-            return bool(node.this)
-        case _:
-            raise InvalidArgument(
-                f"invalid query: invalid value for search attribute '{name}': {node.sql()}"
-            )
-
-
-def _value(name: str, column: Column, node: exp.Expression) -> object:
+def _value(name: Name, column: Column, value: Value) -> object:
     """The value to bind, checked against the attribute's type."""
-    found = _literal(name, node)
-    convert = _CONVERTERS[column.type]
     try:
-        return convert(found)
+        return _CONVERTERS[column.type](value.content)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        shown = node.sql(dialect="mysql")
-        kind = "Datetime" if column.type == "Time" else column.type
-        raise InvalidArgument(
-            f"invalid query: invalid value for search attribute {name} of type {kind}: {shown}"
-        ) from error
+        raise refusal(f"invalid expression: {_fault(name, column, value)}", value.at) from error
 
+
+def _fault(name: Name, column: Column, value: Value) -> str:
+    if isinstance(value.content, str):
+        match column.type:
+            case "Time" | "Datetime":
+                return f"unable to parse datetime '{value.content}'"
+            case "Status":
+                return f"invalid {name.text} value '{value.content}'"
+            case "Duration":
+                return f"invalid duration value for search attribute {name.text}: {value.content}"
+    kind = {"Time": "Datetime", "Status": "Keyword", "Duration": "Int"}.get(
+        column.type, column.type
+    )
+    return (
+        f"invalid value type for search attribute {name.text} of type {kind}: {value.shown}"
+        f" (type: {_TYPE_NAMES[type(value.content)]})"
+    )
+
+
+_TYPE_NAMES = {str: "string", int: "int64", float: "float64", bool: "bool"}
 
 Found = str | int | float | bool
 
@@ -359,30 +298,26 @@ def _text(found: Found) -> str:
     return found
 
 
-def _int(found: Found) -> int:
-    if isinstance(found, bool | float):
+def _int(found: Found) -> int | float:
+    if isinstance(found, bool | str) or not -(2**63) <= found < 2**63:
         raise TypeError
-    return int(found)
+    return found
 
 
 def _double(found: Found) -> float:
-    if isinstance(found, bool):
+    if isinstance(found, bool | str):
         raise TypeError
     return float(found)
 
 
 def _bool(found: Found) -> int:
-    if isinstance(found, bool):
-        return int(found)
-    if isinstance(found, str) and found.lower() in ("true", "false"):
-        return int(found.lower() == "true")
-    raise TypeError
+    if not isinstance(found, bool):
+        raise TypeError
+    return int(found)
 
 
-def _status(found: Found) -> int:
-    if isinstance(found, int):
-        return found
-    return STATUSES[_text(found)]
+def _status(found: Found) -> int | float:
+    return STATUSES[found] if isinstance(found, str) else _int(found)
 
 
 def time_ns(text: str) -> int:
@@ -407,12 +342,17 @@ def time_text(ns: int) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{nanos:09d}Z"
 
 
-def _time(found: Found) -> int:
-    return time_ns(found) if isinstance(found, str) else _int(found)
+def _time(found: Found) -> int | float:
+    return _within(time_ns(found)) if isinstance(found, str) else _int(found)
 
 
 def _datetime(found: Found) -> str:
-    return time_text(_time(found))
+    return time_text(time_ns(found) if isinstance(found, str) else int(_int(found)))
+
+
+def _within(ns: int) -> int:
+    """Beyond what is stored: as far as it goes."""
+    return min(max(ns, -(2**63)), 2**63 - 1)
 
 
 _UNITS = {
@@ -427,10 +367,8 @@ _UNITS = {
 }
 
 
-def _duration(found: Found) -> int:
-    if isinstance(found, int | float):
-        return _int(found)
-    return duration_ns(found)
+def _duration(found: Found) -> int | float:
+    return _within(duration_ns(found)) if isinstance(found, str) else _int(found)
 
 
 def duration_ns(found: str) -> int:

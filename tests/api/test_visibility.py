@@ -1,0 +1,111 @@
+"""Lists and counts: groups, lists of keywords, and which builds have worked on what."""
+
+import json
+from typing import Any
+
+from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import common_pb2 as enums
+from temporalio.api.operatorservice.v1 import request_response_pb2 as ops
+from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
+from temporalio.client import Client
+from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
+
+QUEUE = taskqueue.TaskQueue(name="looked-at")
+COLOR = SearchAttributeKey.for_keyword("Color")
+COUNT = SearchAttributeKey.for_int("Count")
+READY = SearchAttributeKey.for_bool("Ready")
+TAGS = SearchAttributeKey.for_keyword_list("Tags")
+
+
+async def prepare(client: Client) -> None:
+    await client.operator_service.add_search_attributes(
+        ops.AddSearchAttributesRequest(
+            namespace="default",
+            search_attributes={
+                "Color": enums.INDEXED_VALUE_TYPE_KEYWORD,
+                "Count": enums.INDEXED_VALUE_TYPE_INT,
+                "Ready": enums.INDEXED_VALUE_TYPE_BOOL,
+                "Tags": enums.INDEXED_VALUE_TYPE_KEYWORD_LIST,
+            },
+        )
+    )
+    for number, pairs in enumerate(
+        (
+            (SearchAttributePair(COLOR, "red"), SearchAttributePair(TAGS, ["apple", "pear"])),
+            (SearchAttributePair(COLOR, "red"), SearchAttributePair(COUNT, 2)),
+            (SearchAttributePair(COLOR, "blue"), SearchAttributePair(READY, True)),
+            (),
+        )
+    ):
+        await client.start_workflow(
+            f"Type{number % 2}",
+            id=f"w{number}",
+            task_queue=QUEUE.name,
+            search_attributes=TypedSearchAttributes(list(pairs)),
+        )
+
+
+async def groups(client: Client, query: str) -> dict[Any, int]:
+    request = ws.CountWorkflowExecutionsRequest(namespace="default", query=query)
+    counted = await client.workflow_service.count_workflow_executions(request)
+    assert counted.count == sum(group.count for group in counted.groups)
+    return {
+        (each.group_values[0].metadata["type"].decode(), each.group_values[0].data.decode()): (
+            each.count
+        )
+        for each in counted.groups
+    }
+
+
+async def listed(client: Client, query: str) -> set[str]:
+    return {each.id async for each in client.list_workflows(query)}
+
+
+async def test_counts_are_grouped_by_any_attribute(client: Client) -> None:
+    await prepare(client)
+    assert await groups(client, "GROUP BY ExecutionStatus") == {("Keyword", '"Running"'): 4}
+    assert await groups(client, "WorkflowId != 'w3' GROUP BY WorkflowType") == {
+        ("Keyword", '"Type0"'): 2,
+        ("Keyword", '"Type1"'): 1,
+    }
+    assert await groups(client, "GROUP BY Color") == {
+        ("Keyword", '"red"'): 2,
+        ("Keyword", '"blue"'): 1,
+        ("Keyword", "null"): 1,
+    }
+    assert await groups(client, "GROUP BY Count") == {("Int", "2"): 1, ("Int", "null"): 3}
+    assert await groups(client, "GROUP BY Ready") == {("Bool", "true"): 1, ("Bool", "null"): 3}
+    assert await groups(client, "GROUP BY CloseTime") == {("Datetime", "null"): 4}
+    tags = await groups(client, "GROUP BY Tags")
+    assert {json.dumps(json.loads(data)) for _, data in tags} == {'["apple", "pear"]', "null"}
+    counted = await client.count_workflows("GROUP BY Color")
+    assert {group.group_values[0] for group in counted.groups} >= {"red", "blue"}
+
+
+async def test_a_value_of_a_list_begins_with_a_text(client: Client) -> None:
+    await prepare(client)
+    assert await listed(client, "Tags STARTS_WITH 'pea'") == {"w0"}
+    assert await listed(client, "Tags STARTS_WITH 'each'") == set()
+    assert await listed(client, "Tags NOT STARTS_WITH 'pea'") == {"w1", "w2", "w3"}
+
+
+async def test_builds_that_have_worked_on_a_workflow_are_found(client: Client) -> None:
+    await prepare(client)
+    poll = ws.PollWorkflowTaskQueueRequest(namespace="default", task_queue=QUEUE)
+    task = await client.workflow_service.poll_workflow_task_queue(poll)
+    await client.workflow_service.respond_workflow_task_completed(
+        ws.RespondWorkflowTaskCompletedRequest(
+            namespace="default",
+            task_token=task.task_token,
+            worker_version_stamp=common.WorkerVersionStamp(build_id="b1"),
+        )
+    )
+    worked_on = {task.workflow_execution.workflow_id}
+    assert await listed(client, "BuildIds = 'unversioned'") == worked_on
+    assert await listed(client, "BuildIds IN ('unversioned:b1', 'x')") == worked_on
+    assert len(await listed(client, "BuildIds IS NULL")) == 3
+    described = await client.get_workflow_handle(*worked_on).describe()
+    shown = described.raw_info.search_attributes.indexed_fields["BuildIds"]
+    assert json.loads(shown.data) == ["unversioned", "unversioned:b1"]
+    assert shown.metadata["type"] == b"KeywordList"
