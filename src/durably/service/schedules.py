@@ -6,7 +6,6 @@ Facts: temporal/api/workflowservice/v1/request_response.proto, temporal/api/sche
 import asyncio
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
@@ -368,4 +367,4 @@ def _ungrouped(text: str, attributes: Mapping[str, str]) -> Query:
     if query.group_by:
         raise InvalidArgument("invalid query: operation is not supported: 'GROUP BY' clause")
     is_open = f"status = {workflow_enums.WORKFLOW_EXECUTION_STATUS_RUNNING}"
-    return replace(query, sql=f"{is_open} AND ({query.sql})" if query.sql else is_open)
+    return visibility_query.narrowed(query, is_open)

@@ -19,7 +19,7 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
@@ -45,7 +45,14 @@ from durably.store.store import (
     VisibilityRow,
     VisibleExecution,
 )
-from durably.store.visibility_query import Query
+from durably.store.visibility_query import (
+    INDEXED_BYTES_MAX,
+    OPEN_LAST,
+    STATUSES,
+    UNINDEXED_ATTRIBUTES,
+    ByAttribute,
+    Query,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +64,6 @@ CHECKPOINT_PAGES = 4096
 once, however often it changed meanwhile."""
 LOADING_THREADS = 2
 SEARCHING_THREADS = 2
-OPEN_LAST = 2**62
-"""Where running executions sort among close times: before all closed ones."""
 
 # --- Statements, each with what it is for ---------------------------------------------------------
 
@@ -86,8 +91,22 @@ HEARTBEAT = "INSERT OR REPLACE INTO heartbeats VALUES (0, ?, ?, ?, ?, ?, ?)"
 ADD_TASK = f"INSERT INTO tasks VALUES (0, {', '.join('?' * 12)})"
 # A task that a worker has started, or that is stale.
 REMOVE_TASK = "DELETE FROM tasks WHERE shard = 0 AND task_id = ?"
-# What lists and counts see.
-SHOW = f"INSERT OR REPLACE INTO visibility VALUES (0, {', '.join('?' * 22)})"
+# What lists and counts see; what never changes is not written again, nor are indexes of it alone.
+SHOW = f"""INSERT INTO visibility VALUES (0, {", ".join("?" * 22)})
+    ON CONFLICT (shard, execution_id) DO UPDATE SET workflow_type = excluded.workflow_type,
+    task_queue = excluded.task_queue, status = excluded.status,
+    execution_ns = excluded.execution_ns, close_ns = excluded.close_ns,
+    history_length = excluded.history_length, history_size_bytes = excluded.history_size_bytes,
+    state_transitions = excluded.state_transitions, memo = excluded.memo,
+    search_attributes = excluded.search_attributes, search_values = excluded.search_values,
+    sort_close_ns = excluded.sort_close_ns"""
+# What is shown of an execution, as far as the values of its attributes are kept with it.
+SHOWN = """SELECT namespace_id, kind, search_values, sort_close_ns, start_ns FROM visibility
+    WHERE shard = 0 AND execution_id = ?"""
+# One value of a search attribute.
+ADD_VALUE = "INSERT OR REPLACE INTO attribute_values VALUES (0, ?, ?, ?, ?, ?, ?, ?, ?)"
+REMOVE_VALUE = """DELETE FROM attribute_values WHERE shard = 0 AND namespace_id = ? AND kind = ?
+    AND name = ? AND value = ? AND sort_close_ns = ? AND start_ns = ? AND execution_id = ?"""
 # The row of an execution, by its id.
 READ_EXECUTION = """SELECT kind, namespace_id, workflow_id, run_id, version, status, next_event_id,
     next_deadline_ns FROM executions WHERE shard = 0 AND execution_id = ?"""
@@ -144,6 +163,12 @@ DELETE_EXECUTION = (
     """DELETE FROM current_runs WHERE shard = 0 AND execution_id = ?1 AND (namespace_id, kind,
         workflow_id) = (SELECT namespace_id, kind, workflow_id FROM executions WHERE shard = 0 AND execution_id = ?1)""",
     "DELETE FROM executions WHERE shard = 0 AND execution_id = ?",
+)
+# All of a namespace by status: counting ranges of an index is twice as fast as grouping it.
+COUNT_BY_STATUS = " UNION ALL ".join(
+    f"""SELECT {status} AS status, count(*) FROM visibility
+        WHERE namespace_id = ?1 AND kind = ?2 AND status = {status}"""
+    for status in sorted(set(STATUSES.values()))
 )
 VISIBLE_COLUMNS = """execution_id, workflow_id, run_id, workflow_type, task_queue, status, start_ns,
     execution_ns, close_ns, history_length, history_size_bytes, state_transitions,
@@ -289,6 +314,7 @@ class SqliteStore:
 
     def delete_execution(self, execution_id: int) -> asyncio.Future[None]:
         def delete(connection: sqlite3.Connection) -> None:
+            _forget_values(connection.execute, execution_id)
             for statement in DELETE_EXECUTION:
                 connection.execute(statement, (execution_id,))
 
@@ -461,14 +487,9 @@ class SqliteStore:
     async def count_executions(
         self, kind: int, namespace_id: str, query: Query
     ) -> list[tuple[object, int]]:
-        group = query.group_by or "NULL"
-        sql = f"SELECT {group}, count(*) FROM visibility WHERE namespace_id = ? AND kind = ?"
-        if query.sql:
-            sql += f" AND ({query.sql})"
-        if query.group_by:
-            sql += " GROUP BY 1 ORDER BY 2 DESC"
-        values = (namespace_id, kind, *query.values)
-        return await self._read_aside(self._searching, lambda c: c.execute(sql, values).fetchall())
+        return await self._read_aside(
+            self._searching, lambda c: _count(c, kind, namespace_id, query)
+        )
 
     async def _read_aside(
         self, readers: _Readers | None, read: Callable[[sqlite3.Connection], R]
@@ -645,7 +666,42 @@ def _write_rest(execute: Execute, write: ExecutionWrite) -> None:
             ),
         )
     if write.visibility is not None:
-        execute(SHOW, _visible_values(write, write.visibility))
+        _show(execute, write, write.visibility)
+
+
+def _show(execute: Execute, write: ExecutionWrite, row: VisibilityRow) -> None:
+    if write.expected_version:
+        _forget_values(execute, write.execution_id)
+    execute(SHOW, _visible_values(write, row))
+    for name, value in _indexed_values(row.search_values):
+        key = (write.namespace_id, write.kind, name, value)
+        execute(
+            ADD_VALUE,
+            (*key, row.close_ns or OPEN_LAST, row.start_ns, write.execution_id, row.status),
+        )
+
+
+def _forget_values(execute: Execute, execution_id: int) -> None:
+    """Remove the values of its attributes, as they were shown last."""
+    shown = execute(SHOWN, (execution_id,)).fetchone()
+    if shown is None or shown[2] == "{}":
+        return
+    namespace_id, kind, values, sort_close_ns, start_ns = shown
+    for name, value in _indexed_values(json.loads(values)):
+        execute(
+            REMOVE_VALUE,
+            (namespace_id, kind, name, value, sort_close_ns, start_ns, execution_id),
+        )
+
+
+def _indexed_values(values: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    """Of each attribute its value, of a list each of its values: those that are looked up."""
+    for name, found in values.items():
+        if name in UNINDEXED_ATTRIBUTES:
+            continue
+        for value in found if isinstance(found, list) else (found,):
+            if not isinstance(value, str) or len(value.encode()) <= INDEXED_BYTES_MAX:
+                yield name, value
 
 
 def _task_values(task: TaskRow) -> tuple[object, ...]:
@@ -752,6 +808,64 @@ _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _token_decoder = msgspec.msgpack.Decoder(tuple[_Int64, _Int64, _Int64])
 
 
+LIST_ORDER = "ORDER BY sort_close_ns DESC, start_ns DESC, execution_id DESC"
+SEVERAL_VALUES = 10_000
+"""So many rows of an attribute's value are counted to find which of several is the rarest."""
+
+
+def _found_by(
+    connection: sqlite3.Connection, kind: int, namespace_id: str, query: Query
+) -> tuple[str, str, list[object]]:
+    """Where to look for what is asked, the condition there, and its values."""
+    way = _rarest(connection, kind, namespace_id, query.by_attribute)
+    if way is None:
+        condition, asked = query.sql, query.values
+        source, sql = "visibility", "namespace_id = ? AND kind = ?"
+        values: list[object] = [namespace_id, kind]
+    else:
+        condition, asked = way.rest, way.rest_values
+        source, sql, values = _of_attribute(kind, namespace_id, way)
+        if not way.copied:
+            source += """ CROSS JOIN visibility USING
+                (shard, namespace_id, kind, sort_close_ns, start_ns, execution_id, status)"""
+    return source, f"{sql} AND ({condition})" if condition else sql, [*values, *asked]
+
+
+def _of_attribute(kind: int, namespace_id: str, way: ByAttribute) -> tuple[str, str, list[object]]:
+    sql = f"shard = 0 AND namespace_id = ? AND kind = ? AND name = ? AND {way.sql}"
+    return "attribute_values", sql, [namespace_id, kind, way.name, *way.values]
+
+
+def _rarest(
+    connection: sqlite3.Connection, kind: int, namespace_id: str, ways: tuple[ByAttribute, ...]
+) -> ByAttribute | None:
+    """The way with the fewest rows to look at."""
+    if len(ways) < 2:
+        return ways[0] if ways else None
+
+    def rows(way: ByAttribute) -> int:
+        source, sql, values = _of_attribute(kind, namespace_id, way)
+        some = f"SELECT 1 FROM {source} WHERE {sql} LIMIT {SEVERAL_VALUES}"
+        counted = connection.execute(f"SELECT count(*) FROM ({some})", values).fetchone()
+        return int(counted[0])
+
+    return min(ways, key=rows)
+
+
+def _count(
+    connection: sqlite3.Connection, kind: int, namespace_id: str, query: Query
+) -> list[tuple[object, int]]:
+    if query.group_by == "status" and not query.sql:
+        counts = connection.execute(f"{COUNT_BY_STATUS} ORDER BY 2 DESC", (namespace_id, kind))
+        return [(status, count) for status, count in counts if count]
+    source, condition, values = _found_by(connection, kind, namespace_id, query)
+    sql = f"SELECT {query.group_by or 'NULL'}, count(*) FROM {source} WHERE {condition}"
+    if query.group_by:
+        # Not in the order of an index: the condition decides where to look.
+        sql += f" GROUP BY +{query.group_by} ORDER BY 2 DESC"
+    return connection.execute(sql, values).fetchall()
+
+
 def _list(
     connection: sqlite3.Connection,
     kind: int,
@@ -760,15 +874,14 @@ def _list(
     page_size: int,
     page_token: bytes,
 ) -> tuple[list[VisibleExecution], bytes]:
-    sql = f"SELECT {VISIBLE_COLUMNS} FROM visibility WHERE namespace_id = ? AND kind = ?"
-    values: list[object] = [namespace_id, kind]
-    if query.sql:
-        sql += f" AND ({query.sql})"
-        values += query.values
+    source, sql, values = _found_by(connection, kind, namespace_id, query)
     if page_token:
         sql += " AND (sort_close_ns, start_ns, execution_id) < (?, ?, ?)"
         values += _decode_page_token(page_token)
-    sql += " ORDER BY sort_close_ns DESC, start_ns DESC, execution_id DESC LIMIT ?"
+    # Which they are is found in an index, if it has all that is asked; only then rows are read.
+    page = f"SELECT execution_id FROM {source} WHERE {sql} {LIST_ORDER} LIMIT ?"
+    sql = f"""SELECT {VISIBLE_COLUMNS} FROM visibility WHERE shard = 0 AND execution_id IN ({page})
+        {LIST_ORDER}"""
     values.append(page_size)
     rows = connection.execute(sql, values).fetchall()
     token = b""

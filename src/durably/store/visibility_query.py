@@ -10,7 +10,7 @@ be in backticks, times are RFC 3339.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from durably.errors import InvalidArgument
@@ -57,7 +57,16 @@ class Column:
 
     sql: str
     type: str
+    indexed: str = ""
+    """A column that has the same value wherever the expression has one, and an index. What is asked of
+    the expression is asked of it too, so that the index is found."""
+    guard: str = ""
+    """The condition of that index, if it is not of all rows."""
 
+
+OPEN_LAST = 2**62
+"""Where running executions sort among close times: before all closed ones."""
+CLOSE_TIME = Column(f"NULLIF(sort_close_ns, {OPEN_LAST})", "Time", "sort_close_ns")
 
 SYSTEM_COLUMNS: dict[str, Column] = {
     "WorkflowId": Column("workflow_id", "Keyword"),
@@ -67,12 +76,17 @@ SYSTEM_COLUMNS: dict[str, Column] = {
     "ExecutionStatus": Column("status", "Status"),
     "StartTime": Column("start_ns", "Time"),
     "ExecutionTime": Column("execution_ns", "Time"),
-    "CloseTime": Column("NULLIF(close_ns, 0)", "Time"),
+    "CloseTime": CLOSE_TIME,
     "ExecutionDuration": Column("(NULLIF(close_ns, 0) - execution_ns)", "Duration"),
     "HistoryLength": Column("CASE WHEN close_ns > 0 THEN history_length END", "Int"),
     "HistorySizeBytes": Column("CASE WHEN close_ns > 0 THEN history_size_bytes END", "Int"),
     "StateTransitionCount": Column("CASE WHEN close_ns > 0 THEN state_transitions END", "Int"),
-    "ParentWorkflowId": Column("NULLIF(parent_workflow_id, '')", "Keyword"),
+    "ParentWorkflowId": Column(
+        "NULLIF(parent_workflow_id, '')",
+        "Keyword",
+        "parent_workflow_id",
+        "parent_workflow_id <> ''",
+    ),
     "ParentRunId": Column("NULLIF(parent_run_id, '')", "Keyword"),
     "RootWorkflowId": Column("root_workflow_id", "Keyword"),
     "RootRunId": Column("root_run_id", "Keyword"),
@@ -111,6 +125,33 @@ PREDEFINED: dict[str, str] = {
 """Attributes that exist in every namespace and have no column of their own."""
 
 
+UNINDEXED_ATTRIBUTES = frozenset(("BuildIds",))
+"""Attributes that are not in `attribute_values`: every workflow has them, and few differ."""
+INDEXED_BYTES_MAX = 255
+"""Longer values are not there either."""
+COPIED_COLUMNS = frozenset(("status", "start_ns", CLOSE_TIME.sql))
+"""What `attribute_values` has of the row."""
+NAMING_COLUMNS = frozenset(
+    ("workflow_id", "run_id", "root_workflow_id", "NULLIF(parent_workflow_id, '')")
+)
+"""Who asks for one of these by its value asks for a few rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByAttribute:
+    """The same condition as the query's, beginning with the values of one search attribute."""
+
+    name: str
+    sql: str
+    """What is asked of `value`."""
+    values: tuple[object, ...]
+    rest: str
+    """What else is asked of the row."""
+    rest_values: tuple[object, ...]
+    copied: bool
+    """Nothing but COPIED_COLUMNS is needed for the rest, and for the group."""
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """A condition on rows of `visibility`, with the values to bind; `group_by` for counts."""
@@ -119,12 +160,25 @@ class Query:
     values: tuple[object, ...] = ()
     group_by: str = ""
     group_type: str = ""
+    by_attribute: tuple[ByAttribute, ...] = ()
+    """Other ways to the same rows."""
+
+
+def narrowed(query: Query, sql: str) -> Query:
+    """The same, of rows for which `sql` holds: a condition on COPIED_COLUMNS without values to bind."""
+    return replace(
+        query,
+        sql=f"({query.sql}) AND {sql}" if query.sql else sql,
+        by_attribute=tuple(
+            replace(way, rest=f"({way.rest}) AND {sql}" if way.rest else sql)
+            for way in query.by_attribute
+        ),
+    )
 
 
 def open_only(query: Query) -> Query:
     """The same, of executions that have not closed."""
-    sql = f"({query.sql}) AND {IS_OPEN}" if query.sql else IS_OPEN
-    return Query(sql, query.values, query.group_by, query.group_type)
+    return narrowed(query, IS_OPEN)
 
 
 def parse(
@@ -138,23 +192,122 @@ def parse(
     Raises InvalidArgument, naming what is wrong.
     """
     found = filter_syntax.parse(text)
-    writer = _SqlWriter(attributes, columns)
-    sql = writer.condition(found.condition) if found.condition is not None else ""
-    if len(writer.values) > VALUES_MAX:
+    parts = [_part(each, attributes, columns) for each in _conjuncts(found.condition)]
+    values = _values_of(parts)
+    if len(values) > VALUES_MAX:
         raise InvalidArgument(f"invalid query: more than {VALUES_MAX} values to compare with")
     if len(found.group_by) > 1:
         raise unsupported("'GROUP BY' clause supports only a single field", found.group_by[1].at)
-    group = writer.column(found.group_by[0]) if found.group_by else Column("", "")
-    return Query(sql, tuple(writer.values), group.sql, group.type)
+    group = Column("", "")
+    if found.group_by:
+        group = _SqlWriter(attributes, columns).column(found.group_by[0])
+    ways = _by_attribute(parts, group)
+    return Query(_all_of(parts), values, group.sql, group.type, ways)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One of the conditions that must all hold."""
+
+    sql: str
+    values: tuple[object, ...]
+    columns: frozenset[str]
+    names_few: bool
+    attribute: str
+    """Of an attribute whose values can be looked up: its name, and what is asked of `value`."""
+    value_sql: str
+
+
+def _conjuncts(condition: Condition | None) -> list[Condition]:
+    if condition is None:
+        return []
+    if isinstance(condition, All):
+        return [part for each in condition.parts for part in _conjuncts(each)]
+    return [condition]
+
+
+def _part(node: Condition, attributes: Mapping[str, str], columns: Mapping[str, Column]) -> _Part:
+    writer = _SqlWriter(attributes, columns)
+    sql = writer.condition(node)
+    equal = isinstance(node, Comparison) and node.operator == "="
+    attribute, value_sql = "", ""
+    if isinstance(node, Comparison | In | Between) and node.name.text not in columns:
+        value_sql = _on_value(node, writer.column(node.name).type, writer.values)
+        attribute = node.name.text if value_sql else ""
+    return _Part(
+        sql,
+        tuple(writer.values),
+        frozenset(writer.columns),
+        equal and bool(writer.columns & NAMING_COLUMNS),
+        attribute,
+        value_sql,
+    )
+
+
+def _on_value(node: Comparison | In | Between, kind: str, values: list[object]) -> str:
+    """What is asked of one value of an attribute, in SQL with the same values to bind; empty if its
+    values cannot be looked up that way."""
+    if node.name.text in UNINDEXED_ATTRIBUTES or kind == "Text":
+        return ""
+    if any(isinstance(each, str) and len(each.encode()) > INDEXED_BYTES_MAX for each in values):
+        return ""
+    several = kind == "KeywordList"
+    match node:
+        case Comparison(operator="="):
+            return "value = ?"
+        case In() if not (several and len(values) > 1):
+            return f"value IN ({', '.join('?' * len(values))})"
+        case Comparison(operator="<" | "<=" | ">" | ">=" as operator) if kind in _SHORT:
+            return f"value {operator} ?"
+        case Between() if kind in _SHORT:
+            return "value BETWEEN ? AND ?"
+    return ""
+
+
+_SHORT = frozenset(("Int", "Double", "Bool", "Datetime"))
+"""Types whose values are all there: none is too long."""
+
+
+def _by_attribute(parts: list[_Part], group: Column) -> tuple[ByAttribute, ...]:
+    """A way for each attribute whose values can be looked up, unless few rows are named anyway."""
+    if any(part.names_few for part in parts):
+        return ()
+    ways = []
+    for number, part in enumerate(parts):
+        if not part.attribute:
+            continue
+        rest = parts[:number] + parts[number + 1 :]
+        needed = frozenset[str]().union(*(each.columns for each in rest), {group.sql} - {""})
+        ways.append(
+            ByAttribute(
+                part.attribute,
+                part.value_sql,
+                part.values,
+                _all_of(rest),
+                _values_of(rest),
+                needed <= COPIED_COLUMNS,
+            )
+        )
+    return tuple(ways)
+
+
+def _all_of(parts: list[_Part]) -> str:
+    return _joined([part.sql for part in parts], "AND") if parts else ""
+
+
+def _values_of(parts: list[_Part]) -> tuple[object, ...]:
+    return tuple(value for part in parts for value in part.values)
 
 
 class _SqlWriter:
-    """Writes one condition; `values` are the bound values in the order of their marks."""
+    """Writes one condition; `values` are the bound values in the order of their marks, `columns` what
+    of the row it reads."""
 
     def __init__(self, attributes: Mapping[str, str], columns: Mapping[str, Column]) -> None:
         self._attributes = attributes
         self._columns = columns
         self.values: list[object] = []
+        self.columns: set[str] = set()
 
     def condition(self, node: Condition) -> str:
         match node:
@@ -174,6 +327,11 @@ class _SqlWriter:
                 return self._comparison(node)
 
     def column(self, name: Name) -> Column:
+        found = self._column(name)
+        self.columns.add(found.sql)
+        return found
+
+    def _column(self, name: Name) -> Column:
         if name.text in self._columns:
             return self._columns[name.text]
         kind = PREDEFINED.get(name.text) or self._attributes.get(name.text)
@@ -195,7 +353,20 @@ class _SqlWriter:
                 raise _not_for(node.operator, column, node.name, node.at)
             found = self._contains(node.name, column, (node.value,))
             return found if node.operator == "=" else f"NOT COALESCE({found}, 0)"
-        return f"{column.sql} {node.operator} {self._bind(node.name, column, node.value)}"
+        asked = f"{{}} {node.operator} {self._bind(node.name, column, node.value)}"
+        return (
+            self._also_of_index(column, asked)
+            if node.operator != "!="
+            else asked.format(column.sql)
+        )
+
+    def _also_of_index(self, column: Column, asked: str) -> str:
+        """What is asked of the column, `{}` in `asked`, and the same of the column that has an index."""
+        if not column.indexed:
+            return asked.format(column.sql)
+        self.values += self.values[-asked.count("?") :]
+        both = f"{asked.format(column.indexed)} AND {asked.format(column.sql)}"
+        return f"({both} AND {column.guard})" if column.guard else f"({both})"
 
     def _contains(self, name: Name, column: Column, values: tuple[Value, ...]) -> str:
         """A list contains one of the values; a text contains one as a part of it."""
@@ -220,14 +391,14 @@ class _SqlWriter:
             )
         low = self._bind(node.name, column, node.low)
         high = self._bind(node.name, column, node.high)
-        return f"{column.sql} BETWEEN {low} AND {high}"
+        return self._also_of_index(column, f"{{}} BETWEEN {low} AND {high}")
 
     def _in(self, node: In) -> str:
         column = self.column(node.name)
         if column.type in ("KeywordList", "Text"):
             return self._contains(node.name, column, node.values)
         marks = ", ".join(self._bind(node.name, column, each) for each in node.values)
-        return f"{column.sql} IN ({marks})"
+        return self._also_of_index(column, f"{{}} IN ({marks})")
 
     def _starts_with(self, node: Comparison, column: Column) -> str:
         """Of a list: one of its values does."""
@@ -236,11 +407,31 @@ class _SqlWriter:
         mark = self._bind(node.name, column, node.value)
         self.values.append(self.values[-1])
         if column.type == "Keyword":
-            return f"substr({column.sql}, 1, length({mark})) = ?"
+            found = f"substr({column.sql}, 1, length({mark})) = ?"
+            return f"({found}{self._in_range(column, str(self.values[-1]))})"
         return (
             f"EXISTS (SELECT 1 FROM json_each({column.sql})"
             f" WHERE substr(value, 1, length({mark})) = ?)"
         )
+
+    def _in_range(self, column: Column, prefix: str) -> str:
+        """The same as a range, for indexes."""
+        self.values.append(prefix)
+        after = _after_all(prefix)
+        if not after:
+            return f" AND {column.sql} >= ?"
+        self.values.append(after)
+        return f" AND {column.sql} >= ? AND {column.sql} < ?"
+
+
+def _after_all(prefix: str) -> str:
+    """The first text after all that begin with the prefix, in the order of code points; empty: none."""
+    kept = prefix.rstrip(chr(0x10FFFF))
+    if not kept:
+        return ""
+    following = ord(kept[-1]) + 1
+    surrogates = range(0xD800, 0xE000)
+    return kept[:-1] + chr(surrogates.stop if following in surrogates else following)
 
 
 def _not_for(operator: str, column: Column, name: Name, at: int) -> InvalidArgument:
