@@ -22,8 +22,10 @@ from temporalio.workflow import ActivityConfig
 from durably.demo import corpus
 
 TASK_QUEUE = "research"
+# A dead worker is noticed by its silence, so that a slow model may take its time.
 STEP = ActivityConfig(
-    start_to_close_timeout=timedelta(seconds=15),
+    start_to_close_timeout=timedelta(minutes=5),
+    heartbeat_timeout=timedelta(seconds=10),
     retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_attempts=20),
 )
 MODEL_CALLS_MAX = 16

@@ -1,12 +1,14 @@
 """The worker process of the demo: `python -m durably.demo.worker ADDRESS LOG`.
 
 Every attempt of an activity leaves a line in LOG when it begins, and one when it is done: the evidence
-for what ran twice, and for what the model was paid.
+for what ran twice, and for what the model was paid. While it runs, the worker sends heartbeats for it.
 """
 
 import asyncio
+import contextlib
 import json
 import sys
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from temporalio.worker import (
 
 from durably.demo.agent import TASK_QUEUE, Research
 
+HEARTBEAT_INTERVAL_S = 1.0
+
 
 class Evidence(Interceptor):
     """Writes down each attempt of an activity: its beginning and its end."""
@@ -45,7 +49,8 @@ class _EvidenceInbound(ActivityInboundInterceptor):
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         self._write(event="began")
-        result = await super().execute_activity(input)
+        async with _heartbeats():
+            result = await super().execute_activity(input)
         used = result.usage if isinstance(result, ModelResponse) else RequestUsage()
         self._write(event="done", tokens=used.total_tokens)
         return result
@@ -55,6 +60,22 @@ class _EvidenceInbound(ActivityInboundInterceptor):
         line = {"activity_id": info.activity_id, "attempt": info.attempt, **what}
         with self._log.open("a") as lines:
             lines.write(json.dumps(line) + "\n")
+
+
+@contextlib.asynccontextmanager
+async def _heartbeats() -> AsyncIterator[None]:
+    """Say now and then that this worker lives."""
+
+    async def beat() -> None:
+        while True:
+            activity.heartbeat()
+            await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
 
 
 async def connect(address: str) -> Client:
