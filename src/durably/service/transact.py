@@ -62,7 +62,7 @@ R = TypeVar("R")
 Decide = Callable[[Transition[Any]], R]
 
 CONFLICT_RETRIES = 20
-REJECTIONS_REMEMBERED_MAX = 1000
+DROPPED_UPDATES_REMEMBERED_MAX = 1000
 SNAPSHOT_BYTES_MIN = 64 * 1024
 DELIVERY_RETRY_NS = 10 * 1_000_000_000
 
@@ -163,13 +163,15 @@ class Execution(Generic[S]):
     snapshot_bytes: int = 0
     watchers: set[asyncio.Future[None]] = field(default_factory=set)
 
-    rejected_updates: dict[str, failure.Failure] = field(default_factory=dict)
-    """The latest rejections, for callers that still wait; they are not in history."""
+    dropped_updates: dict[str, failure.Failure | None] = field(default_factory=dict)
+    """The latest that were rejected, and (None) those whose task failed with them: for callers that
+    still wait; they are not in history."""
 
-    def reject_updates(self, rejected: dict[str, failure.Failure]) -> None:
-        self.rejected_updates.update(rejected)
-        while len(self.rejected_updates) > REJECTIONS_REMEMBERED_MAX:
-            del self.rejected_updates[next(iter(self.rejected_updates))]
+    def drop_updates(self, rejected: dict[str, failure.Failure], abandoned: list[str]) -> None:
+        self.dropped_updates.update(rejected)
+        self.dropped_updates.update(dict.fromkeys(abandoned))
+        while len(self.dropped_updates) > DROPPED_UPDATES_REMEMBERED_MAX:
+            del self.dropped_updates[next(iter(self.dropped_updates))]
 
     def wake_watchers(self) -> None:
         watchers, self.watchers = self.watchers, set()
@@ -570,10 +572,11 @@ class Executions:
         if execution.deadline_ns:
             at_ns = execution.deadline_ns
             self.arm(execution.execution_id, at_ns + DELIVERY_RETRY_NS if owed else at_ns)
-        execution.reject_updates(t.rejected)
+        execution.drop_updates(t.rejected, t.abandoned)
         if t.events:
             execution.committed_event_id = t.events[-1].event_id
-        if t.events or t.state.closed or not isinstance(t.state, WorkflowState):
+        dropped = t.rejected or t.abandoned
+        if t.events or dropped or t.state.closed or not isinstance(t.state, WorkflowState):
             execution.wake_watchers()
 
     # --- Deadlines ----------------------------------------------------------------------------
