@@ -158,7 +158,7 @@ class Updates:
             left = give_up - loop.time()
             if stage >= wanted or left <= 0:
                 return stage, outcome
-            await self._executions.wait_for_change(execution, left)
+            await self._executions.wait_for_update(execution, update_id, left)
 
     async def _progress(self, execution: Execution, update_id: str, seen_waiting: bool) -> Progress:
         """Where an update stands. NotFound if this run knows nothing of it."""
