@@ -58,7 +58,7 @@ class Outcome:
 @dataclass(frozen=True, slots=True)
 class Load:
     """`timed` says what its latencies are of; `kept`, what the server keeps of it afterwards: then it is
-    killed, and its restart timed. `prepare` is what is done before the clock starts."""
+    killed, and its restart timed. `prepare` is what is done before the clock starts, and says for which size."""
 
     name: str
     title: str
@@ -67,7 +67,7 @@ class Load:
     run: Callable[[Client, int], Awaitable[Outcome]]
     worker: bool = True
     kept: str = ""
-    prepare: Callable[[Client, int], Awaitable[None]] | None = None
+    prepare: Callable[[Client, int], Awaitable[int]] | None = None
 
 
 def fresh_id() -> str:
@@ -208,11 +208,12 @@ async def _schedule(client: Client, after: timedelta) -> None:
     )
 
 
-async def prepare_firings(client: Client, count: int) -> None:
-    """Schedules that all come due in the same second."""
+async def prepare_firings(client: Client, count: int) -> int:
+    """Schedules that all come due in the same second; how many could be made before it."""
     due = datetime.now(UTC) + timedelta(seconds=FIRE_AFTER_S)
     give_up = time.perf_counter() + FIRE_AFTER_S - 2
-    await together(count, lambda _: _schedule(client, due - datetime.now(UTC)), give_up)
+    made = await together(count, lambda _: _schedule(client, due - datetime.now(UTC)), give_up)
+    return len(made)
 
 
 async def firings(client: Client, count: int) -> Outcome:

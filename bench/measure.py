@@ -90,7 +90,7 @@ async def _measure_on(
             worker.kill()
         clients = [os.getpid(), worker.pid] if load.worker else [os.getpid()]
         if load.prepare is not None:
-            await load.prepare(client, size)
+            size = await load.prepare(client, size)
         idle = server.process.usage()
         clients_before_s = sum(map(own_cpu_s, clients))
         outcome = await load.run(client, size)
