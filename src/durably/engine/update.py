@@ -5,6 +5,7 @@
     none       admit                  admitted   record UpdateAdmitted, and a workflow task
     admitted   worker accepts         accepted   WorkflowExecutionUpdateAccepted
     admitted   worker rejects         none       record UpdateDropped
+    admitted   worker talks nonsense  none       record UpdateDropped, and its task fails
     accepted   worker completes       none       WorkflowExecutionUpdateCompleted
 
 Rule 1: every workflow task carries all updates that are admitted when it starts.
@@ -16,11 +17,13 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.protocol.v1 import message_pb2 as protocol
 from temporalio.api.update.v1 import message_pb2 as update
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
 from durably.engine import records as r
@@ -29,7 +32,14 @@ from durably.engine.refusals import BadCommand
 from durably.engine.state import WorkflowState
 from durably.engine.transition import Transition
 from durably.engine.workflow import ensure_running
-from durably.errors import FailedPrecondition, ResourceExhausted
+from durably.errors import FailedPrecondition, ResourceExhausted, WorkflowNotReady
+
+FAILED_ATTEMPTS_MAX = 3
+"""A workflow whose task is at this attempt takes no updates in: its worker cannot get on."""
+
+EVENTS_SENT_AGAIN_MAX = 10
+"""A speculative task that carried more new events than this stays in history, so that they are not sent
+again and again."""
 
 BAD_MESSAGE = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
 
@@ -47,6 +57,10 @@ def admit(t: Transition, request: update.Request, config: Config) -> None:
     ensure_running(state)
     if state.held:
         raise FailedPrecondition("Workflow is paused. Cannot update the workflow.")
+    if state.workflow_task_attempt >= FAILED_ATTEMPTS_MAX:
+        raise WorkflowNotReady(
+            "Unable to perform workflow execution update due to Workflow Task in failed state."
+        )
     if len(state.updates) >= config.updates_in_flight_max:
         raise ResourceExhausted(
             f"limit on number of concurrent in-flight updates has been reached"
@@ -58,7 +72,7 @@ def admit(t: Transition, request: update.Request, config: Config) -> None:
             " continue as new"
         )
     t.note(r.UpdateAdmitted(request.meta.update_id, request.SerializeToString()))
-    workflow_task.schedule_if_none(t)
+    workflow_task.schedule_for_update(t)
 
 
 def messages(state: WorkflowState) -> Iterator[protocol.Message]:
@@ -75,6 +89,23 @@ def messages(state: WorkflowState) -> Iterator[protocol.Message]:
                 event_id=task.started_event_id - 1,
                 body=body,
             )
+
+
+def leaves_nothing(state: WorkflowState, request: ws.RespondWorkflowTaskCompletedRequest) -> bool:
+    """Whether all that a worker does in a speculative task is to reject updates.
+
+    A worker that cannot forget events it was sent keeps the task, if there were any.
+    """
+    task = state.workflow_task
+    if task is None or not task.speculative or state.buffered:
+        return False
+    if request.commands or request.force_create_new_workflow_task:
+        return False
+    news = state.next_event_id - 1 - state.last_completed_event_id
+    forgets = request.capabilities.discard_speculative_workflow_task_with_events
+    if news > (EVENTS_SENT_AGAIN_MAX if forgets else 0):
+        return False
+    return all(message.body.Is(update.Rejection.DESCRIPTOR) for message in request.messages)
 
 
 def waiting_unsent(state: WorkflowState) -> bool:
@@ -111,12 +142,15 @@ def _accept(t: Transition, message: protocol.Message, accepted: update.Acceptanc
     pending = t.state.updates.get(update_id)
     if pending is None or pending.accepted_event_id:
         raise BadCommand(BAD_MESSAGE, f"update {update_id} was not waiting to be accepted")
+    if not accepted.accepted_request_sequencing_event_id:
+        raise _not_set(accepted, "accepted_request_sequencing_event_id")
+    if not accepted.accepted_request_message_id:
+        raise _not_set(accepted, "accepted_request_message_id")
     request = update.Request.FromString(pending.request)
     t.record(
         history.WorkflowExecutionUpdateAcceptedEventAttributes(
             protocol_instance_id=update_id,
-            accepted_request_message_id=accepted.accepted_request_message_id
-            or f"{update_id}/request",
+            accepted_request_message_id=accepted.accepted_request_message_id,
             accepted_request_sequencing_event_id=accepted.accepted_request_sequencing_event_id,
             accepted_request=None if pending.admitted_event_id else request,
         )
@@ -137,6 +171,10 @@ def _complete(t: Transition, message: protocol.Message, response: update.Respons
     pending = t.state.updates.get(update_id)
     if pending is None or not pending.accepted_event_id:
         raise BadCommand(BAD_MESSAGE, f"update {update_id} was not accepted")
+    if not response.HasField("outcome"):
+        raise _not_set(response, "outcome")
+    if response.meta.update_id != update_id:
+        raise BadCommand(BAD_MESSAGE, f"invalid *update.Response: meta.update_id != {update_id}")
     t.record(
         history.WorkflowExecutionUpdateCompletedEventAttributes(
             meta=response.meta,
@@ -144,6 +182,10 @@ def _complete(t: Transition, message: protocol.Message, response: update.Respons
             accepted_event_id=pending.accepted_event_id,
         )
     )
+
+
+def _not_set(message: Message, field: str) -> BadCommand:
+    return BadCommand(BAD_MESSAGE, f"invalid *update.{type(message).__name__}: {field} is not set")
 
 
 def reject_unprocessed(t: Transition, sent: list[str]) -> None:
@@ -157,6 +199,15 @@ def reject_unprocessed(t: Transition, sent: list[str]) -> None:
                 "Workflow Update is rejected because it wasn't processed by worker."
                 " Probably, Workflow Update is not supported by the worker.",
             )
+
+
+def abandon_sent(t: Transition) -> None:
+    """The task that carried them could not be completed with what its worker answered. It is tried
+    again, and they are not: the worker would answer the same."""
+    for update_id, pending in list(t.state.updates.items()):
+        if pending.sent and not pending.accepted_event_id:
+            t.note(r.UpdateDropped(update_id))
+            t.abandoned.append(update_id)
 
 
 def closed_failure() -> failure.Failure:

@@ -17,7 +17,7 @@ from durably.engine.retry import validate_policy
 from durably.engine.start_policy import Outcome
 from durably.engine.state import ScheduledBy, WorkflowState
 from durably.engine.transition import Transition, outstanding
-from durably.errors import InvalidArgument, NotFound, Unavailable
+from durably.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
 from durably.service import search_attributes, tokens
 from durably.service.admission import Call
 from durably.service.describe import describe
@@ -27,6 +27,10 @@ from durably.service.tokens import HistoryPageToken
 from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
 from durably.store.store import Conflict
 
+NO_TIME_SKIPPING = (
+    "No workflow skips time of its own: time is skipped for the whole server"
+    " (`durably serve --time-skipping`), by TestService."
+)
 RUN_ID = re.compile(
     r"[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{12}"
 )
@@ -251,6 +255,8 @@ class Workflows:
         ):
             if len(value) > self._config.identifier_chars_max:
                 raise InvalidArgument(f"{name} length exceeds limit.")
+        if request.HasField("time_skipping_config"):
+            raise Unimplemented(NO_TIME_SKIPPING)
         self._check_times(request)
         priority.check(request.priority)
         if request.HasField("retry_policy"):
@@ -376,6 +382,14 @@ class Workflows:
         return await self._executions.find(namespace_id, which.workflow_id, which.run_id)
 
     # --- Describe and history -----------------------------------------------------------------
+
+    async def poll_workflow_execution_time_skipping(
+        self, request: ws.PollWorkflowExecutionTimeSkippingRequest, call: Call
+    ) -> ws.PollWorkflowExecutionTimeSkippingResponse:
+        """As by a server on which workflows may not skip time, and so by Temporal's unless told to."""
+        self._namespaces.id_of(request.namespace)
+        check_execution(request.workflow_execution)
+        raise Unimplemented(NO_TIME_SKIPPING)
 
     async def describe_workflow_execution(
         self, request: ws.DescribeWorkflowExecutionRequest, call: Call
