@@ -36,6 +36,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, Worker
 from temporalio.workflow import ParentClosePolicy
 
+import durably
 from tests.conftest import eventually
 from tests.crash import rules
 
@@ -365,6 +366,28 @@ async def test_signals_queries_and_updates(client: Client) -> None:
             await handle.signal(Box.put, 3)
         assert refused.value.status is RPCStatusCode.NOT_FOUND
         await check(client, handle.id)
+
+
+async def test_a_query_waits_for_a_worker_that_is_about_to_start(client: Client) -> None:
+    async with worker(client):
+        handle = await start(client, Box.run)
+        await handle.signal(Box.put, 1)
+        assert await handle.query(Box.look) == [1]
+    asked = asyncio.create_task(handle.query(Box.look))
+    async with worker(client):
+        assert await asked == [1]
+
+
+async def test_a_query_is_told_in_the_end_that_there_is_no_worker() -> None:
+    async with durably.Server(store="memory:", port=0, query_poller_unavailable_s=0.01) as server:
+        client = await Client.connect(server.address)
+        async with worker(client):
+            handle = await start(client, Box.run)
+            assert await handle.query(Box.look) == []
+        with pytest.raises(RPCError) as refused:
+            await handle.query(Box.look, rpc_timeout=timedelta(seconds=1.5))
+        assert refused.value.status is RPCStatusCode.FAILED_PRECONDITION
+        assert "no poller seen" in refused.value.message
 
 
 async def test_a_signal_with_a_request_id_applies_once(client: Client) -> None:
