@@ -28,6 +28,7 @@ from durably.matching import Matching
 from durably.service import admission
 from durably.service.activity_control import ActivityControl
 from durably.service.batches import Batches
+from durably.service.deployments import Deployments
 from durably.service.namespaces import Namespaces
 from durably.service.queries import Queries
 from durably.service.resets import Resets
@@ -39,9 +40,11 @@ from durably.service.task_queues import TaskQueues
 from durably.service.time_skipping import TimeSkipping
 from durably.service.transact import Executions
 from durably.service.updates import Updates
+from durably.service.version_sets import VersionSets
 from durably.service.visibility import Visibility
 from durably.service.worker_tasks import WorkerTasks
 from durably.service.workers import Workers
+from durably.service.workflow_options import WorkflowOptions
 from durably.service.workflow_pause import WorkflowPause
 from durably.service.workflow_rules import WorkflowRules
 from durably.service.workflows import Workflows
@@ -103,7 +106,11 @@ class Server:
         executions = Executions(
             store, matching, self._clock, self.config, self._retention(namespaces)
         )
-        workflows = Workflows(executions, namespaces)
+        deployments = Deployments(executions, namespaces)
+        version_sets = VersionSets(executions, namespaces)
+        await deployments.open()
+        await version_sets.open()
+        workflows = Workflows(executions, namespaces, deployments)
         queries = Queries(executions, namespaces)
         activity_control = ActivityControl(executions, namespaces)
         batches = Batches(executions, namespaces)
@@ -114,7 +121,10 @@ class Server:
         handlers = (
             workflows,
             batches,
-            WorkerTasks(executions, namespaces, queries, workers, task_queues),
+            WorkerTasks(executions, namespaces, queries, workers, task_queues, deployments),
+            deployments,
+            version_sets,
+            WorkflowOptions(executions, namespaces, deployments),
             workers,
             task_queues,
             activity_control,
@@ -122,7 +132,7 @@ class Server:
             rules,
             StandaloneActivities(executions, namespaces),
             StandaloneControl(executions, namespaces, activity_control),
-            Resets(executions, namespaces),
+            Resets(executions, namespaces, deployments),
             queries,
             Updates(executions, namespaces, workflows),
             Visibility(executions, namespaces),

@@ -7,6 +7,8 @@ Rule 2: timers fire in the order of their times.
 from typing import Any
 
 from durably.engine import activity, timer, workflow, workflow_task
+from durably.engine.deployment import machine as deployment
+from durably.engine.deployment.state import DeploymentState
 from durably.engine.schedule import machine as schedule
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.standalone.state import StandaloneActivityState
@@ -23,6 +25,8 @@ def next_deadline(state: ExecutionState) -> int:
             return schedule.next_deadline(state)
         case StandaloneActivityState():
             return activity.next_deadline(state.activity)
+        case DeploymentState():
+            return deployment.next_deadline(state)
         case _:
             return 0
 
@@ -44,6 +48,8 @@ def fire_due(t: Transition[Any]) -> None:
             schedule.fire_due(t)
         case StandaloneActivityState() if t.state.running:
             activity.fire_due(t)
+        case DeploymentState() if t.state.running:
+            deployment.fire_due(t)
     t.deadline_ns = next_deadline(t.state) if t.state.running else 0
     t.reschedule = True
 

@@ -22,11 +22,12 @@ from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
 
-from durably.engine import deadlines, workflow, workflow_task
+from durably.engine import deadlines, workflow, workflow_options, workflow_task
 from durably.engine import records as r
 from durably.engine.activity import put_on_queue
 from durably.engine.state import WorkflowState
 from durably.engine.transition import Transition, outstanding
+from durably.engine.versioning.machine import record_options
 from durably.errors import InvalidArgument
 
 IDENTITY = "history-service"
@@ -138,6 +139,8 @@ def reapply(t: Transition, events: Iterable[history.HistoryEvent], exclude: Excl
                 t.record(admitted)
             case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED if keep_updates:
                 _admit_again(t, event.workflow_execution_update_accepted_event_attributes)
+            case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED:
+                record_options(t, event.workflow_execution_options_updated_event_attributes)
             case kind if kind in CHILD_EVENTS:
                 _child_again(t, event)
 
@@ -171,15 +174,27 @@ def _child_again(t: Transition, event: history.HistoryEvent) -> None:
 def check_operations(operations: Iterable[workflow_messages.PostResetOperation]) -> None:
     """Raises InvalidArgument for an operation that cannot be done."""
     for operation in operations:
-        if not operation.signal_workflow.signal_name:
-            raise InvalidArgument(
-                "PostResetOperation: only signal_workflow, with a signal name, is supported."
-            )
+        match operation.WhichOneof("variant"):
+            case "signal_workflow" if operation.signal_workflow.signal_name:
+                pass
+            case "update_workflow_options":
+                if not operation.update_workflow_options.HasField("update_mask"):
+                    raise InvalidArgument("PostResetOperation: UpdateMask is required")
+            case _:
+                raise InvalidArgument(
+                    "PostResetOperation: set signal_workflow, with a signal name, or"
+                    " update_workflow_options."
+                )
 
 
 def operate(t: Transition, operations: Iterable[workflow_messages.PostResetOperation]) -> None:
     """What the caller wants done to the new run before its worker sees it."""
     for operation in operations:
+        if operation.WhichOneof("variant") == "update_workflow_options":
+            asked = operation.update_workflow_options
+            wanted = workflow_options.completed(t.state, asked.workflow_execution_options)
+            workflow_options.update(t, wanted, asked.update_mask.paths, IDENTITY)
+            continue
         signal = operation.signal_workflow
         t.record(
             history.WorkflowExecutionSignaledEventAttributes(

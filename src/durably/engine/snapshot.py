@@ -10,17 +10,28 @@ import msgspec
 from google.protobuf.message import Message
 
 from durably.engine.batch.state import BatchState
+from durably.engine.deployment.state import DeploymentState
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.state import Kind, WorkflowState
+from durably.engine.version_sets.state import VersionSetsState
 
-AnyState = WorkflowState | ScheduleState | StandaloneActivityState | BatchState
+AnyState = (
+    WorkflowState
+    | ScheduleState
+    | StandaloneActivityState
+    | BatchState
+    | DeploymentState
+    | VersionSetsState
+)
 
 STATES: dict[Kind, type[AnyState]] = {
     Kind.WORKFLOW: WorkflowState,
     Kind.ACTIVITY: StandaloneActivityState,
     Kind.SCHEDULE: ScheduleState,
     Kind.BATCH: BatchState,
+    Kind.DEPLOYMENT: DeploymentState,
+    Kind.VERSION_SETS: VersionSetsState,
 }
 
 

@@ -22,6 +22,7 @@ from typing_extensions import TypeVar
 
 from durably.engine.apply import apply_event, apply_record
 from durably.engine.batch.state import BatchState
+from durably.engine.deployment.state import DeploymentState
 from durably.engine.records import AnyRecord, BufferFlushed, EventBuffered
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.state import (
@@ -105,6 +106,13 @@ class EndScheduled:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckDrainage:
+    """The open workflows that are pinned to a version are to be counted."""
+
+    build_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkOnBatch:
     """The next page of a batch operation is to be done."""
 
@@ -119,7 +127,7 @@ WorkflowDelivery = (
     | ReportToSchedule
 )
 ScheduleDelivery = StartScheduled | EndScheduled
-Delivery = WorkflowDelivery | ScheduleDelivery | WorkOnBatch
+Delivery = WorkflowDelivery | ScheduleDelivery | WorkOnBatch | CheckDrainage
 Effect = Dispatch | Delivery
 
 
@@ -132,6 +140,9 @@ def outstanding(state: ExecutionState) -> list[Delivery]:
             return _schedule_owes(state)
         case BatchState():
             return [WorkOnBatch()] if state.running else []
+        case DeploymentState():
+            checking = (v.build_id for v in state.versions.values() if v.checking)
+            return [CheckDrainage(build_id) for build_id in checking] if state.running else []
         case _:
             return []
 

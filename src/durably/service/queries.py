@@ -20,6 +20,7 @@ from temporalio.api.query.v1 import message_pb2 as query
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine.state import PAUSED
+from durably.engine.versioning import machine as versioning
 from durably.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -128,8 +129,10 @@ class Queries:
             state = execution.state
             sticky = QueueKey(state.namespace_id, TaskKind.WORKFLOW, state.sticky_queue)
             within_ns = int(self._executions.config.sticky_poller_unavailable_s * 1e9)
-            if state.sticky_queue and self._matching.polled_within(sticky, within_ns):
-                task = QueryTask(pending.query_id, execution, question, sticky=True)
+            route = versioning.route(state)
+            polled = state.sticky_queue and self._matching.polled_within(sticky, within_ns)
+            if polled and self._executions.stays(state, route):
+                task = QueryTask(pending.query_id, execution, question, sticky=True, route=route)
                 seconds = max(state.sticky_timeout_ns / 1e9, 0.1)
                 result = await self._offer(sticky, task, pending, seconds)
                 if result is not None:
@@ -143,8 +146,10 @@ class Queries:
     ) -> query.WorkflowQueryResult:
         """A worker may just be starting: that there is none is said when the wait is nearly over."""
         state = execution.state
+        route = versioning.route(state)
         key = QueueKey(state.namespace_id, TaskKind.WORKFLOW, state.task_queue)
-        task = QueryTask(pending.query_id, execution, pending.question, sticky=False)
+        key = self._executions.routes.place(key, route, state.workflow_id)
+        task = QueryTask(pending.query_id, execution, pending.question, sticky=False, route=route)
         wait_s = ends - NO_POLLER_MARGIN_S - asyncio.get_running_loop().time()
         result = await self._offer(key, task, pending, max(wait_s, 0.0))
         if result is None:

@@ -27,6 +27,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from durably.engine.versioning.version import decode_route, encode_route
 from durably.errors import InvalidArgument, Unavailable
 from durably.store.store import (
     Commit,
@@ -88,7 +89,7 @@ FORGET_JOURNAL = "DELETE FROM journal WHERE shard = 0 AND execution_id = ? AND v
 # The last heartbeat of an activity.
 HEARTBEAT = "INSERT OR REPLACE INTO heartbeats VALUES (0, ?, ?, ?, ?, ?, ?)"
 # A task that no poller waited for.
-ADD_TASK = f"INSERT INTO tasks VALUES (0, {', '.join('?' * 12)})"
+ADD_TASK = f"INSERT INTO tasks VALUES (0, {', '.join('?' * 13)})"
 # A task that a worker has started, or that is stale.
 REMOVE_TASK = "DELETE FROM tasks WHERE shard = 0 AND task_id = ?"
 # What lists and counts see; what never changes is not written again, nor are indexes of it alone.
@@ -136,7 +137,10 @@ DUE = """SELECT execution_id, next_deadline_ns FROM executions
     WHERE next_deadline_ns > 0 AND next_deadline_ns <= ? ORDER BY next_deadline_ns LIMIT ?"""
 # A page of a queue's backlog.
 BACKLOG = """SELECT task_id, execution_id, scheduled_event_id, stamp, created_ns, sticky, level,
-    fairness_key, weight FROM tasks WHERE namespace_id = ? AND kind = ? AND queue = ? AND task_id > ? ORDER BY task_id LIMIT ?"""
+    fairness_key, weight, route, (SELECT workflow_id FROM executions e
+        WHERE e.shard = 0 AND e.execution_id = tasks.execution_id)
+    FROM tasks WHERE namespace_id = ? AND kind = ? AND queue = ? AND task_id > ?
+    ORDER BY task_id LIMIT ?"""
 NAMESPACES = "SELECT namespace_id, name, version, record FROM namespaces ORDER BY name"
 CREATE_NAMESPACE = "INSERT INTO namespaces VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 UPDATE_NAMESPACE = """UPDATE namespaces SET name = ?, version = ?, record = ?
@@ -461,7 +465,16 @@ class SqliteStore:
         rows = self._rows(BACKLOG, key)
         return [
             TaskRow(
-                row[0], queue, row[1], row[2], row[3], row[4], bool(row[5]), TaskOrder(*row[6:])
+                row[0],
+                queue,
+                row[1],
+                row[2],
+                row[3],
+                row[4],
+                bool(row[5]),
+                TaskOrder(*row[6:9]),
+                decode_route(row[9]),
+                row[10] or "",
             )
             for row in rows
         ]
@@ -718,6 +731,7 @@ def _task_values(task: TaskRow) -> tuple[object, ...]:
         task.order.level,
         task.order.fairness_key,
         task.order.weight,
+        encode_route(task.route),
     )
 
 

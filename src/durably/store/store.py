@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
+from durably.engine.versioning.version import ANY, Route
 from durably.store.visibility_query import Query
 
 
@@ -33,6 +34,9 @@ class QueueKey:
     namespace_id: str
     kind: TaskKind
     name: str
+    version: str = ""
+    """The part of the queue that is for one version of its workers; empty: for those without one.
+    What is stored of a queue is stored of all its parts together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,9 @@ class TaskRow:
     created_ns: int
     sticky: bool = False
     order: TaskOrder = TaskOrder()
+    route: Route = ANY
+    workflow_id: str = ""
+    """Of the execution; by it a queue's traffic is divided."""
 
 
 @dataclass(slots=True)
