@@ -22,6 +22,7 @@ from durably.matching import Matching
 from durably.service import admission
 from durably.service.admission import Call
 from durably.service.batches import Batches
+from durably.service.deployments import Deployments
 from durably.service.namespaces import Namespaces
 from durably.service.queries import Queries
 from durably.service.task_queues import TaskQueues
@@ -47,11 +48,14 @@ class Parts:
         self.executions = Executions(
             store, Matching(time.time_ns), time.time_ns, CONFIG, namespaces.retention_ns
         )
-        self.workflows = Workflows(self.executions, namespaces)
+        deployments = Deployments(self.executions, namespaces)
+        self.workflows = Workflows(self.executions, namespaces, deployments)
         queries = Queries(self.executions, namespaces)
         listed = Workers(namespaces, time.time_ns, CONFIG)
         queues = TaskQueues(self.executions, namespaces, lambda: "")
-        self.workers = WorkerTasks(self.executions, namespaces, queries, listed, queues)
+        self.workers = WorkerTasks(
+            self.executions, namespaces, queries, listed, queues, deployments
+        )
         self.outbox = Outbox(
             self.executions,
             self.workflows.start_child,

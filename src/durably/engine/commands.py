@@ -244,7 +244,7 @@ def _schedule_next(
             request.identity,
             t.new_id(),
             context.config,
-            worker=Worker(worker.identity, worker.version),
+            worker=worker if worker.version is None else Worker(worker.identity, worker.version),
         )
         # Whoever completes a task and is given the next has the workflow in its cache.
         completed.new_task.sticky = True

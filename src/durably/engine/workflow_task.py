@@ -256,6 +256,8 @@ def _start(
 ) -> WorkflowTask:
     state = t.state
     told = versioning.task_starts(t, target)
+    # A build among compatible ones is said when the task is completed.
+    stamp = b"" if versioning.compatible_build(worker.stamp) else worker.stamp
     if task.transient and task.scheduled_event_id != state.next_event_id:
         # New events came after it was scheduled: it is a first attempt at those.
         _record_scheduled(t, 1, "", task.scheduled_ns)
@@ -273,7 +275,7 @@ def _start(
                 identity=worker.identity,
                 history_size_bytes=state.history_size_bytes,
                 suggest_continue_as_new=bool(reasons),
-                worker_version=worker.stamp,
+                worker_version=stamp,
                 target_changed=told,
                 reasons=reasons,
             )
@@ -287,7 +289,7 @@ def _start(
                 suggest_continue_as_new=bool(reasons),
                 suggest_continue_as_new_reasons=reasons,
                 history_size_bytes=state.history_size_bytes,
-                worker_version=_stamp(worker.stamp),
+                worker_version=_stamp(stamp),
                 target_worker_deployment_version_changed=told,
             )
         )
