@@ -31,14 +31,17 @@ from durably.engine import (
     external_workflow,
     update,
     workflow,
+    workflow_options,
     workflow_pause,
     workflow_task,
 )
-from durably.engine.apply import apply_event, apply_record
+from durably.engine.apply import apply_event, apply_heartbeat, apply_record
 from durably.engine.refusals import BadCommand
 from durably.engine.snapshot import decode_state, encode_state
 from durably.engine.state import BUFFERED_EVENT_ID, Activity, WorkflowState
 from durably.engine.transition import PausingRule, Transition, outstanding
+from durably.engine.versioning.state import Notice
+from durably.engine.versioning.version import AUTO_UPGRADE, PINNED, VERSIONED, Version, Worker
 from durably.errors import Refusal
 
 CONFIG = Config()
@@ -112,6 +115,24 @@ def closing_command(kind: str) -> command.Command:
     )
 
 
+def options_of_kind(kind: str) -> workflow_options.Options:
+    asked = workflow_options.Options()
+    match kind:
+        case "pin":
+            asked.versioning_override.pinned.behavior = 1  # type: ignore[assignment]
+            asked.versioning_override.pinned.version.CopyFrom(Version("shop", "1").message)
+        case "once":
+            target = asked.versioning_override.one_time.target_deployment_version
+            target.CopyFrom(Version("shop", "2").message)
+        case "upgrade":
+            asked.versioning_override.auto_upgrade = True
+        case "priority":
+            asked.priority.priority_key = 2
+        case _:
+            pass
+    return asked
+
+
 def every_third(state: WorkflowState, pending: Activity, now_ns: int) -> PausingRule | None:
     return PausingRule("rule", "me", "why") if pending.scheduled_event_id % 3 == 0 else None
 
@@ -126,6 +147,7 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         self.events: list[history.HistoryEvent] = []
         self.names = 0
         self.ruled = False
+        self.build = ""
         request = ws.StartWorkflowExecutionRequest(
             workflow_id="w",
             workflow_type=common.WorkflowType(name="t"),
@@ -178,12 +200,32 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         return self.state.workflow_task is not None and self.state.workflow_task.started
 
     @precondition(lambda self: self.state.workflow_task and not self.state.workflow_task.started)
-    @rule()
-    def start_task(self) -> None:
+    @rule(build=st.sampled_from(["", "", "1", "2"]))
+    def start_task(self, build: str) -> None:
         task = self.state.workflow_task
         assert task is not None
         scheduled, attempt = task.scheduled_event_id, task.attempt
-        self.step(lambda t: workflow_task.start(t, scheduled, attempt, "worker", "rq", CONFIG))
+        version = Version("shop", build) if build else None
+        taken = self.step(
+            lambda t: workflow_task.start(
+                t,
+                scheduled,
+                attempt,
+                "worker",
+                "rq",
+                CONFIG,
+                worker=Worker("worker", version),
+                target=Notice(Version("shop", "2"), len(self.events)),
+            )
+        )
+        if taken is not None:
+            self.build = build
+
+    @rule(kind=st.sampled_from(["pin", "once", "upgrade", "unset", "priority"]))
+    def change_options(self, kind: str) -> None:
+        asked = options_of_kind(kind)
+        path = "priority" if kind == "priority" else "versioning_override"
+        self.step(lambda t: workflow_options.update(t, asked, [path], "operator"))
 
     @precondition(has_started_task)
     @rule(
@@ -197,6 +239,7 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         again=st.booleans(),
         answer=st.sampled_from(["accept", "reject", "ignore", "nonsense"]),
         forgets=st.booleans(),
+        behavior=st.sampled_from([PINNED, AUTO_UPGRADE]),
     )
     def complete_task(
         self,
@@ -210,10 +253,16 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         again: bool,
         answer: str,
         forgets: bool,
+        behavior: int,
     ) -> None:
         request = ws.RespondWorkflowTaskCompletedRequest(
             identity="worker", return_new_workflow_task=again, force_create_new_workflow_task=again
         )
+        if self.build:
+            request.deployment_options.deployment_name = "shop"
+            request.deployment_options.build_id = self.build
+            request.deployment_options.worker_versioning_mode = VERSIONED
+            request.versioning_behavior = behavior  # type: ignore[assignment]
         if sticky:
             request.sticky_attributes.worker_task_queue.name = "sticky"
             request.sticky_attributes.schedule_to_start_timeout.seconds = 5
@@ -379,7 +428,7 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
             activity.heartbeat(t, event_id, attempt, None)
         except Refusal:
             return
-        self.copy.activities[event_id].heartbeat_ns = self.now
+        apply_heartbeat(self.copy, event_id, self.now, None)
 
     @precondition(lambda self: self.state.children)
     @rule(ending=st.booleans())

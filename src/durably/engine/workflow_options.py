@@ -14,6 +14,7 @@ from durably.engine.state import WorkflowState
 from durably.engine.transition import Transition
 from durably.engine.versioning import machine as versioning
 from durably.engine.versioning.version import AUTO_UPGRADE, PINNED, present_form
+from durably.engine.workflow import ensure_running
 from durably.errors import FailedPrecondition
 
 Options = workflows.WorkflowExecutionOptions
@@ -52,6 +53,7 @@ def completed(state: WorkflowState, asked: Options) -> Options:
 def update(t: Transition, asked: Options, paths: Iterable[str], identity: str) -> Options:
     """UpdateWorkflowExecutionOptions: the options that the workflow has afterwards."""
     state = t.state
+    ensure_running(state)
     before = options(state)
     after = _merged(before, asked, paths)
     if after == before:
