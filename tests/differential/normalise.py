@@ -28,6 +28,19 @@ OMITTED = {
     "executionDuration": "time",
     "expirationTime": "time",
     "workflowExecutionExpirationTime": "time",
+    "createTime": "time",
+    "routingChangedTime": "time",
+    "routingUpdateTime": "time",
+    "currentSinceTime": "time",
+    "rampingSinceTime": "time",
+    "firstActivationTime": "time",
+    "lastCurrentTime": "time",
+    "lastDeactivationTime": "time",
+    "currentVersionChangedTime": "time",
+    "rampingVersionChangedTime": "time",
+    "rampingVersionPercentageChangedTime": "time",
+    "lastChangedTime": "time",
+    "lastCheckedTime": "time",
     "stateTransitionCount": "how the server works",
     "stateSizeBytes": "how the server encodes",
     # Who it was: a process has other names on each server.
@@ -36,9 +49,6 @@ OMITTED = {
     "requestId": "made by chance",
     "sdkMetadata": "sent by the worker, of its own state",
     "meteringMetadata": "sent by the worker",
-    "mostRecentWorkerVersionStamp": "sent by the worker",
-    "workerVersion": "SDKs send a build in other ways to servers that know worker versioning",
-    "binaryChecksum": "the same",
     "stackTrace": "line numbers",
     "complete_time": "time, in a marker of the SDK's",
     "original_schedule_time": "the same",
@@ -52,10 +62,8 @@ OMITTED = {
     "firstWorkflowTaskBackoff": "the peer has a run last a second at least",
     "backoffStartInterval": "the same",
     "runExpirationTime": "none is written as the year 1 there",
-    "BuildIds": "build ids are not search attributes yet",
     "eventGroupMarkers": "events are not grouped",
     "principal": "there are no callers with names",
-    "suggestContinueAsNewReasons": "the reasons are not listed",
     "timeSkippingInfo": "time is skipped for the whole server",
     "conflictToken": "made by the server",
 }
@@ -93,15 +101,18 @@ class Normaliser:
         return self.text(value) if isinstance(value, str) else value
 
     def _payload(self, value: dict[str, Any]) -> dict[str, Any]:
-        """A payload with its data readable; the type of a search attribute is left out."""
+        """A payload with its data readable; the type of a search attribute is left out.
+
+        It does not look like a payload afterwards, so that it is not read a second time.
+        """
         metadata = {k: v for k, v in value["metadata"].items() if k != "type"}
-        data = value.get("data", "")
-        if not isinstance(data, str):
-            return {**value, "metadata": metadata}  # It is readable already.
-        data = base64.b64decode(data).decode(errors="replace")
+        rest = {k: v for k, v in value.items() if k != "metadata"}
+        if not isinstance(value.get("data"), str):
+            return {**rest, "said": metadata}
+        data = base64.b64decode(value["data"]).decode(errors="replace")
         with contextlib.suppress(ValueError):
             data = json.loads(data)
-        return {**value, "metadata": metadata, "data": data}
+        return {**rest, "said": metadata, "data": data}
 
     def text(self, text: str) -> str:
         for name, label in self._names.items():

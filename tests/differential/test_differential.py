@@ -18,7 +18,8 @@ from temporalio.service import RPCError
 from durably import Server
 from tests.differential import tasks_by_hand
 from tests.differential.normalise import Normaliser
-from tests.differential.programs import PROGRAMS, Program, Stage
+from tests.differential.programs import Program, Stage
+from tests.differential.versions import PROGRAMS
 from tests.differential.worker import worker
 from tests.processes import free_port, wait_for_port
 
@@ -33,6 +34,7 @@ async def peer(log: Path) -> AsyncIterator[str]:
     command = [str(TEMPORAL), "server", "start-dev", "--headless", "--ip", "127.0.0.1"]
     command += ["--port", str(port), "--log-level", "error"]
     command += ["--dynamic-config-value", "system.forceSearchAttributesCacheRefreshOnRead=true"]
+    command += ["--dynamic-config-value", "frontend.workerVersioningDataAPIs=true"]
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: ASYNC220  nothing else runs in this loop meanwhile
             command, stdout=output, stderr=output
