@@ -68,10 +68,19 @@ OMITTED = {
     "conflictToken": "made by the server",
 }
 
+OMITTED_IN = {
+    # It is known there only if the worker itself said how the activity ended.
+    "activityTaskStartedEventAttributes": "workerVersion",
+}
+
 NONE: tuple[Any, ...] = ("0s", {}, [])
 """No time and nothing at all are the same as none."""
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def without(value: dict[str, Any], key: str) -> dict[str, Any]:
+    return {k: v for k, v in value.items() if k != key}
 
 
 class Normaliser:
@@ -93,6 +102,9 @@ class Normaliser:
                 value = {**value, "name": "<sticky>"}
             if isinstance(value.get("metadata"), dict):
                 value = self._payload(value)
+            for part, omitted in OMITTED_IN.items():
+                if part in value:
+                    value = {**value, part: without(value[part], omitted)}
             kept = {k: v for k, v in sorted(value.items()) if k not in OMITTED}
             told = {self.text(k): self.value(v) for k, v in kept.items()}
             return {k: v for k, v in told.items() if v not in NONE}
@@ -105,8 +117,8 @@ class Normaliser:
 
         It does not look like a payload afterwards, so that it is not read a second time.
         """
-        metadata = {k: v for k, v in value["metadata"].items() if k != "type"}
-        rest = {k: v for k, v in value.items() if k != "metadata"}
+        metadata = without(value["metadata"], "type")
+        rest = without(value, "metadata")
         if not isinstance(value.get("data"), str):
             return {**rest, "said": metadata}
         data = base64.b64decode(value["data"]).decode(errors="replace")

@@ -43,7 +43,7 @@ from durably.engine.transition import (
 )
 from durably.engine.versioning import machine as versioning
 from durably.engine.versioning.machine import NOTHING_INHERITED, Inherited
-from durably.engine.versioning.version import Version
+from durably.engine.versioning.version import Version, present_form
 from durably.engine.workflow_task import set_duration
 from durably.errors import InvalidArgument, NotFound, ResourceExhausted
 
@@ -94,12 +94,13 @@ def started_attributes(
         "search_attributes",
         "retry_policy",
         "priority",
-        "versioning_override",
         "last_completion_result",
         "continued_failure",
     ):
         if request.HasField(field):
             getattr(attributes, field).CopyFrom(getattr(request, field))
+    if request.HasField("versioning_override"):
+        attributes.versioning_override.CopyFrom(present_form(request.versioning_override))
     delay_ns = nanoseconds(request.workflow_start_delay)
     if request.cron_schedule:
         attributes.initiator = workflow_enums.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE
@@ -479,8 +480,8 @@ def continue_as_new(
         lambda queue, version: in_version(state.namespace_id, queue, version),
     )
     event = _continued_event(following, run_id, completed_event_id)
+    event.initiator = attributes.initiator
     event.inherit_build_id = attributes.inherit_build_id
-    event.initial_versioning_behavior = attributes.initial_versioning_behavior
     t.record(event, user_metadata=user_metadata)
     _begin_successor(t, following)
     _closed(t)
@@ -527,7 +528,6 @@ def _continued_event(
         workflow_task_timeout=following.workflow_task_timeout,
         workflow_task_completed_event_id=completed_event_id,
         backoff_start_interval=following.first_workflow_task_backoff,
-        initiator=following.initiator,
     )
     for source, target in (
         ("input", "input"),
