@@ -243,23 +243,25 @@ async def test_workers_without_versioning_have_what_no_version_has(client: Clien
     async def who() -> str:
         return "none"
 
-    async with Worker(
-        client,
-        task_queue=QUEUE,
-        workflows=[Order],
-        activities=[who],
-        workflow_runner=UnsandboxedWorkflowRunner(),
+    async with (
+        Worker(
+            client,
+            task_queue=QUEUE,
+            workflows=[Order],
+            activities=[who],
+            workflow_runner=UnsandboxedWorkflowRunner(),
+        ),
+        workers(client, "1", behavior=UPGRADE),
     ):
-        async with workers(client, "1", behavior=UPGRADE):
-            before = await start(client, "before", 1)
-            await began(before)
-            await current(client, "1")
-            await before.signal(Order.go_on)
-            assert await before.result() == ["none", "1"]
-            await client.workflow_service.set_worker_deployment_current_version(
-                ws.SetWorkerDeploymentCurrentVersionRequest(**HERE)
-            )
-            assert await (await start(client, "after")).result() == ["none"]
+        before = await start(client, "before", 1)
+        await began(before)
+        await current(client, "1")
+        await before.signal(Order.go_on)
+        assert await before.result() == ["none", "1"]
+        await client.workflow_service.set_worker_deployment_current_version(
+            ws.SetWorkerDeploymentCurrentVersionRequest(**HERE)
+        )
+        assert await (await start(client, "after")).result() == ["none"]
 
 
 # --- Overrides ----------------------------------------------------------------------------------
@@ -451,7 +453,7 @@ async def test_kills_while_workflows_move(server_process: ServerProcess) -> None
             server_process.start()
             await asyncio.gather(*signals)
             for handle in handles:
-                await eventually(lambda handle=handle: settled(handle, build))
+                await eventually(lambda handle=handle, build=build: settled(handle, build))
         said = [await handle.result() for handle in handles]
     assert {tuple(each) for each in said} == {("1", "2", "1")}
 

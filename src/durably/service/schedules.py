@@ -293,7 +293,9 @@ class Schedules:
         if wanted.HasField("retry_policy"):
             start.retry_policy.CopyFrom(wanted.retry_policy)
         if wanted.HasField("versioning_override"):
-            check_override(wanted.versioning_override)  # Whether it is polled is seen at each start.
+            check_override(
+                wanted.versioning_override
+            )  # Whether it is polled is seen at each start.
         self._workflows.check_start(start, namespace)
 
     def _check_attributes(
