@@ -286,25 +286,28 @@ async def versions_children_upgrade(stage: Stage) -> Any:
         return [*told, await shop.info(found)]
 
 
-@program
-async def versions_continue_as_new(stage: Stage) -> Any:
+async def continued(stage: Stage, behavior: str) -> Any:
     shop = Shop(stage)
     async with shop.worker("1"), shop.worker("2"):
         await shop.current("1")
-        told = []
-        for behavior in ("", "AUTO_UPGRADE"):
-            handle = await shop.start(WAITS, ["continue", [], behavior], name=f"w{behavior}")
-            await stage.idle(handle)
-            await shop.current("2")
-            await handle.signal(Do.put, 1)
-            told.append(await result(handle))
-            told.append(await shop.info(stage.client.get_workflow_handle(handle.id)))
-            first = stage.client.get_workflow_handle(
-                handle.id, run_id=handle.first_execution_run_id
-            )
-            told.append((await first.fetch_history()).events[-1])
-            await shop.current("1")
-        return told
+        handle = await shop.start(WAITS, ["continue", [], behavior], name="w")
+        await stage.idle(handle)
+        await shop.current("2")
+        await handle.signal(Do.put, 1)
+        told = [await result(handle)]
+        told.append(await shop.info(stage.client.get_workflow_handle(handle.id)))
+        first = stage.client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
+        return [*told, (await first.fetch_history()).events[-1]]
+
+
+@program
+async def versions_continue_as_new(stage: Stage) -> Any:
+    return await continued(stage, "")
+
+
+@program
+async def versions_continue_as_new_in_the_next(stage: Stage) -> Any:
+    return await continued(stage, "AUTO_UPGRADE")
 
 
 @program

@@ -42,7 +42,6 @@ from durably.errors import (
     NotFound,
     ResourceExhausted,
     Unavailable,
-    Unimplemented,
 )
 from durably.matching import POLLER_REMEMBERED_NS
 from durably.routing import routing_of
@@ -61,7 +60,6 @@ NAME_OVERHEAD = 39
 """Both names of a version share the length of an identifier with this much else, as in Temporal."""
 BUILD_ID_CHARS_MAX = 255
 PAGE = 1000
-GONE = "Deployments are deprecated and no longer supported, use Worker Deployments instead"
 NO_COMPUTE = (
     "this server starts no workers, so that it has no compute providers: run workers yourself, and"
     " leave the compute config out"
@@ -548,33 +546,6 @@ class Deployments:
             shown = await self._executions.read(row.execution_id, view.list_summary)
             response.worker_deployments.append(shown)
         return response
-
-    # --- The deployments of before ------------------------------------------------------------
-
-    async def describe_deployment(
-        self, request: ws.DescribeDeploymentRequest, call: Call
-    ) -> ws.DescribeDeploymentResponse:
-        raise Unimplemented(GONE)
-
-    async def get_current_deployment(
-        self, request: ws.GetCurrentDeploymentRequest, call: Call
-    ) -> ws.GetCurrentDeploymentResponse:
-        raise Unimplemented(GONE)
-
-    async def list_deployments(
-        self, request: ws.ListDeploymentsRequest, call: Call
-    ) -> ws.ListDeploymentsResponse:
-        raise Unimplemented(GONE)
-
-    async def get_deployment_reachability(
-        self, request: ws.GetDeploymentReachabilityRequest, call: Call
-    ) -> ws.GetDeploymentReachabilityResponse:
-        raise Unimplemented(GONE)
-
-    async def set_current_deployment(
-        self, request: ws.SetCurrentDeploymentRequest, call: Call
-    ) -> ws.SetCurrentDeploymentResponse:
-        raise Unimplemented(GONE)
 
     # --- Overrides ----------------------------------------------------------------------------
 
