@@ -7,7 +7,7 @@ Facts: temporal/api/deployment/v1/message.proto and VersioningOverride in
 temporal/api/workflow/v1/message.proto.
 """
 
-import zlib
+import hashlib
 from dataclasses import dataclass
 
 import msgspec
@@ -259,4 +259,5 @@ def decode_route(encoded: bytes) -> Route:
 def share(workflow_id: str) -> float:
     """Where in 0 to 100 a workflow id stands: one whose share is below the percentage of a ramp
     follows the ramp. The same id is always at the same place."""
-    return 100.0 * zlib.crc32(workflow_id.encode()) / 2**32
+    digest = hashlib.blake2b(workflow_id.encode(), digest_size=8).digest()
+    return 100.0 * int.from_bytes(digest) / 2**64
