@@ -41,10 +41,9 @@ NEXT_IS_NEW = 1
 
 
 def state(**versioning: Any) -> WorkflowState:
-    made = WorkflowState(
-        namespace_id="n", namespace="default", workflow_id="w", run_id="r", task_queue="q"
-    )
+    made = WorkflowState(namespace_id="n", namespace="default", workflow_id="w", run_id="r")
     made.started = history.WorkflowExecutionStartedEventAttributes()
+    made.started.task_queue.name = "q"
     made.versioning = Versioning(**versioning) if versioning else None
     return made
 
