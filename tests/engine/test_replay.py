@@ -474,7 +474,5 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         }
 
 
-LifeOfAWorkflow.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None
-)
+LifeOfAWorkflow.TestCase.settings = settings(stateful_step_count=40)
 TestLifeOfAWorkflow = LifeOfAWorkflow.TestCase

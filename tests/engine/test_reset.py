@@ -123,9 +123,7 @@ def after_much() -> WorkflowLife:
     life.work(start_child("early"))
     life.signal("one", "r1", links=[common.Link()])
     life.admit("u")
-    life.work(
-        start_child("late"), messages=[about_update("u", update_messages.Acceptance())]
-    )
+    life.work(start_child("late"), messages=[about_update("u", update_messages.Acceptance())])
     life.step(external_workflow.child_started, 5, "early-run")
     for initiated in list(life.state.children):
         life.step(

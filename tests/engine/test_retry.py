@@ -63,9 +63,7 @@ def test_an_attempt_that_would_come_too_late_does_not_come() -> None:
 
 
 def _cause(reason: failure.Failure) -> failure.Failure:
-    return failure.Failure(
-        activity_failure_info=failure.ActivityFailureInfo(), cause=reason
-    )
+    return failure.Failure(activity_failure_info=failure.ActivityFailureInfo(), cause=reason)
 
 
 FATAL = failure.Failure(
@@ -106,9 +104,7 @@ def timeout(kind: workflow_enums.TimeoutType.ValueType) -> failure.Failure:
     ],
 )
 def test_which_failures_are_tried_again(reason: failure.Failure, again: bool) -> None:
-    policy = common.RetryPolicy(
-        non_retryable_error_types=["Listed", "TemporalTimeout:Heartbeat"]
-    )
+    policy = common.RetryPolicy(non_retryable_error_types=["Listed", "TemporalTimeout:Heartbeat"])
     state = decide(policy, reason).state
     assert (state == workflow_enums.RETRY_STATE_IN_PROGRESS) == again
     assert again or state == workflow_enums.RETRY_STATE_NON_RETRYABLE_FAILURE

@@ -80,8 +80,7 @@ def _change(state: HistoryState, event: history.HistoryEvent) -> None:
 
 def _take_id_from_buffer(state: HistoryState, event: history.HistoryEvent) -> None:
     """The event was applied when it was buffered; what remembers its id learns it now."""
-    if not isinstance(state, WorkflowState):
-        return
+    assert isinstance(state, WorkflowState)  # Nothing else has workflow tasks to wait for.
     if event.event_type != event_types.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED:
         return
     attributes = event.child_workflow_execution_started_event_attributes

@@ -167,9 +167,8 @@ def set_duration(message: object, nanoseconds: int) -> None:
 
 def end_backoff(t: Transition) -> None:
     """The delay before the first task is over."""
-    if t.state.running and t.state.backoff_pending:
-        t.note(r.WorkflowTaskBackoffEnded())
-        schedule_if_none(t)
+    t.note(r.WorkflowTaskBackoffEnded())
+    schedule_if_none(t)
 
 
 def move_to_normal_queue(t: Transition) -> DispatchWorkflowTask:
