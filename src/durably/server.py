@@ -95,7 +95,7 @@ class Server:
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         """Store, then what stands on it, then the port: the last to open is the first to close."""
-        store = SqliteStore.open(self.config.store)
+        store = self._open_store()
         stack.push_async_callback(store.close)
         namespaces = Namespaces(store, self.config, self._clock)
         await namespaces.open()
@@ -133,10 +133,6 @@ class Server:
         table = admission.table(handlers)
         if self._skipping is not None:
             table |= admission.table((self._skipping,), admission.TEST_SERVICES)
-        services = frozenset(path.split("/")[1] for path in table)
-        health = Health(services)
-        streams = health.streams() | Reflection({*services, HEALTH}).streams()
-        grpc = GrpcApp({**table, **health.rows()}, streams, self._clock, self.config)
         _run_beside(stack, timers.run(executions), "timers")
         deliveries = outbox.Outbox(
             executions,
@@ -149,6 +145,19 @@ class Server:
         if self._skipping is not None:
             skips = time_skipping.run(executions, self._skipping, deliveries.delivering)
             _run_beside(stack, skips, "time skipping")
+        await self._serve(stack, table, matching)
+
+    def _open_store(self) -> SqliteStore:
+        return SqliteStore.open(self.config.store)
+
+    async def _serve(
+        self, stack: contextlib.AsyncExitStack, table: dict[str, admission.Rpc], matching: Matching
+    ) -> None:
+        """All ways of calling the RPCs of the table, on one port."""
+        services = frozenset(path.split("/")[1] for path in table)
+        health = Health(services)
+        streams = health.streams() | Reflection({*services, HEALTH}).streams()
+        grpc = GrpcApp({**table, **health.rows()}, streams, self._clock, self.config)
         http = HttpJson(table, self._clock, self.config)
         await self._listen(stack, App(grpc, http), matching, health)
 
