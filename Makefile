@@ -41,8 +41,9 @@ engine: install ## Test the engine alone: tests/engine takes every branch of it,
 tests: engine ## Run the tests alone, fast ones in parallel first.
 	$(RUN) pytest -n 2 --dist loadfile -m "not model and not peer" tests
 
-fuzz: install ## Search for lives of executions that break a rule, with new random seeds, for minutes.
-	$(RUN) pytest -n 2 -m hypothesis --hypothesis-profile=explore --timeout=3600 tests/engine
+fuzz: install ## Search for lives and crashes that break a rule, with other seeds than the tests, for long.
+	$(RUN) pytest -n 2 -m hypothesis --hypothesis-profile=explore --timeout=7200 tests/engine
+	SEEDS=$${SEEDS:-1000-2999} $(RUN) pytest -n 2 --timeout=7200 tests/simulation
 
 differential: install ## Compare what durably does with what Temporal's dev server does, program by program.
 	$(RUN) pytest -m peer tests/differential

@@ -7,6 +7,7 @@ them have ended. What a program results in is known beforehand, so that lost or 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -42,6 +43,7 @@ class Program:
     fails: dict[str, int] = field(default_factory=dict)
 
 
+@lru_cache(maxsize=1000)
 def program_of(seed: int, workflow_id: str) -> Program:
     chance = Random(f"{seed} {workflow_id}")
     depth = workflow_id.count("/")

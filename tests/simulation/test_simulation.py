@@ -31,7 +31,7 @@ from tests.simulation.programs import program_of
 from tests.simulation.world import SimulatedLoop, SimulatedStore, World
 
 SEEDS_AT_ONCE = 20
-SEEDS_MAX = 200
+SEEDS_MAX = 120
 CRASHES_MAX = 8
 WORKFLOWS = 5
 LONGEST_S = 6 * 3600.0
@@ -191,7 +191,9 @@ def check_signals(client: Client, runs: list[Run]) -> None:
     for each in taken:
         named = [request_id for request_id in each if request_id]
         assert len(named) == len(set(named))
-    first = dict.fromkeys(each for each in chain.from_iterable(taken) if each in client.acknowledged)
+    first = dict.fromkeys(
+        each for each in chain.from_iterable(taken) if each in client.acknowledged
+    )
     assert list(first) == client.acknowledged
 
 
