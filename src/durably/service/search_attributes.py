@@ -25,6 +25,7 @@ from durably.store.visibility_query import (
     PREDEFINED,
     SYSTEM_COLUMNS,
     time_ns,
+    words,
     time_text,
 )
 
@@ -101,6 +102,8 @@ def _values(found: common.SearchAttributes) -> dict[str, object]:
             continue
         try:
             values[name] = decode(payload, kind) if kind else json.loads(payload.data)
+            if kind == "Text":
+                values[name] = words(str(values[name]))
         except (ValueError, TypeError):
             continue  # Checked when it was set; an attribute whose type changed since is not shown.
     return values
