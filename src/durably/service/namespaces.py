@@ -463,6 +463,7 @@ class Namespaces:
                     sync_update=True,
                     async_update=True,
                     poller_autoscaling=True,
+                    reported_problems_search_attribute=True,
                     workflow_pause=True,
                     worker_heartbeats=True,
                     worker_poll_complete_on_shutdown=True,
