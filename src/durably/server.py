@@ -18,12 +18,13 @@ from durably.background import outbox, time_skipping, timers
 from durably.background.batches import BatchWork
 from durably.clock import SkippingClock
 from durably.config import Config
-from durably.edge.app import App
+from durably.edge.app import App, Page
 from durably.edge.grpc import GrpcApp
 from durably.edge.health import NAME as HEALTH
 from durably.edge.health import Health
 from durably.edge.http_json import HttpJson
 from durably.edge.reflection import Reflection
+from durably.edge.traffic import Traffic
 from durably.matching import Matching
 from durably.service import admission
 from durably.service.activity_control import ActivityControl
@@ -49,6 +50,7 @@ from durably.store.sqlite import SqliteStore
 
 logger = logging.getLogger(__name__)
 
+METRICS_PATH = "/metrics"
 FOREVER_NS = 50 * 365 * 24 * 3600 * 1_000_000_000
 
 
@@ -111,10 +113,11 @@ class Server:
         executions.rule_for = rules.pausing
         workers = Workers(namespaces, self._clock, self.config)
         task_queues = TaskQueues(executions, namespaces, lambda: self.address)
+        worker_tasks = WorkerTasks(executions, namespaces, queries, workers, task_queues)
         handlers = (
             workflows,
             batches,
-            WorkerTasks(executions, namespaces, queries, workers, task_queues),
+            worker_tasks,
             workers,
             task_queues,
             activity_control,
@@ -133,10 +136,6 @@ class Server:
         table = admission.table(handlers)
         if self._skipping is not None:
             table |= admission.table((self._skipping,), admission.TEST_SERVICES)
-        services = frozenset(path.split("/")[1] for path in table)
-        health = Health(services)
-        streams = health.streams() | Reflection({*services, HEALTH}).streams()
-        grpc = GrpcApp({**table, **health.rows()}, streams, self._clock, self.config)
         _run_beside(stack, timers.run(executions), "timers")
         deliveries = outbox.Outbox(
             executions,
@@ -149,8 +148,33 @@ class Server:
         if self._skipping is not None:
             skips = time_skipping.run(executions, self._skipping, deliveries.delivering)
             _run_beside(stack, skips, "time skipping")
-        http = HttpJson(table, self._clock, self.config)
-        await self._listen(stack, App(grpc, http), matching, health)
+        await self._open(stack, table, executions, namespaces, worker_tasks, deliveries)
+
+    async def _open(
+        self,
+        stack: contextlib.AsyncExitStack,
+        table: dict[str, admission.Rpc],
+        executions: Executions,
+        namespaces: Namespaces,
+        worker_tasks: WorkerTasks,
+        deliveries: outbox.Outbox,
+    ) -> None:
+        """The edge: what answers on the port, and the port."""
+        services = frozenset(path.split("/")[1] for path in table)
+        health = Health(services)
+        streams = health.streams() | Reflection({*services, HEALTH}).streams()
+        rows = {**table, **health.rows()}
+        traffic = Traffic(rows, worker_tasks.ids_of_token)
+        grpc = GrpcApp(rows, streams, self._clock, self.config, traffic)
+        http = HttpJson(table, self._clock, self.config, traffic)
+
+        def metrics() -> Page:
+            from durably.edge.metrics import Metrics
+
+            return Metrics(executions, namespaces, traffic, worker_tasks, deliveries)
+
+        pages = {METRICS_PATH: metrics} if self.config.metrics else {}
+        await self._listen(stack, App(grpc, http, pages), executions.matching, health)
 
     def _retention(self, namespaces: Namespaces) -> Callable[[str], int]:
         """Nothing is removed because its time was skipped."""
