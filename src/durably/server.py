@@ -25,6 +25,7 @@ from durably.edge.health import Health
 from durably.edge.http_json import HttpJson
 from durably.edge.reflection import Reflection
 from durably.edge.traffic import Traffic
+from durably.logs import without_password
 from durably.matching import Matching
 from durably.service import admission
 from durably.service.activity_control import ActivityControl
@@ -47,6 +48,7 @@ from durably.service.workflow_pause import WorkflowPause
 from durably.service.workflow_rules import WorkflowRules
 from durably.service.workflows import Workflows
 from durably.store.sqlite import SqliteStore
+from durably.version import VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +100,9 @@ class Server:
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         """Store, then what stands on it, then the port: the last to open is the first to close."""
         store = SqliteStore.open(self.config.store)
-        stack.push_async_callback(store.close)
+        stack.push_async_callback(self._close, store)
+        opened = {"store": without_password(self.config.store)}
+        logger.info("the store is open", extra={"fields": opened})
         namespaces = Namespaces(store, self.config, self._clock)
         await namespaces.open()
         matching = Matching(self._clock)
@@ -176,6 +180,10 @@ class Server:
         pages = {METRICS_PATH: metrics} if self.config.metrics else {}
         await self._listen(stack, App(grpc, http, pages), executions.matching, health)
 
+    async def _close(self, store: SqliteStore) -> None:
+        await store.close()
+        logger.info("stopped: all that was acknowledged is in the store")
+
     def _retention(self, namespaces: Namespaces) -> Callable[[str], int]:
         """Nothing is removed because its time was skipped."""
         return namespaces.retention_ns if self._skipping is None else lambda _: FOREVER_NS
@@ -195,6 +203,8 @@ class Server:
         stack.push_async_callback(self._drain, http, serving, matching, health)
         port = http.addresses[0].rsplit(":", 1)[1] if self.config.port == 0 else self.config.port
         self.address = f"{host}:{port}"
+        fields = {"address": self.address, "version": VERSION}
+        logger.info("listening", extra={"fields": fields})
 
     def _http_config(self, bind: str) -> h2corn.Config:
         return h2corn.Config(
@@ -215,6 +225,7 @@ class Server:
         health: Health,
     ) -> None:
         """Take no new connections, answer the long polls, let what is under way finish."""
+        logger.info("draining: no new connections, long polls are answered")
         health.stop()
         http.shutdown()
         give_up = asyncio.get_running_loop().time() + self.config.shutdown_drain_s + 1

@@ -109,10 +109,19 @@ class Outbox:
             pass  # The sender is gone; nothing is owed any more.
         except Refusal as refusal:
             self.failed += 1
-            logger.warning("delivery %s will be tried again: %s", delivery, refusal.message)
+            logger.warning(
+                "delivery %s will be tried again: %s",
+                delivery,
+                refusal.message,
+                extra={"fields": self._executions.ids(execution_id)},
+            )
         except Exception:
             self.failed += 1
-            logger.exception("delivery %s of execution %s failed", delivery, execution_id)
+            logger.exception(
+                "delivery %s failed",
+                delivery,
+                extra={"fields": self._executions.ids(execution_id)},
+            )
         finally:
             self._slots.release()
 

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
 
-Ids = Mapping[str, str]
+Ids = Mapping[str, object]
 """What a line of the log says of whom it is about: `namespace`, `workflow_id`, `run_id` and others."""
 
 
@@ -72,14 +72,15 @@ class Traffic:
             self._log(exchange, status, seconds)
 
     def _log(self, exchange: Exchange, status: Status, seconds: float) -> None:
-        found = {"rpc": exchange.rpc, "status": status.name, "ms": f"{seconds * 1e3:.1f}"}
+        ids: dict[str, object] = {}
         for message in (exchange.reply, exchange.request):
             if message is not None:
-                found |= ids_of(message)
+                ids |= ids_of(message)
         token = getattr(exchange.request, "task_token", b"")
         if token:
-            found |= self._ids_of_token(token)
-        logger.debug("%s %s", exchange.rpc, status.name, extra={"fields": found})
+            ids |= self._ids_of_token(token)
+        fields = {"rpc": exchange.rpc, "status": status.name, "ms": round(seconds * 1e3, 1), **ids}
+        logger.debug("call", extra={"fields": fields})
 
 
 NAMES = {

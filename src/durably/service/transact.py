@@ -361,9 +361,17 @@ class Executions:
         """How many executions are in the cache."""
         return len(self._cache)
 
-    def if_cached(self, execution_id: int) -> AnyState | None:
+    def ids(self, execution_id: int) -> dict[str, object]:
+        """What the log says of an execution."""
         execution = self._cache.get(execution_id)
-        return execution.state if execution is not None else None
+        if execution is None:
+            return {"execution_id": execution_id}
+        state = execution.state
+        return {
+            "namespace": state.namespace,
+            "workflow_id": state.workflow_id,
+            "run_id": state.run_id,
+        }
 
     def writing(self) -> bool:
         """Whether a commit is on its way."""

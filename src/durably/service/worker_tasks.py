@@ -75,14 +75,12 @@ class WorkerTasks:
     def _check_search_attributes(self, namespace: str, found: common.SearchAttributes) -> None:
         search_attributes.check(found, self._namespaces.by_name(namespace).search_attributes)
 
-    def ids_of_token(self, task_token: bytes) -> dict[str, str]:
-        """Whom a task token is about, for the log; nothing if that is not in memory."""
+    def ids_of_token(self, task_token: bytes) -> dict[str, object]:
+        """Whom a task token is about, for the log; nothing if it is none."""
         try:
-            execution_id = tokens.read_task(task_token).execution_id
+            return self._executions.ids(tokens.read_task(task_token).execution_id)
         except InvalidArgument:
             return {}
-        state = self._executions.if_cached(execution_id)
-        return {"workflow_id": state.workflow_id, "run_id": state.run_id} if state else {}
 
     # --- Poll ---------------------------------------------------------------------------------
 

@@ -207,6 +207,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     for version, sql in known:
         if version > present:
             connection.executescript(f"BEGIN;\n{sql}\nPRAGMA user_version = {version};\nCOMMIT;")
+            logger.info("the schema was brought up to date", extra={"fields": {"schema": version}})
 
 
 def connect(target: str) -> sqlite3.Connection:
