@@ -18,12 +18,14 @@ from durably.background import outbox, time_skipping, timers
 from durably.background.batches import BatchWork
 from durably.clock import SkippingClock
 from durably.config import Config
-from durably.edge.app import App
+from durably.edge.app import App, Page
 from durably.edge.grpc import GrpcApp
 from durably.edge.health import NAME as HEALTH
 from durably.edge.health import Health
 from durably.edge.http_json import HttpJson
 from durably.edge.reflection import Reflection
+from durably.edge.traffic import Traffic
+from durably.logs import without_password
 from durably.matching import Matching
 from durably.service import admission
 from durably.service.activity_control import ActivityControl
@@ -46,9 +48,11 @@ from durably.service.workflow_pause import WorkflowPause
 from durably.service.workflow_rules import WorkflowRules
 from durably.service.workflows import Workflows
 from durably.store.sqlite import SqliteStore
+from durably.version import VERSION
 
 logger = logging.getLogger(__name__)
 
+METRICS_PATH = "/metrics"
 FOREVER_NS = 50 * 365 * 24 * 3600 * 1_000_000_000
 
 
@@ -96,7 +100,9 @@ class Server:
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         """Store, then what stands on it, then the port: the last to open is the first to close."""
         store = self._open_store()
-        stack.push_async_callback(store.close)
+        stack.push_async_callback(self._close, store)
+        opened = {"store": without_password(self.config.store)}
+        logger.info("the store is open", extra={"fields": opened})
         namespaces = Namespaces(store, self.config, self._clock)
         await namespaces.open()
         matching = Matching(self._clock)
@@ -111,10 +117,11 @@ class Server:
         executions.rule_for = rules.pausing
         workers = Workers(namespaces, self._clock, self.config)
         task_queues = TaskQueues(executions, namespaces, lambda: self.address)
+        worker_tasks = WorkerTasks(executions, namespaces, queries, workers, task_queues)
         handlers = (
             workflows,
             batches,
-            WorkerTasks(executions, namespaces, queries, workers, task_queues),
+            worker_tasks,
             workers,
             task_queues,
             activity_control,
@@ -145,21 +152,40 @@ class Server:
         if self._skipping is not None:
             skips = time_skipping.run(executions, self._skipping, deliveries.delivering)
             _run_beside(stack, skips, "time skipping")
-        await self._serve(stack, table, matching)
+        await self._serve(stack, table, executions, namespaces, worker_tasks, deliveries)
 
     def _open_store(self) -> SqliteStore:
         return SqliteStore.open(self.config.store)
 
     async def _serve(
-        self, stack: contextlib.AsyncExitStack, table: dict[str, admission.Rpc], matching: Matching
+        self,
+        stack: contextlib.AsyncExitStack,
+        table: dict[str, admission.Rpc],
+        executions: Executions,
+        namespaces: Namespaces,
+        worker_tasks: WorkerTasks,
+        deliveries: outbox.Outbox,
     ) -> None:
-        """All ways of calling the RPCs of the table, on one port."""
+        """The edge: what answers on the port, and the port."""
         services = frozenset(path.split("/")[1] for path in table)
         health = Health(services)
         streams = health.streams() | Reflection({*services, HEALTH}).streams()
-        grpc = GrpcApp({**table, **health.rows()}, streams, self._clock, self.config)
-        http = HttpJson(table, self._clock, self.config)
-        await self._listen(stack, App(grpc, http), matching, health)
+        rows = {**table, **health.rows()}
+        traffic = Traffic(rows, worker_tasks.ids_of_token)
+        grpc = GrpcApp(rows, streams, self._clock, self.config, traffic)
+        http = HttpJson(table, self._clock, self.config, traffic)
+
+        def metrics() -> Page:
+            from durably.edge.metrics import Metrics
+
+            return Metrics(executions, namespaces, traffic, worker_tasks, deliveries)
+
+        pages = {METRICS_PATH: metrics} if self.config.metrics else {}
+        await self._listen(stack, App(grpc, http, pages), executions.matching, health)
+
+    async def _close(self, store: SqliteStore) -> None:
+        await store.close()
+        logger.info("stopped: all that was acknowledged is in the store")
 
     def _retention(self, namespaces: Namespaces) -> Callable[[str], int]:
         """Nothing is removed because its time was skipped."""
@@ -180,6 +206,8 @@ class Server:
         stack.push_async_callback(self._drain, http, serving, matching, health)
         port = http.addresses[0].rsplit(":", 1)[1] if self.config.port == 0 else self.config.port
         self.address = f"{host}:{port}"
+        fields = {"address": self.address, "version": VERSION}
+        logger.info("listening", extra={"fields": fields})
 
     def _http_config(self, bind: str) -> h2corn.Config:
         return h2corn.Config(
@@ -200,6 +228,7 @@ class Server:
         health: Health,
     ) -> None:
         """Take no new connections, answer the long polls, let what is under way finish."""
+        logger.info("draining: no new connections, long polls are answered")
         health.stop()
         http.shutdown()
         give_up = asyncio.get_running_loop().time() + self.config.shutdown_drain_s + 1

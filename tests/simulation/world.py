@@ -154,7 +154,7 @@ class SimulatedServer(Server):
         self.store = store
         return store
 
-    async def _serve(self, stack: Any, table: dict[str, Rpc], matching: Any) -> None:
+    async def _serve(self, stack: Any, table: dict[str, Rpc], *parts: Any) -> None:
         self.rows = {row.name: row for row in table.values()}
 
 

@@ -223,6 +223,9 @@ class Namespaces:
                 continue
             return result
 
+    def all(self) -> list[Namespace]:
+        return list(self._by_id.values())
+
     def id_of(self, name: str) -> str:
         return self.by_name(name).namespace_id
 
