@@ -25,8 +25,8 @@ from durably.store.visibility_query import (
     PREDEFINED,
     SYSTEM_COLUMNS,
     time_ns,
-    words,
     time_text,
+    words,
 )
 
 
