@@ -293,6 +293,26 @@ def about_update(update_id: str, body: Message, message_id: str = "") -> protoco
     return message
 
 
+def acceptance(update_id: str = "u", message_id: str = "") -> protocol.Message:
+    body = update_messages.Acceptance(
+        accepted_request_message_id=f"{update_id}/request", accepted_request_sequencing_event_id=1
+    )
+    return about_update(update_id, body, message_id)
+
+
+def rejection(update_id: str = "u", message_id: str = "") -> protocol.Message:
+    body = update_messages.Rejection(failure=failure.Failure(message="no"))
+    return about_update(update_id, body, message_id)
+
+
+def completion(update_id: str = "u", message_id: str = "") -> protocol.Message:
+    body = update_messages.Response(
+        meta=update_messages.Meta(update_id=update_id),
+        outcome=update_messages.Outcome(success=payloads(b"done")),
+    )
+    return about_update(update_id, body, message_id or f"{update_id}/c")
+
+
 # --- Workflows --------------------------------------------------------------------------------
 
 

@@ -21,7 +21,6 @@ from temporalio.api.command.v1 import message_pb2 as command
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
-from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.update.v1 import message_pb2 as update_messages
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
@@ -175,6 +174,7 @@ class LifeOfAWorkflow:
             sticky_attributes=STICKY if self.maybe() else None,
             worker_version_stamp={"build_id": f"b{self.which()}"},
         )
+        request.capabilities.discard_speculative_workflow_task_with_events = self.maybe()
         self.add_answers(request, self.random.choice(ANSWERS))
         request.commands.sort(key=lambda each: each.command_type in commands.CLOSING)
         context = commands.CommandContext(CONFIG, lives.namespace_id, lives.check_search_attributes)
@@ -252,16 +252,17 @@ class LifeOfAWorkflow:
     def add_answers(self, request: ws.RespondWorkflowTaskCompletedRequest, answer: str) -> None:
         """What the worker says of the updates that its task carries, and of those it accepted."""
         for pending in self.state.updates.values():
+            update_id, name = pending.update_id, self.new_name()
             if pending.accepted_event_id and answer != "nonsense":
-                meta = update_messages.Meta(update_id=pending.update_id)
-                body: Any = update_messages.Response(meta=meta)
+                message = lives.completion(update_id, name)
             elif not pending.sent or answer == "ignore":
                 continue
             elif answer == "reject":
-                body = update_messages.Rejection(failure=failure.Failure(message="no"))
+                message = lives.rejection(update_id, name)
+            elif answer == "nonsense":
+                message = lives.about_update(update_id, update_messages.Acceptance(), name)
             else:
-                body = update_messages.Acceptance()
-            message = lives.about_update(pending.update_id, body, self.new_name())
+                message = lives.acceptance(update_id, name)
             request.messages.append(message)
             if answer == "accept":
                 request.commands.append(lives.protocol_command(message.id))
@@ -464,6 +465,17 @@ class LifeOfAWorkflow:
         self.check_what_is_pending()
         self.check_what_has_an_identity()
         self.check_pauses()
+        self.check_updates()
+
+    def check_updates(self) -> None:
+        task = self.state.workflow_task
+        if task is not None and task.speculative:
+            assert task.scheduled_event_id == self.state.next_event_id, "nothing came before it"
+        waiting = [u for u in self.state.updates.values() if not u.accepted_event_id]
+        if waiting and not self.state.held and not self.state.backoff_pending:
+            assert task is not None, "a worker hears of an update"
+        for pending in waiting:
+            assert not pending.sent or (task is not None and task.started)
 
     def check_what_is_pending(self) -> None:
         kinds = self.life.kinds

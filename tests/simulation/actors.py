@@ -23,12 +23,13 @@ from durably.errors import (
     ResourceExhausted,
     Unavailable,
     WorkflowExecutionAlreadyStarted,
+    WorkflowNotReady,
 )
 from tests.engine import lives
 from tests.simulation.programs import QUEUE, decide, encoded, past_of, program_of, worth
 from tests.simulation.world import Down, World
 
-TRY_AGAIN = (Down, Unavailable, ResourceExhausted)
+TRY_AGAIN = (Down, Unavailable, ResourceExhausted, WorkflowNotReady)
 WHERE = {"namespace": "default"}
 
 
@@ -197,11 +198,8 @@ class Worker:
             answer.sticky_attributes.worker_task_queue.name = self.sticky
             answer.sticky_attributes.schedule_to_start_timeout.seconds = 5
         for message in task.messages:
-            for number, body in enumerate(answers_to(message.protocol_instance_id)):
-                said = lives.about_update(
-                    message.protocol_instance_id, body, f"{message.id}{number}"
-                )
-                answer.messages.append(said)
+            update_id = message.protocol_instance_id
+            answer.messages.extend((lives.acceptance(update_id), lives.completion(update_id)))
         await self.world.call("RespondWorkflowTaskCompleted", answer)
 
     async def whole_history(
@@ -247,9 +245,3 @@ class Worker:
             **WHERE, task_token=task.task_token, result=encoded(worth(task.activity_id))
         )
         await self.world.call("RespondActivityTaskCompleted", done)
-
-
-def answers_to(update_id: str) -> list[Message]:
-    meta = update_messages.Meta(update_id=update_id)
-    outcome = update_messages.Outcome(success=encoded(1))
-    return [update_messages.Acceptance(), update_messages.Response(meta=meta, outcome=outcome)]
