@@ -223,7 +223,7 @@ def check_chain(runs: list[Run]) -> None:
     assert following == [*(run.state.run_id for run in runs[1:]), ""]
 
 
-@pytest.mark.parametrize("some", list(seeds()), ids=str)
+@pytest.mark.parametrize("some", list(seeds()), ids=lambda some: f"{some[0]}-{some[-1]}")
 def test_what_was_promised_holds_after_crashes(
     some: range, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
