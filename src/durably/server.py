@@ -6,19 +6,20 @@ import importlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import h2corn
+from google.protobuf.message import Message
 
 from durably.background import namespaces as namespace_removal
 from durably.background import outbox, time_skipping, timers
 from durably.background.batches import BatchWork
 from durably.clock import SkippingClock
 from durably.config import Config
-from durably.edge.app import App
+from durably.edge.app import App, Pages
 from durably.edge.grpc import GrpcApp
 from durably.edge.health import NAME as HEALTH
 from durably.edge.health import Health
@@ -49,6 +50,7 @@ from durably.store.sqlite import SqliteStore
 
 logger = logging.getLogger(__name__)
 
+Ask = Callable[[str, Message], Awaitable[Any]]
 FOREVER_NS = 50 * 365 * 24 * 3600 * 1_000_000_000
 
 
@@ -138,11 +140,12 @@ class Server:
         streams = health.streams() | Reflection({*services, HEALTH}).streams()
         grpc = GrpcApp({**table, **health.rows()}, streams, self._clock, self.config)
         _run_beside(stack, timers.run(executions), "timers")
+        ask = admission.answers(table)
         deliveries = outbox.Outbox(
             executions,
             workflows.start_child,
             workflows.start_scheduled,
-            BatchWork(executions, batches, admission.answers(table)),
+            BatchWork(executions, batches, ask),
         )
         _run_beside(stack, deliveries.run(), "outbox")
         _run_beside(stack, namespace_removal.run(executions, namespaces), "namespace removal")
@@ -150,7 +153,18 @@ class Server:
             skips = time_skipping.run(executions, self._skipping, deliveries.delivering)
             _run_beside(stack, skips, "time skipping")
         http = HttpJson(table, self._clock, self.config)
-        await self._listen(stack, App(grpc, http), matching, health)
+        app = App(grpc, http, self._console(ask) if self.config.console else None)
+        await self._listen(stack, app, matching, health)
+
+    def _console(self, ask: Ask) -> Callable[[], Pages]:
+        """Made when it is first asked for; its libraries are not imported before."""
+
+        def make() -> Pages:
+            from durably.edge.console.app import Console
+
+            return Console(ask, self.config, self._clock)
+
+        return make
 
     def _retention(self, namespaces: Namespaces) -> Callable[[str], int]:
         """Nothing is removed because its time was skipped."""
@@ -168,7 +182,7 @@ class Server:
         if serving.done():
             started.cancel()
             await serving
-        stack.push_async_callback(self._drain, http, serving, matching, health)
+        stack.push_async_callback(self._drain, http, serving, app, matching, health)
         port = http.addresses[0].rsplit(":", 1)[1] if self.config.port == 0 else self.config.port
         self.address = f"{host}:{port}"
 
@@ -187,11 +201,13 @@ class Server:
         self,
         http: h2corn.Server,
         serving: "asyncio.Task[None]",
+        app: App,
         matching: Matching,
         health: Health,
     ) -> None:
         """Take no new connections, answer the long polls, let what is under way finish."""
         health.stop()
+        app.stop()
         http.shutdown()
         give_up = asyncio.get_running_loop().time() + self.config.shutdown_drain_s + 1
         while not serving.done() and asyncio.get_running_loop().time() < give_up:

@@ -1,8 +1,9 @@
 """One ASGI application on one port, routing to the rest of this folder."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 from durably.edge.grpc import GrpcApp
 from durably.edge.http_json import HttpJson
@@ -19,14 +20,29 @@ WELCOME = (
     "    temporal --address HOST:PORT workflow list\n"
     "The same API over HTTP and JSON is described in /openapi.json\n"
 )
+WITH_CONSOLE = "The web console is at /ui: open it in a browser\n"
+
+
+class Pages(Protocol):
+    """The web console, as this module sees it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    def stop(self) -> None: ...
 
 
 class App:
     """Routes by content type and path."""
 
-    def __init__(self, grpc: GrpcApp, http: HttpJson) -> None:
+    def __init__(
+        self, grpc: GrpcApp, http: HttpJson, make_console: Callable[[], Pages] | None = None
+    ) -> None:
+        """`make_console` is called, in a thread, when its first page is asked for: few servers' are."""
         self._grpc = grpc
         self._http = http
+        self._make_console = make_console
+        self._console: Pages | None = None
+        self._making = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -39,13 +55,35 @@ class App:
                 break
         if self._http.serves(scope):
             await self._http(scope, receive, send)
+        elif self._make_console is not None and _is_page(scope):
+            pages = await self._pages(self._make_console)
+            await pages(scope, receive, send)
         else:
-            await _page(scope, send)
+            await _plain(scope, send, self._make_console is not None)
+
+    async def _pages(self, make: Callable[[], Pages]) -> Pages:
+        async with self._making:
+            if self._console is None:
+                self._console = await asyncio.to_thread(make)
+            return self._console
+
+    def stop(self) -> None:
+        """Pages that are kept up to date end, so that they do not hold up the end of the server."""
+        if self._console is not None:
+            self._console.stop()
 
 
-async def _page(scope: Scope, send: Send) -> None:
+def _is_page(scope: Scope) -> bool:
+    path: str = scope["path"]
+    if path == "/":
+        accepted = b",".join(value for name, value in scope["headers"] if name == b"accept")
+        return b"text/html" in accepted
+    return path == "/ui" or path.startswith(("/ui/", "/static/"))
+
+
+async def _plain(scope: Scope, send: Send, has_console: bool) -> None:
     if scope["path"] == "/":
-        status, body = 200, WELCOME
+        status, body = 200, WELCOME + (WITH_CONSOLE if has_console else "")
     elif scope["path"] == "/healthz":
         status, body = 200, json.dumps({"status": "ok"}) + "\n"
     elif scope["method"] not in ("GET", "HEAD"):
