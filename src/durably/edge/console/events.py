@@ -67,18 +67,13 @@ def line(event: history.HistoryEvent) -> str:
     if "failure" in fields and attributes.HasField("failure"):
         return line_of(attributes.failure)
     if "result" in fields and isinstance(attributes.result, common.Payloads):
-        return _briefly(attributes.result)
+        return payloads.briefs(attributes.result)
     return ""
 
 
-def _briefly(found: common.Payloads) -> str:
-    shown = ", ".join(payloads.shown(each, 400).brief for each in found.payloads[:5])
-    return shown[:300]
-
-
 LINES: dict[str, Callable[[Any], str]] = {
-    "WorkflowExecutionStarted": lambda a: f"{a.workflow_type.name}({_briefly(a.input)})",
-    "ActivityTaskScheduled": lambda a: f"{a.activity_type.name}({_briefly(a.input)})",
+    "WorkflowExecutionStarted": lambda a: f"{a.workflow_type.name}({payloads.briefs(a.input)})",
+    "ActivityTaskScheduled": lambda a: f"{a.activity_type.name}({payloads.briefs(a.input)})",
     "ActivityTaskStarted": lambda a: (
         f"attempt {a.attempt} on {a.identity}"
         + (f" after {line_of(a.last_failure)}" if a.HasField("last_failure") else "")
@@ -91,17 +86,19 @@ LINES: dict[str, Callable[[Any], str]] = {
     "WorkflowTaskScheduled": lambda a: f"on {a.task_queue.name}",
     "WorkflowTaskStarted": lambda a: f"by {a.identity}",
     "WorkflowTaskCompleted": lambda a: f"by {a.identity}",
-    "WorkflowExecutionSignaled": lambda a: f"{a.signal_name}({_briefly(a.input)})",
+    "WorkflowExecutionSignaled": lambda a: f"{a.signal_name}({payloads.briefs(a.input)})",
     "WorkflowExecutionTerminated": lambda a: f"{a.reason} by {a.identity}",
     "WorkflowExecutionUpdateAccepted": lambda a: (
-        f"{a.accepted_request.input.name}({_briefly(a.accepted_request.input.args)})"
+        f"{a.accepted_request.input.name}({payloads.briefs(a.accepted_request.input.args)})"
     ),
     "WorkflowExecutionUpdateCompleted": lambda a: (
-        line_of(a.outcome.failure) if a.outcome.HasField("failure") else _briefly(a.outcome.success)
+        line_of(a.outcome.failure)
+        if a.outcome.HasField("failure")
+        else payloads.briefs(a.outcome.success)
     ),
     "MarkerRecorded": lambda a: a.marker_name,
     "StartChildWorkflowExecutionInitiated": lambda a: (
-        f"{a.workflow_type.name} {a.workflow_id} ({_briefly(a.input)})"
+        f"{a.workflow_type.name} {a.workflow_id} ({payloads.briefs(a.input)})"
     ),
     "ChildWorkflowExecutionStarted": lambda a: a.workflow_execution.workflow_id,
     "SignalExternalWorkflowExecutionInitiated": lambda a: (

@@ -45,14 +45,6 @@ class Shown:
     def markup(self) -> Markup:
         return highlighted(self.text) if self.kind == "json" else escape(self.text)
 
-    @property
-    def brief(self) -> str:
-        """One short line."""
-        if self.kind in ("json", "text"):
-            line = re.sub(r"\s+", " ", self.text[:400]).strip()
-            return line if len(line) <= 120 else line[:119] + "…"
-        return self.note or self.kind
-
 
 def shown(payload: common.Payload, chars_max: int = SHOWN_CHARS_MAX) -> Shown:
     encoding = payload.metadata.get("encoding", b"").decode("ascii", "replace")
@@ -158,6 +150,32 @@ def _of_map(values: Any, name: str) -> Iterator[tuple[str, common.Payload]]:
     for key in sorted(values):
         if isinstance(values[key], Message):
             yield from all_payloads(values[key], f"{name}[{key}]")
+
+
+def brief(payload: common.Payload, chars_max: int = 120) -> str:
+    """One short line, made of the payload's beginning; nothing is parsed."""
+    head = payload.data[: chars_max * 4]
+    encoding = payload.metadata.get("encoding", b"")
+    if not encoding.startswith(b"json/"):
+        found = shown(common.Payload(metadata=payload.metadata, data=head), chars_max)
+        if found.kind != "text":
+            return found.note or found.kind
+    text = visible(re.sub(r"\s+", " ", head.decode("utf-8", "replace")).strip())
+    return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
+
+
+def briefs(found: common.Payloads, chars_max: int = 120) -> str:
+    """The first few of several, in one short line."""
+    text = ", ".join(brief(each, chars_max) for each in found.payloads[:5])
+    return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
+
+
+def plain(payload: common.Payload) -> str:
+    """A value that stands alone, such as a search attribute's: text without its quotes."""
+    value = decoded(payload)
+    if isinstance(value, list):
+        return visible(", ".join(str(each) for each in value))[:300]
+    return visible(value)[:300] if isinstance(value, str) else brief(payload, 300)
 
 
 def decoded(payload: common.Payload) -> Any:

@@ -57,7 +57,7 @@ def workflow_row(info: workflow_messages.WorkflowExecutionInfo) -> dict[str, Any
         "history_length": info.history_length,
         "history_bytes": info.history_size_bytes,
         "attributes": {
-            name: payloads.shown(each).brief
+            name: payloads.plain(each)
             for name, each in sorted(info.search_attributes.indexed_fields.items())
         },
     }

@@ -17,7 +17,7 @@ from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
 
 from durably.edge.console import payloads
-from durably.edge.console.units import nanoseconds
+from durably.edge.console.units import duration_text, nanoseconds
 
 PREFIX = "EVENT_TYPE_"
 
@@ -69,6 +69,8 @@ class Span:
     end_ns: int = 0
     outcome: Outcome = Outcome.OPEN
     attempt: int = 0
+    given: str = ""
+    """Its input, in one short line."""
     note: str = ""
     """One line: why it failed, what it waits for."""
     activity_id: str = ""
@@ -207,7 +209,13 @@ def _task_timed_out(t: Timeline, event: history.HistoryEvent, a: Any) -> None:
 
 
 def _activity(t: Timeline, event: history.HistoryEvent, a: Any) -> None:
-    t.open(event, Kind.ACTIVITY, a.activity_type.name, activity_id=a.activity_id)
+    t.open(
+        event,
+        Kind.ACTIVITY,
+        a.activity_type.name,
+        activity_id=a.activity_id,
+        given=payloads.briefs(a.input),
+    )
 
 
 def _activity_started(t: Timeline, event: history.HistoryEvent, a: Any) -> None:
@@ -222,11 +230,18 @@ def _activity_started(t: Timeline, event: history.HistoryEvent, a: Any) -> None:
 
 
 def _timer(t: Timeline, event: history.HistoryEvent, a: Any) -> None:
-    t.open(event, Kind.TIMER, f"Timer {a.timer_id}")
+    lasts = duration_text(nanoseconds(a.start_to_fire_timeout))
+    t.open(event, Kind.TIMER, f"Timer {a.timer_id}", given=lasts)
 
 
 def _child(t: Timeline, event: history.HistoryEvent, a: Any) -> None:
-    t.open(event, Kind.CHILD, a.workflow_type.name, workflow_id=a.workflow_id)
+    t.open(
+        event,
+        Kind.CHILD,
+        a.workflow_type.name,
+        workflow_id=a.workflow_id,
+        given=payloads.briefs(a.input),
+    )
 
 
 def _child_started(t: Timeline, event: history.HistoryEvent, a: Any) -> None:
@@ -251,7 +266,7 @@ def _cancel_of(t: Timeline, event: history.HistoryEvent, a: Any) -> None:
 
 
 def _signaled(t: Timeline, event: history.HistoryEvent, a: Any) -> None:
-    t.open(event, Kind.SIGNAL, a.signal_name)
+    t.open(event, Kind.SIGNAL, a.signal_name, given=payloads.briefs(a.input))
 
 
 def _cancel_requested(t: Timeline, event: history.HistoryEvent, a: Any) -> None:
@@ -272,7 +287,8 @@ def _marker(t: Timeline, event: history.HistoryEvent, a: Any) -> None:
 
 
 def _update(t: Timeline, event: history.HistoryEvent, a: Any) -> None:
-    span = t.open(event, Kind.UPDATE, a.accepted_request.input.name)
+    inputs = a.accepted_request.input
+    span = t.open(event, Kind.UPDATE, inputs.name, given=payloads.briefs(inputs.args))
     span.started_ns = span.begin_ns
 
 
@@ -285,7 +301,9 @@ def _update_completed(t: Timeline, event: history.HistoryEvent, a: Any) -> None:
 
 
 def _nexus(t: Timeline, event: history.HistoryEvent, a: Any) -> None:
-    t.open(event, Kind.NEXUS, f"{a.endpoint} {a.service}.{a.operation}")
+    t.open(
+        event, Kind.NEXUS, f"{a.endpoint} {a.service}.{a.operation}", given=payloads.brief(a.input)
+    )
 
 
 def _nexus_started(t: Timeline, event: history.HistoryEvent, a: Any) -> None:

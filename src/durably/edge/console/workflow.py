@@ -16,7 +16,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from durably.edge.console import drawing, failures, payloads
 from durably.edge.console.rows import status_of, words, workflow_row
 from durably.edge.console.site import REFRESH_S, Site, workflow_at
-from durably.edge.console.timeline import Timeline, under_way
+from durably.edge.console.timeline import Kind, Timeline, under_way
 from durably.edge.console.timelines import EVENTS_PER_REFRESH_MAX, Run, Timelines, events_from
 from durably.edge.console.units import nanoseconds
 from durably.errors import NotFound
@@ -26,6 +26,11 @@ ROWS_PER_PAGE = 100
 PENDING_SHOWN_MAX = 50
 RELATED_SHOWN_MAX = 50
 CHANGES_APART_S = 0.25
+PLURALS = {
+    Kind.ACTIVITY: "activities",
+    Kind.LOCAL_ACTIVITY: "local activities",
+    Kind.EXTERNAL: "to other workflows",
+}
 OPEN_STATUSES = ("Running", "Paused")
 
 
@@ -133,7 +138,7 @@ class Workflow:
             "row_first": first,
             "row_count": count,
             "rows_per_page": ROWS_PER_PAGE,
-            "kinds": timeline.counts(),
+            "kinds": [_counted(kind, count) for kind, count in timeline.counts().items()],
         }
 
     async def _wait(self, request: Request, values: dict[str, Any]) -> None:
@@ -244,7 +249,7 @@ def head_of(
         "reset_run_id": extended.reset_run_id,
         "config": config,
         "memo": {name: payloads.shown(p) for name, p in sorted(info.memo.fields.items())},
-        "summary": payloads.shown(config.user_metadata.summary)
+        "summary": payloads.plain(config.user_metadata.summary)
         if config.user_metadata.HasField("summary")
         else None,
         "details": payloads.shown(config.user_metadata.details)
@@ -306,6 +311,11 @@ def pending_activity(a: workflow_messages.PendingActivityInfo) -> dict[str, Any]
         "task_queue": a.activity_options.task_queue.name,
         "paused": a.paused,
     }
+
+
+def _counted(kind: Kind, count: int) -> str:
+    plural = kind.value if count == 1 else PLURALS.get(kind, f"{kind.value}s")
+    return f"{count:,} {plural}"
 
 
 def _some(found: Any) -> Any:

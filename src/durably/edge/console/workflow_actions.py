@@ -89,7 +89,7 @@ class WorkflowActions:
         place = workflow_at(run.namespace, run.workflow_id, run.run_id)
         if not answer.HasField("outcome"):
             return place, "The update was sent; it is not completed yet."
-        results = ", ".join(payloads.shown(p, 400).brief for p in answer.outcome.success.payloads)
+        results = payloads.briefs(answer.outcome.success)
         return place, f"The update answered: {results}"[:200]
 
     async def _cancel(self, run: Run, form: Form) -> tuple[str, str]:

@@ -10,6 +10,10 @@ const clock = new Intl.DateTimeFormat(undefined, {
   hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
 });
 
+const moment = new Intl.DateTimeFormat(undefined, {
+  hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
+});
+
 function lasted(milliseconds) {
   const seconds = Math.max(0, Math.floor(milliseconds / 1000));
   for (const [size, name, smaller, smallerName] of [
@@ -27,6 +31,12 @@ function writeTimes(root) {
     const at = new Date(time.dateTime);
     if (Number.isNaN(at.getTime())) continue;
     time.textContent = clock.format(at);
+    time.title = time.dateTime;
+  }
+  for (const time of root.querySelectorAll("time[data-moment]")) {
+    const at = new Date(time.dateTime);
+    if (Number.isNaN(at.getTime())) continue;
+    time.textContent = `${moment.format(at)}.${String(at.getMilliseconds()).padStart(3, "0")}`;
     time.title = time.dateTime;
   }
   for (const time of root.querySelectorAll("time[data-since]")) {
