@@ -3,6 +3,7 @@
 Rule 1: a path is matched as it was sent, and its variables are decoded after that: an id may hold a slash.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, MutableMapping
 from http import HTTPStatus
@@ -13,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -68,7 +69,8 @@ class Console:
         self._app = self._guarded(self._starlette())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+        with contextlib.suppress(ClientDisconnect):  # Nobody is there to be answered.
+            await self._app(scope, receive, send)
 
     def stop(self) -> None:
         """Ends the streams of live pages."""

@@ -180,7 +180,8 @@ def plain(payload: common.Payload) -> str:
 
 def decoded(payload: common.Payload) -> Any:
     """The value of a small JSON payload; None for anything else."""
-    if payload.metadata.get("encoding") != b"json/plain" or len(payload.data) > PARSED_BYTES_MAX:
+    encoding = payload.metadata.get("encoding")
+    if encoding not in (b"json/plain", b"json/protobuf") or len(payload.data) > PARSED_BYTES_MAX:
         return None
     try:
         return json.loads(payload.data)

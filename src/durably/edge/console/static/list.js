@@ -1,5 +1,5 @@
 // The list of workflows: selecting rows for a batch, choosing columns, saved views.
-import { openDialog } from "./page.js";
+// It imports nothing: a second address of page.js would be a second copy of it.
 
 const bar = document.querySelector("[data-selection]");
 let everything = false;
@@ -47,7 +47,8 @@ bar.addEventListener("click", (event) => {
   }
   const operation = event.target.closest("[data-batch]")?.dataset.batch;
   if (!operation) return;
-  const dialog = openDialog(`batch-${operation}`);
+  const dialog = document.getElementById(`batch-${operation}`);
+  dialog.showModal();
   const form = dialog.querySelector("form");
   const ids = chosen();
   form.elements.which.value = everything ? "query" : "rows";

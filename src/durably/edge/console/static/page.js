@@ -47,7 +47,7 @@ function writeTimes(root) {
 
 // --- Dialogs and forms ------------------------------------------------------------------------
 
-export function openDialog(id) {
+function openDialog(id) {
   const dialog = document.getElementById(id);
   if (dialog instanceof HTMLDialogElement && !dialog.open) dialog.showModal();
   return dialog;
