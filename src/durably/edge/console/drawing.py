@@ -14,7 +14,8 @@ from durably.edge.console.units import MILLISECOND_NS, duration_text
 
 GAP_WIDTH = 3.0
 """Per cent of the picture that a compressed gap takes."""
-GAPS_MAX = 12
+GAPS_WIDTH_MAX = 36.0
+"""Per cent that all of them take together."""
 GAP_SHARE_MIN = 0.12
 """A gap is compressed if it is longer than this share of the time in which work is done."""
 GAP_NS_MIN = 500 * MILLISECOND_NS
@@ -67,6 +68,11 @@ class Picture:
     rows: tuple[Row, ...]
     gaps: tuple[Piece, ...]
     ticks: tuple[Tick, ...]
+
+    @property
+    def left_out(self) -> str:
+        """How long all gaps are together."""
+        return duration_text(sum(gap.to_ns - gap.from_ns for gap in self.gaps))
 
 
 class Scale:
@@ -122,21 +128,18 @@ def _idle(spans: Iterable[Span], first: int, last: int, now_ns: int) -> list[tup
 
 
 def _long_gaps(idle: list[tuple[int, int]], whole: int) -> list[tuple[int, int]]:
-    """Those that are compressed: the longest first, as long as they dwarf what is left."""
-    left = whole
-    chosen: list[tuple[int, int]] = []
-    for begin, end in sorted(idle, key=lambda gap: gap[0] - gap[1])[:GAPS_MAX]:
-        length = end - begin
-        if length < GAP_NS_MIN or length < GAP_SHARE_MIN * left:
-            break
-        chosen.append((begin, end))
-        left -= length
-    return sorted(chosen)
+    """Those that are compressed: the long ones, where most of the time is idle."""
+    busy = whole - sum(end - begin for begin, end in idle)
+    if busy * 2 > whole:
+        return []
+    shortest = max(GAP_NS_MIN, int(GAP_SHARE_MIN * busy))
+    return [(begin, end) for begin, end in idle if end - begin >= shortest]
 
 
 def _laid_out(first: int, last: int, gaps: list[tuple[int, int]]) -> list[Piece]:
     shown = last - first - sum(end - begin for begin, end in gaps)
-    room = 100.0 - GAP_WIDTH * len(gaps)
+    gap_width = min(GAP_WIDTH, GAPS_WIDTH_MAX / len(gaps)) if gaps else 0.0
+    room = 100.0 - gap_width * len(gaps)
     pieces: list[Piece] = []
     at, x = first, 0.0
     for begin, end in [*gaps, (last, last)]:
@@ -145,8 +148,8 @@ def _laid_out(first: int, last: int, gaps: list[tuple[int, int]]) -> list[Piece]
             pieces.append(Piece(at, begin, x, width))
             x += width
         if end > begin:
-            pieces.append(Piece(begin, end, x, GAP_WIDTH, is_gap=True))
-            x += GAP_WIDTH
+            pieces.append(Piece(begin, end, x, gap_width, is_gap=True))
+            x += gap_width
         at = end
     return pieces
 

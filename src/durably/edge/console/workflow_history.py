@@ -120,7 +120,7 @@ class WorkflowHistory:
         """One payload as it is, to be saved: never shown by the browser as a page."""
         run = run_of(request)
         event = await self._one(run, request.path_params["event_id"])
-        found = list(payloads.all_payloads(event))
+        found = list(payloads.all_payloads(events.attributes_of(event)))
         number = request.path_params["number"]
         if number >= len(found):
             raise NotFound(f"event {event.event_id} has no payload {number}")
@@ -162,7 +162,7 @@ def _fields(run: Run, event: Any) -> dict[str, Any]:
     attributes = events.attributes_of(event)
     places = [
         {"number": number, "place": place, "size_bytes": len(each.data)}
-        for number, (place, each) in enumerate(payloads.all_payloads(event))
+        for number, (place, each) in enumerate(payloads.all_payloads(attributes))
     ]
     return {
         "run": run,

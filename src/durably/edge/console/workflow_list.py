@@ -192,6 +192,6 @@ def page_of(token: bytes) -> str:
 
 def token_of(page: str) -> bytes:
     try:
-        return base64.urlsafe_b64decode(page.encode())
+        return base64.b64decode(page.encode(), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidArgument("there is no such page") from error
