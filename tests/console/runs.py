@@ -59,9 +59,8 @@ class Research:
         await workflow.wait_condition(lambda: bool(self.approved_by))
         return {"found": found[0], "child": child, "by": self.approved_by, "notes": self.notes}
 
-    @workflow.signal
+    @workflow.signal(description="A person agrees.")
     def approve(self, by: str) -> None:
-        """A person agrees."""
         self.approved_by = by
 
     @workflow.update

@@ -11,7 +11,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.edge.console import events, failures, payloads
 from durably.edge.console.rows import activity_status_of, words
-from durably.edge.console.site import IDENTITY, Site, at, done, form_of
+from durably.edge.console.site import IDENTITY, Site, at, form_of
 from durably.edge.console.units import nanoseconds
 from durably.edge.console.workflow_list import page_of, token_of
 from durably.errors import InvalidArgument, Refusal
@@ -126,7 +126,7 @@ class Activities:
                 notice = "It was terminated."
             case _:
                 raise InvalidArgument("there is no such action: cancel, terminate")
-        return done(request, at(namespace, "activities", activity_id, run_id), notice)
+        return self._site.done(request, at(namespace, "activities", activity_id, run_id), notice)
 
 
 def _names(request: Request) -> tuple[str, str, str]:

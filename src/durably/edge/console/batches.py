@@ -9,7 +9,7 @@ from temporalio.api.enums.v1 import batch_operation_pb2 as batch_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.edge.console.rows import words
-from durably.edge.console.site import IDENTITY, Site, at, done, form_of
+from durably.edge.console.site import IDENTITY, Site, at, form_of
 from durably.edge.console.units import nanoseconds
 from durably.edge.console.workflow_list import page_of, token_of
 
@@ -91,4 +91,4 @@ class Batches:
                 identity=IDENTITY,
             ),
         )
-        return done(request, at(namespace, "batches", job_id), "The batch was stopped.")
+        return self._site.done(request, at(namespace, "batches", job_id), "The batch was stopped.")

@@ -12,7 +12,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.edge.console import events, payloads
 from durably.edge.console.rows import status_of, words
-from durably.edge.console.site import IDENTITY, Site, at, done, form_of
+from durably.edge.console.site import IDENTITY, Site, at, form_of
 from durably.edge.console.units import duration_text, nanoseconds
 from durably.edge.console.workflow_list import page_of, token_of
 from durably.errors import InvalidArgument
@@ -103,7 +103,9 @@ class Schedules:
                         namespace=namespace, schedule_id=schedule_id, identity=IDENTITY
                     ),
                 )
-                return done(request, at(namespace, "schedules"), "The schedule was deleted.")
+                return self._site.done(
+                    request, at(namespace, "schedules"), "The schedule was deleted."
+                )
             case _:
                 raise InvalidArgument("there is no such action: pause, unpause, trigger, delete")
         await self._site.ask(
@@ -116,7 +118,7 @@ class Schedules:
                 request_id=str(uuid.uuid4()),
             ),
         )
-        return done(request, at(namespace, "schedules", schedule_id), notice)
+        return self._site.done(request, at(namespace, "schedules", schedule_id), notice)
 
 
 def _row(entry: schedules.ScheduleListEntry) -> dict[str, Any]:

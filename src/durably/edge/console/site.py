@@ -7,6 +7,8 @@ Rule 2: a stream ends when the server stops, so that it does not hold that up.
 import asyncio
 import hashlib
 import json
+import secrets
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,13 @@ from urllib.parse import parse_qsl, quote, urlencode
 import jinja2
 from google.protobuf.message import Message
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import (
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
@@ -30,6 +38,7 @@ Wait = Callable[[Request, dict[str, Any]], Awaitable[None]]
 
 FOLDER = Path(__file__).parent
 REFRESH_S = 2.0
+NOTICES_MAX = 200
 FORM_BYTES_MAX = 4 * 1024 * 1024
 IDENTITY = "durably console"
 MENU = (
@@ -54,6 +63,7 @@ class Site:
         self.clock = clock
         self.stopping = asyncio.Event()
         self.files = _static_files()
+        self._notices: OrderedDict[str, str] = OrderedDict()
         self._templates = self._environment()
 
     def _environment(self) -> jinja2.Environment:
@@ -94,9 +104,24 @@ class Site:
             "namespaces": sorted(each.namespace_info.name for each in answer.namespaces),
             "chosen": chosen,
             "path": request.url.path,
-            "notice": request.query_params.get("notice", "")[:200],
+            "notice": self._notices.pop(request.query_params.get("notice", ""), ""),
             "now_ns": self.clock(),
         }
+
+    def done(self, request: Request, place: str, notice: str) -> Response:
+        """After a form: on to the page that shows what came of it, and says so once.
+
+        The address carries a number, not the words: nobody can make a link that says something else.
+        A form that was sent by script is told the address, since to follow it would be to see the page.
+        """
+        number = secrets.token_urlsafe(9)
+        self._notices[number] = notice
+        while len(self._notices) > NOTICES_MAX:
+            self._notices.popitem(last=False)
+        address = f"{place}?{urlencode({'notice': number})}"
+        if "text/plain" in request.headers.get("accept", ""):
+            return PlainTextResponse(address)
+        return RedirectResponse(address, status_code=303)
 
     def page(
         self,
@@ -128,7 +153,7 @@ class Site:
     ) -> AsyncIterator[str]:
         """The parts that changed, each as one event; ends when nothing will change any more."""
         sent: dict[str, str] = {}
-        frame = await self.frame(request, "")
+        frame = await self.frame(request, "") | {"notice": ""}
         yield "retry: 2000\n\n"
         while not self.stopping.is_set():
             try:
@@ -204,12 +229,6 @@ async def fields_of(request: Request) -> list[tuple[str, str]]:
         return parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict")
     except ValueError as error:
         raise InvalidArgument("the form is not URL-encoded UTF-8") from error
-
-
-def done(request: Request, place: str, notice: str) -> Response:
-    """After a form: on to the page that shows what came of it."""
-    sign = "&" if "?" in place else "?"
-    return RedirectResponse(f"{place}{sign}{urlencode({'notice': notice})}", status_code=303)
 
 
 def arguments(text: str) -> list[Any]:

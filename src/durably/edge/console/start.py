@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
-from durably.edge.console.site import IDENTITY, Site, arguments, done, form_of, workflow_at
+from durably.edge.console.site import IDENTITY, Site, arguments, form_of, workflow_at
 from durably.edge.console.timelines import Run, events_from
 from durably.edge.console.values import encoded, written
 from durably.errors import InvalidArgument, NotFound
@@ -72,7 +72,7 @@ class Start:
             raise InvalidArgument("a workflow needs an id")
         answer = await self._site.ask("StartWorkflowExecution", asked)
         place = workflow_at(namespace, asked.workflow_id, answer.run_id)
-        return done(request, place, "The workflow has started.")
+        return self._site.done(request, place, "The workflow has started.")
 
 
 def _copy(like: Any, asked: ws.StartWorkflowExecutionRequest) -> None:

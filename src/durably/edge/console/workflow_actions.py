@@ -14,7 +14,7 @@ from temporalio.api.update.v1 import message_pb2 as updates
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.edge.console import payloads
-from durably.edge.console.site import IDENTITY, Site, arguments, at, done, form_of, workflow_at
+from durably.edge.console.site import IDENTITY, Site, arguments, at, form_of, workflow_at
 from durably.edge.console.timeline import line_of
 from durably.edge.console.timelines import Run, events_from
 from durably.edge.console.values import encoded
@@ -53,7 +53,7 @@ class WorkflowActions:
         if action is None:
             raise InvalidArgument(f"there is no such action: {', '.join(self._actions)}")
         place, notice = await action(run_of(request), await form_of(request))
-        return done(request, place, notice)
+        return self._site.done(request, place, notice)
 
     async def _tell(self, run: Run, rpc: str, request: Message, notice: str) -> tuple[str, str]:
         await self._site.ask(rpc, request)

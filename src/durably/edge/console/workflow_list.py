@@ -17,7 +17,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.edge.console import payloads
 from durably.edge.console.rows import STATUSES, workflow_row
-from durably.edge.console.site import IDENTITY, Site, arguments, at, done, fields_of
+from durably.edge.console.site import IDENTITY, Site, arguments, at, fields_of
 from durably.edge.console.values import encoded
 from durably.errors import InvalidArgument
 
@@ -130,7 +130,9 @@ class WorkflowList:
             if not asked.executions:
                 raise InvalidArgument("no workflow is selected")
         await self._site.ask("StartBatchOperation", asked)
-        return done(request, at(namespace, "batches", asked.job_id), "The batch has started.")
+        return self._site.done(
+            request, at(namespace, "batches", asked.job_id), "The batch has started."
+        )
 
 
 def _set_operation(asked: ws.StartBatchOperationRequest, form: dict[str, str]) -> None:

@@ -87,11 +87,12 @@ document.addEventListener("submit", async (event) => {
       body: new URLSearchParams(new FormData(form)),
       headers: { accept: "text/plain" },
     });
+    const text = await answer.text();
     if (answer.ok) {
-      location.assign(answer.url);
+      location.assign(text);
       return;
     }
-    show(problem, await answer.text());
+    show(problem, text);
   } catch {
     show(problem, "The server did not answer. Nothing is known of what came of it.");
   }
