@@ -69,6 +69,7 @@ async def test_hostile_payloads_are_shown_and_do_nothing(world: World, page: Pag
     await expect(data.nth(5)).to_contain_text("5.24 MB")
     await expect(data.nth(7)).to_contain_text("10.2 kB")
     await expect(data.nth(8)).to_contain_text("Encrypted")
+    await expect(page.locator("#workflow_head")).to_contain_text("No worker has taken")
     assert len(await page.content()) < 200_000
     await page.get_by_role("link", name="History", exact=True).click()
     await page.locator("#event-1 summary").click()

@@ -248,6 +248,19 @@ def test_a_gap_in_which_something_works_is_drawn_as_long_as_it_is() -> None:
     assert drawing.draw(spans, 0, 0).gaps == ()
 
 
+def test_attempts_that_failed_are_no_idle_gap() -> None:
+    retried = span(Kind.ACTIVITY, 0, 3600, attempt=4)
+    retried.started_ns = retried.end_ns - SECOND_NS
+    assert drawing.draw([retried], 0, 0).gaps == ()
+
+
+def test_a_run_that_only_sleeps_is_drawn_as_long_as_it_sleeps() -> None:
+    picture = drawing.draw([span(Kind.TIMER, 0, 3600), span(Kind.SIGNAL, 1800, 1800)], 0, 0)
+    assert picture.gaps == ()
+    assert picture.rows[0].bars[0].width == 100
+    assert picture.rows[1].mark == 50
+
+
 def test_positions_keep_their_order_and_stay_in_the_picture() -> None:
     spans = [span(Kind.ACTIVITY, at * at, at * at + 1) for at in range(40)]
     picture = drawing.draw(spans, 0, 0)

@@ -112,7 +112,9 @@ def _idle(spans: Iterable[Span], first: int, last: int, now_ns: int) -> list[tup
     for span in spans:
         busy.append((span.begin_ns, span.begin_ns))
         end_ns = span.end_ns or now_ns
-        if span.kind in WORKING and span.started_ns:
+        if span.kind in WORKING and span.attempt > 1:
+            busy.append((span.begin_ns, end_ns))  # Earlier attempts ran somewhere in it.
+        elif span.kind in WORKING and span.started_ns:
             busy.append((span.started_ns, end_ns))
         elif span.end_ns:
             busy.append((span.end_ns, span.end_ns))
@@ -128,9 +130,9 @@ def _idle(spans: Iterable[Span], first: int, last: int, now_ns: int) -> list[tup
 
 
 def _long_gaps(idle: list[tuple[int, int]], whole: int) -> list[tuple[int, int]]:
-    """Those that are compressed: the long ones, where most of the time is idle."""
+    """Those that are compressed: the long ones, where something works, but most of the time is idle."""
     busy = whole - sum(end - begin for begin, end in idle)
-    if busy * 2 > whole:
+    if not busy or busy * 2 > whole:
         return []
     shortest = max(GAP_NS_MIN, int(GAP_SHARE_MIN * busy))
     return [(begin, end) for begin, end in idle if end - begin >= shortest]

@@ -131,6 +131,11 @@ class Timeline:
     def find(self, first_event_id: int) -> Span | None:
         return next((s for s in self.spans if s.first_event_id == first_event_id), None)
 
+    @property
+    def has_open(self) -> bool:
+        """Whether something is under way: an activity, a timer, a child."""
+        return bool(self._open)
+
     def counts(self) -> dict[Kind, int]:
         counted: dict[Kind, int] = {}
         for span in self.spans:

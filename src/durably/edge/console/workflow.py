@@ -18,13 +18,14 @@ from durably.edge.console.rows import status_of, words, workflow_row
 from durably.edge.console.site import REFRESH_S, Site, workflow_at
 from durably.edge.console.timeline import Kind, Timeline, under_way
 from durably.edge.console.timelines import EVENTS_PER_REFRESH_MAX, Run, Timelines, events_from
-from durably.edge.console.units import nanoseconds
+from durably.edge.console.units import SECOND_NS, nanoseconds
 from durably.errors import NotFound
 from durably.service import tokens
 
 ROWS_PER_PAGE = 100
 PENDING_SHOWN_MAX = 50
 RELATED_SHOWN_MAX = 50
+WORKER_EXPECTED_NS = 3 * SECOND_NS
 CHANGES_APART_S = 0.25
 PLURALS = {
     Kind.ACTIVITY: "activities",
@@ -68,7 +69,7 @@ class Workflow:
         timeline, complete = await (
             self._timelines.read(run, events_max) if events_max else self._timelines.read(run)
         )
-        head = head_of(run, description, "overview")
+        head = head_of(run, description, "overview", self._site.clock())
         data = await self._data(run, head["is_open"])
         first_row = request.query_params.get("from", "")
         return (
@@ -86,6 +87,7 @@ class Workflow:
                     n,
                     "PENDING_NEXUS_OPERATION_STATE_",
                 ),
+                "waits_since_ns": _waits_since(timeline, description) if complete else 0,
                 "identities": sorted(timeline.identities.items(), key=lambda each: -each[1]),
                 "events_read": timeline.next_event_id - 1,
                 "complete": complete,
@@ -180,7 +182,7 @@ class Workflow:
         )
         parent = info.parent_execution if info.HasField("parent_execution") else None
         root = info.root_execution
-        return head_of(run, description, "relations") | {
+        return head_of(run, description, "relations", self._site.clock()) | {
             "parent": parent,
             "root": root if root.run_id not in ("", run.run_id) else None,
             "continued_from": started.continued_execution_run_id,
@@ -228,7 +230,7 @@ async def describe(site: Site, run: Run) -> ws.DescribeWorkflowExecutionResponse
 
 
 def head_of(
-    run: Run, description: ws.DescribeWorkflowExecutionResponse, tab: str
+    run: Run, description: ws.DescribeWorkflowExecutionResponse, tab: str, now_ns: int
 ) -> dict[str, Any]:
     """What the head of every page of a workflow shows."""
     info = description.workflow_execution_info
@@ -255,16 +257,28 @@ def head_of(
         "details": payloads.shown(config.user_metadata.details)
         if config.user_metadata.HasField("details")
         else None,
-        "task_problem": _task_problem(description),
+        "task_problem": _task_problem(description, now_ns),
     }
 
 
-def _task_problem(description: ws.DescribeWorkflowExecutionResponse) -> str:
-    """A workflow task that is tried again and again: the run is stuck until its worker is mended."""
+def _waits_since(timeline: Timeline, description: ws.DescribeWorkflowExecutionResponse) -> int:
+    """Since when nothing is under way in an open run, so that only a message can wake it; 0: it is not so."""
+    if timeline.end_ns or description.HasField("pending_workflow_task"):
+        return 0
+    return 0 if timeline.has_open else timeline.last_ns
+
+
+def _task_problem(description: ws.DescribeWorkflowExecutionResponse, now_ns: int) -> str:
+    """Why a run does not go on: its workflow task fails again and again, or no worker takes it."""
     if not description.HasField("pending_workflow_task"):
         return ""
-    attempt = description.pending_workflow_task.attempt
-    return f"Its workflow task fails: attempt {attempt}" if attempt > 1 else ""
+    task = description.pending_workflow_task
+    if task.attempt > 1:
+        return f"Its workflow task fails: attempt {task.attempt}. It goes on when its worker is mended."
+    waits = task.state == workflow_enums.PENDING_WORKFLOW_TASK_STATE_SCHEDULED
+    if waits and now_ns - nanoseconds(task.scheduled_time) > WORKER_EXPECTED_NS:
+        return "No worker has taken its workflow task yet: is there one for its task queue?"
+    return ""
 
 
 def close_of(event: history.HistoryEvent) -> dict[str, Any] | None:

@@ -45,7 +45,7 @@ class WorkflowHistory:
         if view not in VIEWS:
             raise InvalidArgument(f"there is no view {view!r}: {', '.join(VIEWS)}")
         description = await describe(self._site, run)
-        head = head_of(run, description, "history")
+        head = head_of(run, description, "history", self._site.clock())
         values = head | {
             "view": view,
             "first": 1,

@@ -33,7 +33,7 @@ class WorkflowQueries:
 
     async def _load(self, request: Request) -> dict[str, Any]:
         run = run_of(request)
-        head = head_of(run, await describe(self._site, run), "queries")
+        head = head_of(run, await describe(self._site, run), "queries", self._site.clock())
         return head | {
             "query": CALL_STACK,
             "given": "",
