@@ -117,5 +117,44 @@ class Waits:
         return "slept"
 
 
-WORKFLOWS = [Child, Research, Stuck, Fails, Chain, Waits]
-ACTIVITIES = [search, flaky, refused]
+@activity.defn
+async def call_model(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Answers as a provider's API does: with a call of a tool, then with text."""
+    message: dict[str, Any] = {"role": "assistant", "content": "Otters eat urchins."}
+    if messages[-1]["role"] == "user":
+        function = {"name": "search", "arguments": '{"words": "otters"}'}
+        call = {"id": "call_1", "type": "function", "function": function}
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    usage = {"prompt_tokens": 1000 * len(messages), "completion_tokens": 10}
+    return {"model": "gpt-4.1-mini", "choices": [{"message": message}], "usage": usage}
+
+
+@workflow.defn
+class Agentic:
+    """A plain agent: the model asks for a tool, a person agrees, the model answers."""
+
+    def __init__(self) -> None:
+        self.agreed = False
+
+    @workflow.run
+    async def run(self, question: str) -> str:
+        said: list[dict[str, Any]] = [
+            {"role": "system", "content": "Answer from what you find."},
+            {"role": "user", "content": question},
+        ]
+        first = await workflow.execute_activity(call_model, said, start_to_close_timeout=LIMIT)
+        found = await workflow.execute_activity(search, "otters", start_to_close_timeout=LIMIT)
+        await workflow.wait_condition(lambda: self.agreed)
+        said.append(first["choices"][0]["message"])
+        said.append({"role": "tool", "tool_call_id": "call_1", "content": str(found)})
+        last = await workflow.execute_activity(call_model, said, start_to_close_timeout=LIMIT)
+        text: str = last["choices"][0]["message"]["content"]
+        return text
+
+    @workflow.signal
+    def agree(self) -> None:
+        self.agreed = True
+
+
+WORKFLOWS = [Agentic, Child, Research, Stuck, Fails, Chain, Waits]
+ACTIVITIES = [call_model, search, flaky, refused]

@@ -416,6 +416,34 @@ async def test_a_history_tells_where_to_reset_to(world: World, page: Page) -> No
     assert await world.client.get_workflow_handle("chain").result() == 0
 
 
+# --- The agent run ------------------------------------------------------------------------------
+
+
+async def test_an_agents_run_is_a_conversation_with_its_tools_and_tokens(
+    world: World, page: Page
+) -> None:
+    handle = await world.client.start_workflow(
+        runs.Agentic.run, "What do <b>otters</b> eat?", id="agentic", task_queue=runs.QUEUE
+    )
+    await page.goto(await world.workflow_place("agentic", "/agent"))
+    turns = page.locator(".turn")
+    await expect(turns).to_have_count(1)
+    await expect(turns.first).to_contain_text("What do <b>otters</b> eat?")
+    await expect(turns.first.locator(".tools li")).to_contain_text(['search {"words": "otters"}'])
+    await expect(turns.first.locator(".tools pre")).to_have_text("otters\nfound")
+    await handle.signal(runs.Agentic.agree)
+    await expect(turns).to_have_count(2)
+    await expect(turns.nth(1).locator(".said")).to_have_count(1)
+    await expect(turns.nth(1)).to_contain_text("Otters eat urchins.")
+    sums = page.locator(".sums")
+    await expect(sums).to_contain_text("6,000")
+    await expect(sums).to_contain_text("$0.0024")
+    await expect(page.locator("#live")).to_have_text("Ended")
+    await assert_accessible(page)
+    await page.set_viewport_size({"width": 390, "height": 800})
+    await assert_fits(page)
+
+
 # --- Schedules, activities, queues, workers -----------------------------------------------------
 
 

@@ -22,15 +22,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from durably.config import Config
 from durably.edge.console import guard
 from durably.edge.console.activities import Activities
+from durably.edge.console.agent import Agent
 from durably.edge.console.batches import Batches
 from durably.edge.console.deployments import Deployments
+from durably.edge.console.folds import Folds
 from durably.edge.console.namespaces import Namespaces
 from durably.edge.console.nexus import Nexus
 from durably.edge.console.schedules import Schedules
 from durably.edge.console.site import Ask, Site, at
 from durably.edge.console.start import Start
 from durably.edge.console.task_queues import TaskQueues
-from durably.edge.console.timelines import Timelines
+from durably.edge.console.timeline import Timeline
 from durably.edge.console.workers import Workers
 from durably.edge.console.workflow import Workflow
 from durably.edge.console.workflow_actions import WorkflowActions
@@ -78,11 +80,12 @@ class Console:
 
     def _starlette(self) -> ASGIApp:
         site = self._site
-        timelines = Timelines(site)
+        timelines = Folds(site, Timeline)
         groups = (
             WorkflowList(site),
             Workflow(site, timelines),
             WorkflowHistory(site, timelines),
+            Agent(site),
             WorkflowQueries(site),
             WorkflowActions(site),
             Start(site),

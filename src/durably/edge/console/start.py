@@ -8,8 +8,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
+from durably.edge.console.folds import Run, events_from
 from durably.edge.console.site import IDENTITY, Site, arguments, form_of, workflow_at
-from durably.edge.console.timelines import Run, events_from
 from durably.edge.console.values import encoded, written
 from durably.errors import InvalidArgument, NotFound
 

@@ -14,10 +14,10 @@ from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.edge.console import drawing, failures, payloads
+from durably.edge.console.folds import EVENTS_PER_REFRESH_MAX, Folds, Run, events_from
 from durably.edge.console.rows import status_of, words, workflow_row
 from durably.edge.console.site import REFRESH_S, Site, workflow_at
 from durably.edge.console.timeline import Kind, Timeline, under_way
-from durably.edge.console.timelines import EVENTS_PER_REFRESH_MAX, Run, Timelines, events_from
 from durably.edge.console.units import SECOND_NS, nanoseconds
 from durably.errors import NotFound
 from durably.service import tokens
@@ -36,7 +36,7 @@ OPEN_STATUSES = ("Running", "Paused")
 
 
 class Workflow:
-    def __init__(self, site: Site, timelines: Timelines) -> None:
+    def __init__(self, site: Site, timelines: Folds[Timeline]) -> None:
         self._site = site
         self._timelines = timelines
 
@@ -144,26 +144,9 @@ class Workflow:
         }
 
     async def _wait(self, request: Request, values: dict[str, Any]) -> None:
-        """Until the run has a new event, or something may have changed that is not in its history."""
         if not values["complete"]:
             return
-        run = run_of(request)
-        token = tokens.encode(tokens.HistoryPageToken(run.run_id, values["next_event_id"]))
-        await asyncio.sleep(CHANGES_APART_S)
-        try:
-            async with asyncio.timeout(REFRESH_S):
-                await self._site.ask(
-                    "GetWorkflowExecutionHistory",
-                    ws.GetWorkflowExecutionHistoryRequest(
-                        namespace=run.namespace,
-                        execution=run.execution,
-                        wait_new_event=True,
-                        maximum_page_size=1,
-                        next_page_token=token,
-                    ),
-                )
-        except TimeoutError:
-            pass
+        await until_changed(self._site, run_of(request), values["next_event_id"])
 
     # --- Relations ----------------------------------------------------------------------------
 
@@ -209,6 +192,26 @@ class Workflow:
 
 def run_of(request: Request) -> Run:
     return Run(*(request.path_params[n] for n in ("namespace", "workflow_id", "run_id")))
+
+
+async def until_changed(site: Site, run: Run, next_event_id: int) -> None:
+    """Until the run has an event that is new, or something may have changed that is not in its history."""
+    token = tokens.encode(tokens.HistoryPageToken(run.run_id, next_event_id))
+    await asyncio.sleep(CHANGES_APART_S)
+    try:
+        async with asyncio.timeout(REFRESH_S):
+            await site.ask(
+                "GetWorkflowExecutionHistory",
+                ws.GetWorkflowExecutionHistoryRequest(
+                    namespace=run.namespace,
+                    execution=run.execution,
+                    wait_new_event=True,
+                    maximum_page_size=1,
+                    next_page_token=token,
+                ),
+            )
+    except TimeoutError:
+        pass
 
 
 def _is_stream(request: Request) -> bool:

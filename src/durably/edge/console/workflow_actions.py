@@ -14,9 +14,9 @@ from temporalio.api.update.v1 import message_pb2 as updates
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.edge.console import payloads
+from durably.edge.console.folds import Run, events_from
 from durably.edge.console.site import IDENTITY, Site, arguments, at, form_of, workflow_at
 from durably.edge.console.timeline import line_of
-from durably.edge.console.timelines import Run, events_from
 from durably.edge.console.values import encoded
 from durably.edge.console.workflow import run_of
 from durably.errors import FailedPrecondition, InvalidArgument

@@ -11,8 +11,9 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from durably.edge.console import drawing, events, payloads
+from durably.edge.console.folds import EVENTS_PER_REFRESH_MAX, Folds, Run, events_from
 from durably.edge.console.site import Site
-from durably.edge.console.timelines import EVENTS_PER_REFRESH_MAX, Run, Timelines, events_from
+from durably.edge.console.timeline import Timeline
 from durably.edge.console.workflow import describe, head_of, run_of
 from durably.errors import InvalidArgument, NotFound
 
@@ -23,7 +24,7 @@ SPAN_EVENTS_MAX = 12
 
 
 class WorkflowHistory:
-    def __init__(self, site: Site, timelines: Timelines) -> None:
+    def __init__(self, site: Site, timelines: Folds[Timeline]) -> None:
         self._site = site
         self._timelines = timelines
 

@@ -1,4 +1,4 @@
-"""The timelines of runs that somebody looks at, kept as far as they were read.
+"""Histories of runs that somebody looks at, read into timelines and the like, kept as far as they were read.
 
 Rule 1: a page waits for a bounded number of events; a live page asks again, and goes on where it was.
 Rule 2: the least recently looked at is forgotten.
@@ -6,17 +6,18 @@ Rule 2: the least recently looked at is forgotten.
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.edge.console.site import Site
-from durably.edge.console.timeline import Timeline
 from durably.service import tokens
 
-TIMELINES_MAX = 32
+KEPT_MAX = 32
 EVENTS_PER_READ = 500
 EVENTS_PER_PAGE_MAX = 1_000
 EVENTS_PER_REFRESH_MAX = 4_000
@@ -35,35 +36,49 @@ class Run:
         return common.WorkflowExecution(workflow_id=self.workflow_id, run_id=self.run_id)
 
 
+class Fold(Protocol):
+    """Something made of the events of a history, in their order."""
+
+    next_event_id: int
+
+    def add(self, events: Iterable[history.HistoryEvent]) -> None: ...
+
+
+Made = TypeVar("Made", bound=Fold)
+
+
 @dataclass(slots=True)
-class _Kept:
-    timeline: Timeline = field(default_factory=Timeline)
+class _Kept(Generic[Made]):
+    made: Made
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class Timelines:
-    """Reads histories into timelines."""
+class Folds(Generic[Made]):
+    """Reads histories into what `make` makes."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, make: Callable[[], Made]) -> None:
         self._site = site
-        self._kept: OrderedDict[Run, _Kept] = OrderedDict()
+        self._make = make
+        self._kept: OrderedDict[Run, _Kept[Made]] = OrderedDict()
 
-    async def read(self, run: Run, events_max: int = EVENTS_PER_PAGE_MAX) -> tuple[Timeline, bool]:
-        """The timeline of a run, up to so many events further than before; and whether that is all."""
-        kept = self._kept.setdefault(run, _Kept())
+    async def read(self, run: Run, events_max: int = EVENTS_PER_PAGE_MAX) -> tuple[Made, bool]:
+        """What the events of a run make, up to so many further than before; and whether that is all."""
+        kept = self._kept.get(run)
+        if kept is None:
+            kept = self._kept[run] = _Kept(self._make())
         self._kept.move_to_end(run)
-        while len(self._kept) > TIMELINES_MAX:
+        while len(self._kept) > KEPT_MAX:
             self._kept.popitem(last=False)
-        timeline = kept.timeline
+        made = kept.made
         async with kept.reading:
-            last = timeline.next_event_id + events_max
-            while timeline.next_event_id < last:
-                page = await events_from(self._site, run, timeline.next_event_id, EVENTS_PER_READ)
-                timeline.add(page.history.events)
+            last = made.next_event_id + events_max
+            while made.next_event_id < last:
+                page = await events_from(self._site, run, made.next_event_id, EVENTS_PER_READ)
+                made.add(page.history.events)
                 if not page.next_page_token:
-                    return timeline, True
+                    return made, True
                 await asyncio.sleep(0)  # Others have their turn between pages.
-        return timeline, False
+        return made, False
 
 
 async def events_from(site: Site, run: Run, event_id: int, count: int) -> Any:
