@@ -22,6 +22,7 @@ class Config:
     # The web console
     console: bool = True
     console_hosts: tuple[str, ...] = ()
+    console_codec_endpoint: str = ""
 
     # What one call may carry
     message_bytes_max: int = 128 * MIB

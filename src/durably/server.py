@@ -20,6 +20,7 @@ from durably.background.batches import BatchWork
 from durably.clock import SkippingClock
 from durably.config import Config
 from durably.edge.app import App, Pages
+from durably.edge.console import guard
 from durably.edge.grpc import GrpcApp
 from durably.edge.health import NAME as HEALTH
 from durably.edge.health import Health
@@ -158,6 +159,7 @@ class Server:
 
     def _console(self, ask: Ask) -> Callable[[], Pages]:
         """Made when it is first asked for; its libraries are not imported before."""
+        guard.headers(self.config)  # A wrong setting is refused now, not when a page is asked for.
 
         def make() -> Pages:
             from durably.edge.console.app import Console

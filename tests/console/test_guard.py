@@ -3,7 +3,7 @@
 import pytest
 
 from durably.config import Config
-from durably.edge.console.guard import known_host, refusal, same_origin
+from durably.edge.console.guard import headers, known_host, refusal, same_origin
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,21 @@ def test_reading_needs_no_origin() -> None:
     assert refusal("HEAD", headers, Config()) == ""
     assert "not sent from a page" in refusal("POST", headers, Config())
     assert "console_hosts" in refusal("GET", {"host": "x.example"}, Config())
+
+
+def test_only_the_codec_server_that_is_named_may_be_asked() -> None:
+    assert "connect-src 'self';" in headers(Config())["content-security-policy"]
+    config = Config(console_codec_endpoint="https://codec.example:8443/{namespace}")
+    assert (
+        "connect-src 'self' https://codec.example:8443;"
+        in headers(config)["content-security-policy"]
+    )
+    for wrong in (
+        "codec.example",
+        "ftp://a",
+        "https://a;script-src *",
+        "https://a b",
+        "javascript:1",
+    ):
+        with pytest.raises(ValueError, match="console_codec_endpoint"):
+            headers(Config(console_codec_endpoint=wrong))

@@ -1,9 +1,13 @@
 """What must not do harm: payloads and names made to break a page, requests from elsewhere, long histories."""
 
 import asyncio
+import base64
 import json
+import threading
 import uuid
-from typing import Any
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -15,7 +19,7 @@ from temporalio.api.workflowservice.v1 import (
     PollWorkflowTaskQueueRequest,
     RespondWorkflowTaskCompletedRequest,
 )
-from temporalio.client import WorkflowHistory
+from temporalio.client import Client, WorkflowHistory
 from temporalio.common import RawValue
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
@@ -84,6 +88,68 @@ async def test_hostile_payloads_are_shown_and_do_nothing(world: World, page: Pag
     await page.goto(world.place(f"/batches/{SCRIPT.replace('/', '%2F')}".replace("?", "%3F")))
     await expect(page.get_by_role("heading", level=1)).to_have_text("Not found")
     assert await page.evaluate("window.broken") is None
+
+
+# --- Encrypted payloads -----------------------------------------------------------------------
+
+
+class Codec(BaseHTTPRequestHandler):
+    """A codec server: what is encrypted is turned around."""
+
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def do_OPTIONS(self) -> None:
+        self._answer(b"")
+
+    def do_POST(self) -> None:
+        given = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.asked.append({"path": self.path, "namespace": self.headers["x-namespace"]})
+        payloads = [
+            {
+                "metadata": {"encoding": base64.b64encode(b"json/plain").decode()},
+                "data": base64.b64encode(base64.b64decode(each["data"])[::-1]).decode(),
+            }
+            for each in given["payloads"]
+        ]
+        self._answer(json.dumps({"payloads": payloads}).encode())
+
+    def _answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("access-control-allow-origin", self.headers["origin"])
+        self.send_header("access-control-allow-headers", "content-type, x-namespace")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def codec() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Codec) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+async def test_the_browser_asks_the_codec_server(codec: str, page: Page) -> None:
+    plain = json.dumps({"secret": "<img src=x onerror=window.broken=1>"}).encode()
+    async with Server(store="memory:", port=0, console_codec_endpoint=codec) as server:
+        client = await Client.connect(server.address)
+        handle = await client.start_workflow(
+            "W", payload("binary/encrypted", plain[::-1]), id="w", task_queue="q"
+        )
+        run_id = handle.first_execution_run_id
+        await page.goto(f"http://{server.address}/ui/default/workflows/w/{run_id}")
+        await expect(page.locator("#workflow_data .payload")).to_contain_text(
+            '"secret": "<img src=x onerror=window.broken=1>"'
+        )
+        assert await page.evaluate("window.broken") is None
+        assert Codec.asked == [{"path": "/decode", "namespace": "default"}]
+        await page.goto("about:blank")
 
 
 # --- A long history ---------------------------------------------------------------------------
@@ -253,6 +319,11 @@ async def test_a_server_stops_while_a_page_is_followed() -> None:
             async for _ in lines:
                 pass
             await stopping
+
+
+async def test_a_codec_endpoint_that_is_no_address_is_refused_at_the_start() -> None:
+    with pytest.raises(ValueError, match="console_codec_endpoint"):
+        await Server(store="memory:", port=0, console_codec_endpoint="codec").__aenter__()
 
 
 async def test_without_the_console_its_pages_are_not_there() -> None:

@@ -116,7 +116,9 @@ class Console:
         return GZipMiddleware(app, minimum_size=COMPRESSED_BYTES_MIN, compresslevel=4)
 
     def _guarded(self, app: ASGIApp) -> ASGIApp:
-        extra = [(name.encode(), value.encode()) for name, value in guard.HEADERS.items()]
+        extra = [
+            (name.encode(), value.encode()) for name, value in guard.headers(self._config).items()
+        ]
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             async def with_headers(message: MutableMapping[str, Any]) -> None:

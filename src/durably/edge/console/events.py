@@ -18,6 +18,8 @@ from durably.edge.console import failures, payloads, units
 from durably.edge.console.timeline import PREFIX, line_of
 
 FIELD_CHARS_MAX = 16_000
+JSON_CHARS_MAX = 4_000
+"""Of one event in a page of many."""
 FIELDS_DEPTH_MAX = 6
 LIST_SHOWN_MAX = 50
 BAD_ENDINGS = ("Failed", "TimedOut", "Terminated")
@@ -183,7 +185,7 @@ def document(events: list[history.HistoryEvent]) -> str:
     shown = []
     for event in events:
         text = json_of(event, None)
-        if len(text) > FIELD_CHARS_MAX:
+        if len(text) > JSON_CHARS_MAX:
             text = json.dumps(
                 {
                     "eventId": str(event.event_id),

@@ -1,7 +1,7 @@
 """Histories of runs that somebody looks at, read into timelines and the like, kept as far as they were read.
 
 Rule 1: a page waits for a bounded number of events; a live page asks again, and goes on where it was.
-Rule 2: the least recently looked at is forgotten.
+Rule 2: what is kept is bounded: the least recently looked at is forgotten.
 """
 
 import asyncio
@@ -18,6 +18,10 @@ from durably.edge.console.site import Site
 from durably.service import tokens
 
 KEPT_MAX = 32
+EVENTS_KEPT_MAX = 500_000
+"""Of all histories together; the one that is looked at may be longer."""
+PAGES_APART_S = 0.005
+"""Between two pages of a long history: whoever else asks the server has his turn."""
 EVENTS_PER_READ = 500
 EVENTS_PER_PAGE_MAX = 1_000
 EVENTS_PER_REFRESH_MAX = 4_000
@@ -67,8 +71,7 @@ class Folds(Generic[Made]):
         if kept is None:
             kept = self._kept[run] = _Kept(self._make())
         self._kept.move_to_end(run)
-        while len(self._kept) > KEPT_MAX:
-            self._kept.popitem(last=False)
+        self._forget()
         made = kept.made
         async with kept.reading:
             last = made.next_event_id + events_max
@@ -77,8 +80,15 @@ class Folds(Generic[Made]):
                 made.add(page.history.events)
                 if not page.next_page_token:
                     return made, True
-                await asyncio.sleep(0)  # Others have their turn between pages.
+                await asyncio.sleep(PAGES_APART_S)
         return made, False
+
+    def _forget(self) -> None:
+        """The least recently looked at, while there are too many, or their histories too long."""
+        events = sum(kept.made.next_event_id for kept in self._kept.values())
+        while len(self._kept) > KEPT_MAX or (events > EVENTS_KEPT_MAX and len(self._kept) > 1):
+            _, kept = self._kept.popitem(last=False)
+            events -= kept.made.next_event_id
 
 
 async def events_from(site: Site, run: Run, event_id: int, count: int) -> Any:

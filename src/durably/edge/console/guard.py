@@ -7,24 +7,13 @@ Rule 3: a name that somebody else may point at this machine is not answered, whe
 """
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from durably.config import Config
 
 HEADERS = {
-    "content-security-policy": "; ".join(
-        (
-            "default-src 'none'",
-            "script-src 'self'",
-            "style-src 'self'",
-            "img-src 'self'",
-            "connect-src 'self'",
-            "form-action 'self'",
-            "base-uri 'none'",
-            "frame-ancestors 'none'",
-        )
-    ),
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "same-origin",
@@ -33,7 +22,35 @@ HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
     "cache-control": "no-store",
 }
+ORIGIN = re.compile(r"https?://[\w.-]+(:\d+)?|https?://\[[0-9a-f:.]+\](:\d+)?")
 SAFE_METHODS = ("GET", "HEAD")
+
+
+def headers(config: Config) -> dict[str, str]:
+    """What every answer carries. ValueError for a codec endpoint that is no address."""
+    codec = _codec_origin(config.console_codec_endpoint)
+    policy = (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        f"connect-src 'self' {codec}".strip(),
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+    return {**HEADERS, "content-security-policy": "; ".join(policy)}
+
+
+def _codec_origin(endpoint: str) -> str:
+    if not endpoint:
+        return ""
+    found = ORIGIN.match(endpoint.lower())
+    if found is None or endpoint[found.end() :][:1] not in ("", "/"):
+        raise ValueError(
+            f"console_codec_endpoint={endpoint}: expected http://HOST/PATH or https://"
+        )
+    return found[0]
 
 
 def refusal(method: str, headers: Mapping[str, str], config: Config) -> str:

@@ -5,6 +5,7 @@ Rule 1: whatever the bytes are, the result is text that can be shown: control ch
 Rule 2: no more than a limit is parsed, and no more than a limit is shown; the size is always told.
 """
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from temporalio.api.common.v1 import message_pb2 as common
 
 PARSED_BYTES_MAX = 256 * 1024
 """A larger payload is not parsed to be indented: that would hold up the server."""
+DECODED_BYTES_MAX = 256 * 1024
+"""A larger encrypted payload is not put into the page for the browser's codec."""
 SHOWN_CHARS_MAX = 16 * 1024
 HEX_BYTES_MAX = 256
 HEX_ROW_BYTES = 16
@@ -40,6 +43,8 @@ class Shown:
     encoding: str
     note: str = ""
     is_cut: bool = False
+    encrypted: str = ""
+    """The payload as the JSON that a codec server takes; nothing if it is not encrypted, or large."""
 
     @property
     def markup(self) -> Markup:
@@ -57,13 +62,21 @@ def shown(payload: common.Payload, chars_max: int = SHOWN_CHARS_MAX) -> Shown:
     if encoding == "binary/null" or (not payload.metadata and not data):
         return Shown("nothing", "null", size, encoding, "null")
     if "encrypt" in encoding.lower():
-        return Shown("encrypted", "", size, encoding, "encrypted: only its codec can read it")
+        note = "encrypted: only its codec can read it"
+        return Shown("encrypted", "", size, encoding, note, encrypted=_for_codec(payload))
     if encoding in ("json/plain", "json/protobuf"):
         return _json(data, encoding, chars_max)
     if encoding in ("binary/plain", "binary/protobuf"):
         name = payload.metadata.get("messageType", b"").decode("utf-8", "replace")
         return _bytes(data, encoding, visible(name)[:200] or "bytes")
     return _text_or_bytes(data, encoding, chars_max)
+
+
+def _for_codec(payload: common.Payload) -> str:
+    if len(payload.data) > DECODED_BYTES_MAX:
+        return ""
+    metadata = {name: base64.b64encode(each).decode() for name, each in payload.metadata.items()}
+    return json.dumps({"metadata": metadata, "data": base64.b64encode(payload.data).decode()})
 
 
 def _json(data: bytes, encoding: str, chars_max: int) -> Shown:

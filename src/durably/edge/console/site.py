@@ -86,6 +86,7 @@ class Site:
         versions = {name: digest(body.decode("latin-1")) for name, body in self.files.items()}
         found.globals.update(
             version=VERSION,
+            codec=self.config.console_codec_endpoint,
             menu=MENU,
             at=at,
             workflow_at=workflow_at,
