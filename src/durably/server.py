@@ -19,13 +19,15 @@ from durably.background import outbox, time_skipping, timers
 from durably.background.batches import BatchWork
 from durably.clock import SkippingClock
 from durably.config import Config
-from durably.edge.app import App, Pages
+from durably.edge.app import App, Console, Page
 from durably.edge.console import guard
 from durably.edge.grpc import GrpcApp
 from durably.edge.health import NAME as HEALTH
 from durably.edge.health import Health
 from durably.edge.http_json import HttpJson
 from durably.edge.reflection import Reflection
+from durably.edge.traffic import Traffic
+from durably.logs import without_password
 from durably.matching import Matching
 from durably.service import admission
 from durably.service.activity_control import ActivityControl
@@ -48,9 +50,11 @@ from durably.service.workflow_pause import WorkflowPause
 from durably.service.workflow_rules import WorkflowRules
 from durably.service.workflows import Workflows
 from durably.store.sqlite import SqliteStore
+from durably.version import VERSION
 
 logger = logging.getLogger(__name__)
 
+METRICS_PATH = "/metrics"
 Ask = Callable[[str, Message], Awaitable[Any]]
 FOREVER_NS = 50 * 365 * 24 * 3600 * 1_000_000_000
 
@@ -98,8 +102,10 @@ class Server:
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         """Store, then what stands on it, then the port: the last to open is the first to close."""
-        store = SqliteStore.open(self.config.store)
-        stack.push_async_callback(store.close)
+        store = self._open_store()
+        stack.push_async_callback(self._close, store)
+        opened = {"store": without_password(self.config.store)}
+        logger.info("the store is open", extra={"fields": opened})
         namespaces = Namespaces(store, self.config, self._clock)
         await namespaces.open()
         matching = Matching(self._clock)
@@ -114,10 +120,11 @@ class Server:
         executions.rule_for = rules.pausing
         workers = Workers(namespaces, self._clock, self.config)
         task_queues = TaskQueues(executions, namespaces, lambda: self.address)
+        worker_tasks = WorkerTasks(executions, namespaces, queries, workers, task_queues)
         handlers = (
             workflows,
             batches,
-            WorkerTasks(executions, namespaces, queries, workers, task_queues),
+            worker_tasks,
             workers,
             task_queues,
             activity_control,
@@ -136,37 +143,65 @@ class Server:
         table = admission.table(handlers)
         if self._skipping is not None:
             table |= admission.table((self._skipping,), admission.TEST_SERVICES)
-        services = frozenset(path.split("/")[1] for path in table)
-        health = Health(services)
-        streams = health.streams() | Reflection({*services, HEALTH}).streams()
-        grpc = GrpcApp({**table, **health.rows()}, streams, self._clock, self.config)
         _run_beside(stack, timers.run(executions), "timers")
-        ask = admission.answers(table)
         deliveries = outbox.Outbox(
             executions,
             workflows.start_child,
             workflows.start_scheduled,
-            BatchWork(executions, batches, ask),
+            BatchWork(executions, batches, admission.answers(table)),
         )
         _run_beside(stack, deliveries.run(), "outbox")
         _run_beside(stack, namespace_removal.run(executions, namespaces), "namespace removal")
         if self._skipping is not None:
             skips = time_skipping.run(executions, self._skipping, deliveries.delivering)
             _run_beside(stack, skips, "time skipping")
-        http = HttpJson(table, self._clock, self.config)
-        app = App(grpc, http, self._console(ask) if self.config.console else None)
-        await self._listen(stack, app, matching, health)
+        await self._serve(stack, table, executions, namespaces, worker_tasks, deliveries)
 
-    def _console(self, ask: Ask) -> Callable[[], Pages]:
+    def _open_store(self) -> SqliteStore:
+        return SqliteStore.open(self.config.store)
+
+    async def _serve(
+        self,
+        stack: contextlib.AsyncExitStack,
+        table: dict[str, admission.Rpc],
+        executions: Executions,
+        namespaces: Namespaces,
+        worker_tasks: WorkerTasks,
+        deliveries: outbox.Outbox,
+    ) -> None:
+        """The edge: what answers on the port, and the port."""
+        services = frozenset(path.split("/")[1] for path in table)
+        health = Health(services)
+        streams = health.streams() | Reflection({*services, HEALTH}).streams()
+        rows = {**table, **health.rows()}
+        traffic = Traffic(rows, worker_tasks.ids_of_token)
+        grpc = GrpcApp(rows, streams, self._clock, self.config, traffic)
+        http = HttpJson(table, self._clock, self.config, traffic)
+
+        def metrics() -> Page:
+            from durably.edge.metrics import Metrics
+
+            return Metrics(executions, namespaces, traffic, worker_tasks, deliveries)
+
+        pages = {METRICS_PATH: metrics} if self.config.metrics else {}
+        console = self._console(admission.answers(table)) if self.config.console else None
+        app = App(grpc, http, pages, console)
+        await self._listen(stack, app, executions.matching, health)
+
+    def _console(self, ask: Ask) -> Callable[[], Console]:
         """Made when it is first asked for; its libraries are not imported before."""
         guard.headers(self.config)  # A wrong setting is refused now, not when a page is asked for.
 
-        def make() -> Pages:
-            from durably.edge.console.app import Console
+        def make() -> Console:
+            from durably.edge.console.app import WebConsole
 
-            return Console(ask, self.config, self._clock)
+            return WebConsole(ask, self.config, self._clock)
 
         return make
+
+    async def _close(self, store: SqliteStore) -> None:
+        await store.close()
+        logger.info("stopped: all that was acknowledged is in the store")
 
     def _retention(self, namespaces: Namespaces) -> Callable[[str], int]:
         """Nothing is removed because its time was skipped."""
@@ -187,6 +222,8 @@ class Server:
         stack.push_async_callback(self._drain, http, serving, app, matching, health)
         port = http.addresses[0].rsplit(":", 1)[1] if self.config.port == 0 else self.config.port
         self.address = f"{host}:{port}"
+        fields = {"address": self.address, "version": VERSION}
+        logger.info("listening", extra={"fields": fields})
 
     def _http_config(self, bind: str) -> h2corn.Config:
         return h2corn.Config(
@@ -208,6 +245,7 @@ class Server:
         health: Health,
     ) -> None:
         """Take no new connections, answer the long polls, let what is under way finish."""
+        logger.info("draining: no new connections, long polls are answered")
         health.stop()
         app.stop()
         http.shutdown()

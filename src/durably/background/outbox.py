@@ -73,6 +73,9 @@ class Outbox:
         self._under_way: set[asyncio.Task[None]] = set()
         self._children: WeakValueDictionary[tuple[int, int], asyncio.Lock] = WeakValueDictionary()
         """A child is started, or ended by its parent's close policy, not both at once."""
+        self.delivered = 0
+        self.failed = 0
+        """Deliveries that will be tried again."""
 
     async def run(self) -> None:
         """Deliver until cancelled."""
@@ -88,6 +91,10 @@ class Outbox:
                 task.cancel()
             self._batches.close()
 
+    def under_way(self) -> int:
+        """How many deliveries are being made just now."""
+        return len(self._under_way)
+
     def delivering(self) -> bool:
         """Whether anything is on its way, or waits to be."""
         waiting = not self._executions.deliveries.empty()
@@ -97,12 +104,24 @@ class Outbox:
         """One that fails is left to the sender's deadline, which asks for it again."""
         try:
             await self.deliver(execution_id, delivery)
+            self.delivered += 1
         except NotFound:
             pass  # The sender is gone; nothing is owed any more.
         except Refusal as refusal:
-            logger.warning("delivery %s will be tried again: %s", delivery, refusal.message)
+            self.failed += 1
+            logger.warning(
+                "delivery %s will be tried again: %s",
+                delivery,
+                refusal.message,
+                extra={"fields": self._executions.ids(execution_id)},
+            )
         except Exception:
-            logger.exception("delivery %s of execution %s failed", delivery, execution_id)
+            self.failed += 1
+            logger.exception(
+                "delivery %s failed",
+                delivery,
+                extra={"fields": self._executions.ids(execution_id)},
+            )
         finally:
             self._slots.release()
 

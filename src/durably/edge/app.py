@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Protocol
 
 from durably.edge.grpc import GrpcApp
@@ -13,6 +13,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Page = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 WELCOME = (
     f"durably {VERSION}\n\n"
@@ -23,7 +24,7 @@ WELCOME = (
 WITH_CONSOLE = "The web console is at /ui: open it in a browser\n"
 
 
-class Pages(Protocol):
+class Console(Protocol):
     """The web console, as this module sees it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
@@ -35,13 +36,22 @@ class App:
     """Routes by content type and path."""
 
     def __init__(
-        self, grpc: GrpcApp, http: HttpJson, make_console: Callable[[], Pages] | None = None
+        self,
+        grpc: GrpcApp,
+        http: HttpJson,
+        pages: Mapping[str, Callable[[], Page]],
+        make_console: Callable[[], Console] | None = None,
     ) -> None:
-        """`make_console` is called, in a thread, when its first page is asked for: few servers' are."""
+        """`pages`: path -> what makes the page when it is first asked for.
+
+        `make_console` is called, in a thread, when its first page is asked for: few servers' are.
+        """
         self._grpc = grpc
         self._http = http
+        self._pages = dict(pages)
+        self._made: dict[str, Page] = {}
         self._make_console = make_console
-        self._console: Pages | None = None
+        self._console: Console | None = None
         self._making = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,15 +63,18 @@ class App:
                     await self._grpc(scope, receive, send)
                     return
                 break
-        if self._http.serves(scope):
+        page = self._page(scope)
+        if page is not None:
+            await page(scope, receive, send)
+        elif self._http.serves(scope):
             await self._http(scope, receive, send)
-        elif self._make_console is not None and _is_page(scope):
-            pages = await self._pages(self._make_console)
-            await pages(scope, receive, send)
+        elif self._make_console is not None and _is_of_console(scope):
+            console = await self._made_console(self._make_console)
+            await console(scope, receive, send)
         else:
             await _plain(scope, send, self._make_console is not None)
 
-    async def _pages(self, make: Callable[[], Pages]) -> Pages:
+    async def _made_console(self, make: Callable[[], Console]) -> Console:
         async with self._making:
             if self._console is None:
                 self._console = await asyncio.to_thread(make)
@@ -72,8 +85,14 @@ class App:
         if self._console is not None:
             self._console.stop()
 
+    def _page(self, scope: Scope) -> Page | None:
+        path = scope["path"]
+        if path in self._pages and path not in self._made and scope["method"] == "GET":
+            self._made[path] = self._pages[path]()
+        return self._made.get(path) if scope["method"] == "GET" else None
 
-def _is_page(scope: Scope) -> bool:
+
+def _is_of_console(scope: Scope) -> bool:
     path: str = scope["path"]
     if path == "/":
         accepted = b",".join(value for name, value in scope["headers"] if name == b"accept")

@@ -10,6 +10,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from durably.edge.traffic import ids_of
 from durably.errors import DeadlineExceeded, Internal, Refusal, ResourceExhausted
 from durably.service.admission import Call, Rpc
 
@@ -114,5 +115,5 @@ async def _refuse_bugs(rpc: Rpc, request: Message, call: Call) -> Message:
     except Refusal:
         raise
     except Exception as error:
-        logger.exception("%s failed", rpc.name)
+        logger.exception("%s failed", rpc.name, extra={"fields": ids_of(request)})
         raise Internal(f"{rpc.name} failed inside the server: see its log") from error

@@ -62,7 +62,7 @@ class Segment(Convertor[str]):
 register_url_convertor("segment", Segment())
 
 
-class Console:
+class WebConsole:
     """Answers requests under /ui and /static."""
 
     def __init__(self, ask: Ask, config: Config, clock: Callable[[], int]) -> None:
