@@ -211,6 +211,8 @@ def _announce(address: str, config: Config) -> None:
     out.print(f"  namespaces {', '.join(config.namespaces)}")
     out.print(f'  Python     await Client.connect("{address}")')
     out.print(f"  CLI        temporal --address {address} workflow list")
+    if config.console:
+        out.print(f"  browser    http://{address}")
     sys.stdout.flush()
 
 

@@ -19,6 +19,11 @@ class Config:
 
     time_skipping: bool = False
 
+    # The web console
+    console: bool = True
+    console_hosts: tuple[str, ...] = ()
+    console_codec_endpoint: str = ""
+
     # What one call may carry
     message_bytes_max: int = 128 * MIB
     payload_bytes_max: int = 32 * MIB

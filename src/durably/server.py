@@ -6,19 +6,21 @@ import importlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import h2corn
+from google.protobuf.message import Message
 
 from durably.background import namespaces as namespace_removal
 from durably.background import outbox, time_skipping, timers
 from durably.background.batches import BatchWork
 from durably.clock import SkippingClock
 from durably.config import Config
-from durably.edge.app import App, Page
+from durably.edge.app import App, Console, Page
+from durably.edge.console import guard
 from durably.edge.grpc import GrpcApp
 from durably.edge.health import NAME as HEALTH
 from durably.edge.health import Health
@@ -53,6 +55,7 @@ from durably.version import VERSION
 logger = logging.getLogger(__name__)
 
 METRICS_PATH = "/metrics"
+Ask = Callable[[str, Message], Awaitable[Any]]
 FOREVER_NS = 50 * 365 * 24 * 3600 * 1_000_000_000
 
 
@@ -181,7 +184,20 @@ class Server:
             return Metrics(executions, namespaces, traffic, worker_tasks, deliveries)
 
         pages = {METRICS_PATH: metrics} if self.config.metrics else {}
-        await self._listen(stack, App(grpc, http, pages), executions.matching, health)
+        console = self._console(admission.answers(table)) if self.config.console else None
+        app = App(grpc, http, pages, console)
+        await self._listen(stack, app, executions.matching, health)
+
+    def _console(self, ask: Ask) -> Callable[[], Console]:
+        """Made when it is first asked for; its libraries are not imported before."""
+        guard.headers(self.config)  # A wrong setting is refused now, not when a page is asked for.
+
+        def make() -> Console:
+            from durably.edge.console.app import WebConsole
+
+            return WebConsole(ask, self.config, self._clock)
+
+        return make
 
     async def _close(self, store: SqliteStore) -> None:
         await store.close()
@@ -203,7 +219,7 @@ class Server:
         if serving.done():
             started.cancel()
             await serving
-        stack.push_async_callback(self._drain, http, serving, matching, health)
+        stack.push_async_callback(self._drain, http, serving, app, matching, health)
         port = http.addresses[0].rsplit(":", 1)[1] if self.config.port == 0 else self.config.port
         self.address = f"{host}:{port}"
         fields = {"address": self.address, "version": VERSION}
@@ -224,12 +240,14 @@ class Server:
         self,
         http: h2corn.Server,
         serving: "asyncio.Task[None]",
+        app: App,
         matching: Matching,
         health: Health,
     ) -> None:
         """Take no new connections, answer the long polls, let what is under way finish."""
         logger.info("draining: no new connections, long polls are answered")
         health.stop()
+        app.stop()
         http.shutdown()
         give_up = asyncio.get_running_loop().time() + self.config.shutdown_drain_s + 1
         while not serving.done() and asyncio.get_running_loop().time() < give_up:
