@@ -6,6 +6,7 @@ its own, the packages that are named in `FRAMEWORKS`, and a server at ADDRESS.
 """
 
 import asyncio
+import base64
 import json
 import os
 import sys
@@ -160,6 +161,55 @@ async def langgraph(address: str) -> str:
     return await run(client, "langgraph")
 
 
+async def strands(address: str) -> str:
+    from strands.models.openai import OpenAIModel
+    from temporalio.strands_agents import StrandsPlugin, TemporalAgent
+    from temporalio.strands_agents.workflow import activity_as_tool
+
+    async def asked(question: str) -> str:
+        tool = activity_as_tool(get_weather, start_to_close_timeout=START_TO_CLOSE)
+        agent = TemporalAgent(
+            model=MODEL,
+            start_to_close_timeout=START_TO_CLOSE,
+            retry_policy=RETRY,
+            system_prompt="Be brief.",
+            tools=[tool],
+        )
+        return str(await agent.invoke_async(question))
+
+    Forecast.asked = staticmethod(asked)
+
+    def model() -> OpenAIModel:
+        return OpenAIModel(client_args={"max_retries": 0}, model_id=MODEL)
+
+    client = await Client.connect(address, plugins=[StrandsPlugin(models={MODEL: model})])
+    return await run(client, "strands", [get_weather])
+
+
+async def deepagents(address: str) -> str:
+    from temporalio.deepagents import (
+        DeepAgentsPlugin,
+        activity_as_tool,
+        create_temporal_deep_agent,
+    )
+
+    tool = activity_as_tool(get_weather, start_to_close_timeout=START_TO_CLOSE)
+
+    async def asked(question: str) -> str:
+        agent = create_temporal_deep_agent(
+            model=f"openai:{MODEL}",
+            system_prompt="Be brief.",
+            tools=[tool],
+            activity_options={"start_to_close_timeout": START_TO_CLOSE, "retry_policy": RETRY},
+        )
+        found = await agent.ainvoke({"messages": [{"role": "user", "content": question}]})
+        return str(found["messages"][-1].content)
+
+    Forecast.asked = staticmethod(asked)
+    client = await Client.connect(address, plugins=[DeepAgentsPlugin()])
+    return await run(client, "deepagents", [get_weather])
+
+
 FRAMEWORKS: dict[str, Callable[[str], Awaitable[str]]] = {
     # pydantic-ai-slim[openai,temporal]
     "pydantic_ai": pydantic_ai,
@@ -167,15 +217,36 @@ FRAMEWORKS: dict[str, Callable[[str], Awaitable[str]]] = {
     "openai_agents": openai_agents,
     # temporalio-langgraph langchain-openai
     "langgraph": langgraph,
+    # temporalio-strands-agents strands-agents[openai]
+    "strands": strands,
+    # temporalio-deepagents langchain-openai
+    "deepagents": deepagents,
 }
 
 
-def without_places(value: Any) -> Any:
-    """Nothing of the machine that it was recorded on."""
+LEFT_OUT = ("stackTrace", "identity", "tool_schemas")
+
+
+def shortened(value: Any) -> Any:
+    """Without places on the machine that it was recorded on, nor what tools say of themselves."""
     if isinstance(value, dict):
-        names = ("stackTrace", "identity")
-        return {name: without_places(v) for name, v in value.items() if name not in names}
-    return [without_places(each) for each in value] if isinstance(value, list) else value
+        kept = {name: shortened(v) for name, v in value.items() if name not in LEFT_OUT}
+        if isinstance(kept.get("data"), str) and "metadata" in kept:
+            kept["data"] = base64.b64encode(
+                _shortened_json(base64.b64decode(kept["data"]))
+            ).decode()
+        return kept
+    return [shortened(each) for each in value] if isinstance(value, list) else value
+
+
+def _shortened_json(data: bytes) -> bytes:
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return data
+    if not isinstance(value, dict):
+        return data
+    return json.dumps({name: v for name, v in value.items() if name not in LEFT_OUT}).encode()
 
 
 async def record(address: str, name: str, served: Endpoint) -> None:
@@ -183,7 +254,7 @@ async def record(address: str, name: str, served: Endpoint) -> None:
     workflow_id = await FRAMEWORKS[name](address)
     client = await Client.connect(address)
     history = await client.get_workflow_handle(workflow_id).fetch_history()
-    kept = without_places(history.to_json_dict())
+    kept = shortened(history.to_json_dict())
     found = {"served": [asdict(each) for each in served.served], "history": kept}
     (FOLDER / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
 
