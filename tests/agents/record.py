@@ -27,7 +27,7 @@ from tests.agents.endpoint import MODEL, Endpoint, endpoint
 FOLDER = Path(__file__).parent / "histories"
 QUESTION = "What is the weather in Oslo?"
 RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_attempts=5)
-START_TO_CLOSE = timedelta(seconds=30)
+START_TO_CLOSE = timedelta(minutes=2)
 
 
 @activity.defn
@@ -55,6 +55,7 @@ async def run(client: Client, name: str, activities: list[Callable[..., Any]] | 
         workflows=[Forecast],
         activities=activities or [],
         workflow_runner=UnsandboxedWorkflowRunner(),
+        debug_mode=True,  # Some import for seconds inside the workflow.
     ):
         await client.execute_workflow(Forecast.run, QUESTION, id=workflow_id, task_queue=queue)
     return workflow_id
@@ -210,6 +211,40 @@ async def deepagents(address: str) -> str:
     return await run(client, "deepagents", [get_weather])
 
 
+async def google_adk(address: str) -> str:
+    from google.adk.agents import LlmAgent
+    from google.adk.runners import InMemoryRunner
+    from google.genai import types
+    from temporalio.google_adk import GoogleAdkPlugin, TemporalModel
+    from temporalio.google_adk.workflow import activity_as_tool
+    from temporalio.workflow import ActivityConfig
+
+    step = ActivityConfig(start_to_close_timeout=START_TO_CLOSE, retry_policy=RETRY)
+    tool = activity_as_tool(get_weather, start_to_close_timeout=START_TO_CLOSE)
+
+    async def asked(question: str) -> str:
+        agent = LlmAgent(
+            name="forecaster",
+            model=TemporalModel(f"openai/{MODEL}", activity_config=step),
+            instruction="Be brief.",
+            tools=[tool],
+        )
+        runner = InMemoryRunner(agent=agent, app_name="forecasts")
+        session = await runner.session_service.create_session(app_name="forecasts", user_id="u")
+        content = types.Content(role="user", parts=[types.Part(text=question)])
+        answer = ""
+        async for event in runner.run_async(
+            user_id="u", session_id=session.id, new_message=content
+        ):
+            for part in event.content.parts if event.content and event.content.parts else ():
+                answer = part.text or answer
+        return answer
+
+    Forecast.asked = staticmethod(asked)
+    client = await Client.connect(address, plugins=[GoogleAdkPlugin()])
+    return await run(client, "google-adk", [get_weather])
+
+
 FRAMEWORKS: dict[str, Callable[[str], Awaitable[str]]] = {
     # pydantic-ai-slim[openai,temporal]
     "pydantic_ai": pydantic_ai,
@@ -219,6 +254,8 @@ FRAMEWORKS: dict[str, Callable[[str], Awaitable[str]]] = {
     "langgraph": langgraph,
     # temporalio-strands-agents strands-agents[openai]
     "strands": strands,
+    # temporalio-google-adk litellm
+    "google_adk": google_adk,
     # temporalio-deepagents langchain-openai
     "deepagents": deepagents,
 }
@@ -264,6 +301,7 @@ def main(address: str, names: list[str]) -> None:
         with endpoint() as served:
             os.environ |= {"OPENAI_BASE_URL": served.url, "OPENAI_API_KEY": "none"}
             os.environ["OPENAI_AGENTS_DISABLE_TRACING"] = "1"
+            os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
             asyncio.run(record(address, name, served))
             print(f"{name}: {len(served.served)} model calls")
 

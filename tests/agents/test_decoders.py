@@ -20,7 +20,10 @@ from tests.agents.endpoint import ANSWER, ARGUMENTS, MODEL
 
 HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
 SAY_NO_PROVIDER = ("strands",)
-"""Frameworks whose payloads name neither the provider nor the response."""
+SAY_NO_ID = ("strands", "google_adk")
+"""Frameworks whose payloads name no provider, or no response."""
+TRY_AGAIN_THEMSELVES = ("google_adk",)
+"""LiteLLM, behind it, repeats the request that was refused: the activity knows nothing of it."""
 QUESTION = "What is the weather in Oslo?"
 
 
@@ -43,7 +46,7 @@ def test_calls_and_tokens_are_those_that_were_served(path: Path) -> None:
     assert {call.model for call in calls} == {MODEL}
     says_provider = path.stem not in SAY_NO_PROVIDER
     assert {call.provider for call in calls} == {"openai" if says_provider else ""}
-    assert all(bool(call.response_id) == says_provider for call in calls)
+    assert all(bool(call.response_id) == (path.stem not in SAY_NO_ID) for call in calls)
     first, last = calls
     assert [(part.name, part.value) for part in first.tools_asked] == [("get_weather", ARGUMENTS)]
     assert last.reply is not None
@@ -65,7 +68,8 @@ def test_steps_have_times_and_attempts(path: Path) -> None:
     _, events = recorded(path)
     found = steps(events)
     assert [step.status for step in found] == ["completed"] * 3
-    assert [step.attempt for step in found] == [2, 1, 1]  # The first call was refused once.
+    first = 1 if path.stem in TRY_AGAIN_THEMSELVES else 2  # The first call was refused once.
+    assert [step.attempt for step in found] == [first, 1, 1]
     for step in found:
         assert 0 < step.scheduled_ns <= step.started_ns <= step.ended_ns
 

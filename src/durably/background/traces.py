@@ -17,7 +17,7 @@ from temporalio.api.history.v1 import message_pb2 as history
 from durably.engine.state import Kind
 from durably.service.namespaces import Namespace, Namespaces
 from durably.service.transact import Executions, journal_entries
-from durably.store.store import ClosedRun, Cursor
+from durably.store.store import ClosedRun, Cursor, JournalRow
 from durably.traces.otlp import Exporter
 from durably.traces.spans import Parent, RunSpans, Span, caller, span_id, trace_id
 
@@ -114,25 +114,21 @@ class TraceExport:
         return taken
 
     async def _spans(self, namespace: Namespace, run: ClosedRun) -> tuple[Parent, list[Span]]:
-        """All spans of a run, read from its journal page by page."""
+        """All spans of a run, read from its journal page by page; a long one is made in a thread."""
         spans = RunSpans(run.run_id, namespace.name, content=self._content)
         parent: Parent | None = None
         version = 0
-        while True:
-            rows = await self._store.read_journal(run.execution_id, version, JOURNAL_BYTES)
-            if not rows:
-                break
-            for row in rows:
-                for entry in journal_entries(row):
-                    if parent is None and isinstance(entry, history.HistoryEvent):
-                        parent = await self._parent(namespace.namespace_id, run.run_id, entry)
-                        if not parent.sampled:
-                            return parent, []
-                    spans.take(entry)
+        while rows := await self._store.read_journal(run.execution_id, version, JOURNAL_BYTES):
+            if parent is None:
+                first = history.History.FromString(rows[0].events).events[0]
+                parent = await self._parent(namespace.namespace_id, run.run_id, first)
+                if not parent.sampled:
+                    return parent, []
+            await asyncio.to_thread(_take_all, spans, rows)
             version = rows[-1].version
         if parent is None:
             return Parent(0), []  # Deleted meanwhile.
-        return parent, spans.finished(parent, run.cursor[0])
+        return parent, await asyncio.to_thread(spans.finished, parent, run.cursor[0])
 
     # --- Where a run hangs --------------------------------------------------------------------
 
@@ -179,3 +175,9 @@ class TraceExport:
         if not events:
             return None
         return await self._parent(namespace_id, run_id, events[0], depth + 1)
+
+
+def _take_all(spans: RunSpans, rows: list[JournalRow]) -> None:
+    for row in rows:
+        for entry in journal_entries(row):
+            spans.take(entry)
