@@ -16,6 +16,7 @@ import h2corn
 from durably.background import namespaces as namespace_removal
 from durably.background import outbox, time_skipping, timers
 from durably.background.batches import BatchWork
+from durably.background.nexus import NexusDeliveries
 from durably.clock import SkippingClock
 from durably.config import Config
 from durably.edge.app import App
@@ -28,12 +29,20 @@ from durably.matching import Matching
 from durably.service import admission
 from durably.service.activity_control import ActivityControl
 from durably.service.batches import Batches
+from durably.service.breakers import CircuitBreakers
+from durably.service.callback_tokens import CallbackTokens
 from durably.service.namespaces import Namespaces
+from durably.service.nexus_description import IsBlocked
+from durably.service.nexus_dispatch import NexusDispatch
+from durably.service.nexus_endpoints import NexusEndpoints
+from durably.service.nexus_system import SystemOperations
+from durably.service.nexus_tasks import NexusTasks
 from durably.service.queries import Queries
 from durably.service.resets import Resets
 from durably.service.schedules import Schedules
 from durably.service.standalone_activities import StandaloneActivities
 from durably.service.standalone_control import StandaloneControl
+from durably.service.standalone_nexus import StandaloneNexus
 from durably.service.system import System
 from durably.service.task_queues import TaskQueues
 from durably.service.time_skipping import TimeSkipping
@@ -103,7 +112,10 @@ class Server:
         executions = Executions(
             store, matching, self._clock, self.config, self._retention(namespaces)
         )
-        workflows = Workflows(executions, namespaces)
+        breakers = CircuitBreakers(
+            self._clock, self.config.nexus_breaker_failures, self.config.nexus_breaker_open_s
+        )
+        workflows = Workflows(executions, namespaces, _is_blocked(breakers))
         queries = Queries(executions, namespaces)
         activity_control = ActivityControl(executions, namespaces)
         batches = Batches(executions, namespaces)
@@ -111,10 +123,33 @@ class Server:
         executions.rule_for = rules.pausing
         workers = Workers(namespaces, self._clock, self.config)
         task_queues = TaskQueues(executions, namespaces, lambda: self.address)
+        endpoints = NexusEndpoints(store, namespaces, self._clock, self.config)
+        await endpoints.open()
+        nexus_tasks = NexusTasks(executions, namespaces, task_queues)
+        system_operations = SystemOperations(workflows)
+        nexus = NexusDeliveries(
+            executions,
+            endpoints,
+            NexusDispatch(nexus_tasks, namespaces),
+            await CallbackTokens.of_store(store),
+            breakers,
+            system_operations,
+        )
         handlers = (
             workflows,
             batches,
-            WorkerTasks(executions, namespaces, queries, workers, task_queues),
+            WorkerTasks(
+                executions,
+                namespaces,
+                queries,
+                workers,
+                task_queues,
+                endpoints,
+                system_operations.check,
+            ),
+            endpoints,
+            nexus_tasks,
+            StandaloneNexus(executions, namespaces, endpoints, _is_blocked(breakers)),
             workers,
             task_queues,
             activity_control,
@@ -143,6 +178,7 @@ class Server:
             workflows.start_child,
             workflows.start_scheduled,
             BatchWork(executions, batches, admission.answers(table)),
+            nexus,
         )
         _run_beside(stack, deliveries.run(), "outbox")
         _run_beside(stack, namespace_removal.run(executions, namespaces), "namespace removal")
@@ -212,6 +248,10 @@ def _no_banner() -> Iterator[None]:
         yield
     finally:
         native.emit_banner = emit
+
+
+def _is_blocked(breakers: CircuitBreakers) -> IsBlocked:
+    return lambda namespace_id, endpoint: breakers.is_open((namespace_id, endpoint))
 
 
 async def _cluster_id(store: SqliteStore) -> str:

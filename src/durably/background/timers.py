@@ -52,7 +52,7 @@ async def fire(executions: Executions, execution_id: int) -> None:
     owed = outstanding(state)
     for delivery in owed:
         executions.deliveries.put_nowait((execution_id, delivery))
-    if owed:
+    if owed and not state.running:
         executions.arm(execution_id, executions.clock() + DELIVERY_RETRY_NS)
     if state.running:
         await executions.transact(execution_id, deadlines.fire_due)

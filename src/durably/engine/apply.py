@@ -13,6 +13,7 @@ from typing import Any, assert_never, cast
 
 from temporalio.api.activity.v1 import message_pb2 as activities
 from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import common_pb2 as common_enums
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
@@ -27,6 +28,12 @@ from durably.engine.schedule.apply import apply_schedule
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.standalone.apply import activity_ended, activity_opened, apply_standalone
 from durably.engine.standalone.state import StandaloneActivityState
+from durably.engine.standalone_nexus.apply import (
+    apply_standalone_nexus,
+    operation_ended,
+    operation_opened,
+)
+from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import (
     BUFFERED_EVENT_ID,
     PAUSED,
@@ -37,6 +44,8 @@ from durably.engine.state import (
     ExternalCancel,
     ExternalSignal,
     HistoryState,
+    NexusCancel,
+    NexusOperation,
     Pause,
     ResetPoint,
     Timer,
@@ -161,6 +170,7 @@ def _closed(status: int) -> Callable[[WorkflowState, history.HistoryEvent], None
         state.workflow_task = None
         state.activities.clear()
         state.activity_ids.clear()
+        state.nexus_operations.clear()
         state.timers.clear()
         state.external_signals.clear()
         state.external_cancels.clear()
@@ -432,6 +442,68 @@ def _external_cancel_ended(state: WorkflowState, event: history.HistoryEvent) ->
     state.external_cancels.pop(attributes.initiated_event_id, None)
 
 
+# Nexus operations
+
+
+def _nexus_scheduled(state: HistoryState, event: history.HistoryEvent) -> None:
+    scheduled = history.NexusOperationScheduledEventAttributes()
+    scheduled.CopyFrom(event.nexus_operation_scheduled_event_attributes)
+    at_ns = nanoseconds(event.event_time)
+    state.nexus_operations[event.event_id] = NexusOperation(event.event_id, scheduled, at_ns)
+    if isinstance(state, StandaloneNexusState):
+        operation_opened(state, event, at_ns)
+
+
+def _nexus_started(state: HistoryState, event: history.HistoryEvent) -> None:
+    attributes = event.nexus_operation_started_event_attributes
+    operation = state.nexus_operations.get(attributes.scheduled_event_id)
+    if operation is None:
+        return
+    operation.started_ns = nanoseconds(event.event_time)
+    operation.token = attributes.operation_token
+    operation.attempt += 1
+    operation.retry_at_ns = 0
+    operation.last_ended_ns = operation.started_ns
+    operation.last_failure = None
+    if operation.cancel is not None and not operation.cancel.requested_ns:
+        operation.cancel.requested_ns = operation.started_ns
+    if isinstance(state, StandaloneNexusState):
+        state.links.extend(link.SerializeToString() for link in event.links)
+
+
+def _nexus_ended(state: HistoryState, event: history.HistoryEvent) -> None:
+    if isinstance(state, StandaloneNexusState):
+        operation_ended(state, event, nanoseconds(event.event_time))
+        return
+    attributes = getattr(event, event.WhichOneof("attributes") or "")
+    state.nexus_operations.pop(attributes.scheduled_event_id, None)
+
+
+def _nexus_cancel_requested(state: HistoryState, event: history.HistoryEvent) -> None:
+    attributes = event.nexus_operation_cancel_requested_event_attributes
+    operation = state.nexus_operations.get(attributes.scheduled_event_id)
+    if operation is not None:
+        at_ns = nanoseconds(event.event_time) if operation.started else 0
+        operation.cancel = NexusCancel(event.event_id, at_ns)
+
+
+def _nexus_cancel_ended(state: HistoryState, event: history.HistoryEvent) -> None:
+    attributes = getattr(event, event.WhichOneof("attributes") or "")
+    operation = state.nexus_operations.get(attributes.scheduled_event_id)
+    if operation is None or operation.cancel is None:
+        return
+    cancel = operation.cancel
+    cancel.attempt += 1
+    cancel.last_ended_ns = nanoseconds(event.event_time)
+    if event.event_type == event_types.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUEST_COMPLETED:
+        cancel.last_failure = None
+        cancel.ended = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_SUCCEEDED
+    else:
+        cancel.last_failure = failure.Failure()
+        cancel.last_failure.CopyFrom(attributes.failure)
+        cancel.ended = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_FAILED
+
+
 # Updates
 
 
@@ -525,6 +597,15 @@ _CHANGES: dict[int, _Change] = {
     _event("REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED"): _external_cancel_initiated,
     _event("EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED"): _external_cancel_ended,
     _event("REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED"): _external_cancel_ended,
+    _event("NEXUS_OPERATION_SCHEDULED"): _nexus_scheduled,
+    _event("NEXUS_OPERATION_STARTED"): _nexus_started,
+    _event("NEXUS_OPERATION_COMPLETED"): _nexus_ended,
+    _event("NEXUS_OPERATION_FAILED"): _nexus_ended,
+    _event("NEXUS_OPERATION_CANCELED"): _nexus_ended,
+    _event("NEXUS_OPERATION_TIMED_OUT"): _nexus_ended,
+    _event("NEXUS_OPERATION_CANCEL_REQUESTED"): _nexus_cancel_requested,
+    _event("NEXUS_OPERATION_CANCEL_REQUEST_COMPLETED"): _nexus_cancel_ended,
+    _event("NEXUS_OPERATION_CANCEL_REQUEST_FAILED"): _nexus_cancel_ended,
 }
 """Event type -> what it changes. Types that are not here only take their place in history."""
 
@@ -551,12 +632,22 @@ def apply_record(state: ExecutionState, record: r.AnyRecord) -> None:
         ):
             assert isinstance(state, HistoryState)
             _apply_activity(state, record)
+        case (
+            r.NexusAttemptFailed()
+            | r.NexusRetryDue()
+            | r.NexusCancelAttemptFailed()
+            | r.NexusCancelRetryDue()
+        ):
+            assert isinstance(state, HistoryState)
+            _apply_nexus(state.nexus_operations[record.scheduled_event_id], record)
         case _ if isinstance(state, ScheduleState):
             apply_schedule(state, cast(r.ScheduleRecord, record))
         case _ if isinstance(state, BatchState):
             apply_batch(state, cast(r.BatchRecord, record))
         case _ if isinstance(state, StandaloneActivityState):
             apply_standalone(state, cast(r.StandaloneRecord, record))
+        case _ if isinstance(state, StandaloneNexusState):
+            apply_standalone_nexus(state, cast(r.StandaloneNexusRecord, record))
         case _:
             assert isinstance(state, WorkflowState)
             _apply_workflow(state, cast(r.WorkflowRecord, record))
@@ -585,6 +676,28 @@ def _apply_activity(state: HistoryState, record: r.ActivityRecord) -> None:
             _activity_reset(activity, record)
         case r.ActivityOptionsUpdated():
             _activity_options_updated(activity, record)
+        case _:
+            assert_never(record)
+
+
+def _apply_nexus(operation: NexusOperation, record: r.NexusRecord) -> None:
+    match record:
+        case r.NexusAttemptFailed():
+            operation.attempt += 1
+            operation.retry_at_ns = record.retry_at_ns
+            operation.last_ended_ns = record.ended_ns
+            operation.last_failure = failure.Failure.FromString(record.failure)
+        case r.NexusRetryDue():
+            operation.retry_at_ns = 0
+        case r.NexusCancelAttemptFailed():
+            assert operation.cancel is not None
+            operation.cancel.attempt += 1
+            operation.cancel.retry_at_ns = record.retry_at_ns
+            operation.cancel.last_ended_ns = record.ended_ns
+            operation.cancel.last_failure = failure.Failure.FromString(record.failure)
+        case r.NexusCancelRetryDue():
+            assert operation.cancel is not None
+            operation.cancel.retry_at_ns = 0
         case _:
             assert_never(record)
 

@@ -207,6 +207,39 @@ class ParentClosePolicyApplied(Record, frozen=True, tag="pc"):
     initiated_event_id: int
 
 
+# --- Nexus operations -------------------------------------------------------------------------
+
+
+class NexusAttemptFailed(Record, frozen=True, tag="nf"):
+    """A request to start an operation failed, and another is made at `retry_at_ns`."""
+
+    scheduled_event_id: int
+    retry_at_ns: int
+    failure: bytes
+    ended_ns: int
+
+
+class NexusRetryDue(Record, frozen=True, tag="nd"):
+    """The backoff before the next request to start an operation is over."""
+
+    scheduled_event_id: int
+
+
+class NexusCancelAttemptFailed(Record, frozen=True, tag="ng"):
+    """A request to cancel an operation failed, and another is made at `retry_at_ns`."""
+
+    scheduled_event_id: int
+    retry_at_ns: int
+    failure: bytes
+    ended_ns: int
+
+
+class NexusCancelRetryDue(Record, frozen=True, tag="ne"):
+    """The backoff before the next request to cancel an operation is over."""
+
+    scheduled_event_id: int
+
+
 # --- Batch operations -------------------------------------------------------------------------
 
 
@@ -430,6 +463,31 @@ class StandaloneDelayed(Record, frozen=True, tag="xd"):
     start_delay_ns: int
 
 
+# --- Standalone Nexus operations --------------------------------------------------------------
+
+
+class NexusOpened(Record, frozen=True, tag="no"):
+    """What a start asked for beside the operation; the event that schedules it follows."""
+
+    identity: str
+    search_attributes: bytes
+
+
+class NexusCancelAsked(Record, frozen=True, tag="nc"):
+    """Who wants it canceled; the event of the request follows."""
+
+    identity: str
+    reason: str
+    request_id: str
+
+
+class NexusTerminated(Record, frozen=True, tag="nt"):
+    at_ns: int
+    identity: str
+    reason: str
+    request_id: str
+
+
 ActivityRecord = (
     ActivityStarted
     | ActivityRetryScheduled
@@ -440,6 +498,9 @@ ActivityRecord = (
     | ActivityOptionsUpdated
 )
 """Of whatever has activities."""
+
+NexusRecord = NexusAttemptFailed | NexusRetryDue | NexusCancelAttemptFailed | NexusCancelRetryDue
+"""Of whatever has Nexus operations."""
 
 WorkflowRecord = (
     WorkflowTaskAttemptScheduled
@@ -499,6 +560,16 @@ StandaloneRecord = (
 )
 """Of standalone activities alone."""
 
+StandaloneNexusRecord = NexusOpened | NexusCancelAsked | NexusTerminated
+"""Of standalone Nexus operations alone."""
+
 AnyRecord = (
-    Created | ActivityRecord | WorkflowRecord | ScheduleRecord | StandaloneRecord | BatchRecord
+    Created
+    | ActivityRecord
+    | NexusRecord
+    | WorkflowRecord
+    | ScheduleRecord
+    | StandaloneRecord
+    | StandaloneNexusRecord
+    | BatchRecord
 )

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from msgspec import Struct, field
 from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import common_pb2 as common_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
@@ -169,6 +170,71 @@ class Activity(Struct):
         return self.cancel_requested_event_id != 0
 
 
+class NexusCancel(Struct):
+    """A request to cancel a Nexus operation, on its way to the handler."""
+
+    requested_event_id: int
+    requested_ns: int = 0
+    """When it could first be sent: not before the operation started."""
+    attempt: int = 0
+    """How many attempts to send it have ended."""
+    retry_at_ns: int = 0
+    last_ended_ns: int = 0
+    last_failure: failure.Failure | None = None
+    ended: int = 0
+    """SUCCEEDED or FAILED, of NexusOperationCancellationState; 0: it is still to be sent."""
+
+
+class NexusOperation(Struct):
+    """One Nexus operation between its scheduling and its end."""
+
+    scheduled_event_id: int
+    scheduled: history.NexusOperationScheduledEventAttributes
+    scheduled_ns: int
+    attempt: int = 0
+    """How many requests to start it have ended."""
+    retry_at_ns: int = 0
+    """Not 0: the next request is made at this time."""
+    last_ended_ns: int = 0
+    last_failure: failure.Failure | None = None
+    started_ns: int = 0
+    token: str = ""
+    cancel: NexusCancel | None = None
+    closed: bool = False
+    """Of a standalone operation, which stays after its end."""
+
+    @property
+    def request_id(self) -> str:
+        return self.scheduled.request_id
+
+    @property
+    def started(self) -> bool:
+        return self.started_ns != 0
+
+    @property
+    def start_is_owed(self) -> bool:
+        """Whether its handler is to be asked now to start it."""
+        return not (self.started or self.retry_at_ns or self.closed)
+
+    @property
+    def cancel_is_owed(self) -> bool:
+        """Whether its handler is to be asked now to cancel it."""
+        return self.cancel_state == common_enums.NEXUS_OPERATION_CANCELLATION_STATE_SCHEDULED
+
+    @property
+    def cancel_state(self) -> common_enums.NexusOperationCancellationState.ValueType:
+        cancel = self.cancel
+        if cancel is None:
+            return common_enums.NEXUS_OPERATION_CANCELLATION_STATE_UNSPECIFIED
+        if cancel.ended:
+            return cancel.ended  # type: ignore[return-value]
+        if not self.started or self.closed:
+            return common_enums.NEXUS_OPERATION_CANCELLATION_STATE_UNSPECIFIED
+        if cancel.retry_at_ns:
+            return common_enums.NEXUS_OPERATION_CANCELLATION_STATE_BACKING_OFF
+        return common_enums.NEXUS_OPERATION_CANCELLATION_STATE_SCHEDULED
+
+
 class Timer(Struct):
     timer_id: str
     started_event_id: int
@@ -222,7 +288,7 @@ class ResetPoint(Struct):
 
 
 class HistoryState(ExecutionState):
-    """What has a history of events, and activities."""
+    """What has a history of events, with activities and Nexus operations in it."""
 
     next_event_id: int = 1
     history_size_bytes: int = 0
@@ -234,6 +300,8 @@ class HistoryState(ExecutionState):
     activities: dict[int, Activity] = field(default_factory=dict)
     """Pending, by the id of the event that scheduled them."""
     activity_ids: dict[str, int] = field(default_factory=dict)
+    nexus_operations: dict[int, NexusOperation] = field(default_factory=dict)
+    """Pending, by the id of the event that scheduled them."""
 
     @property
     def held(self) -> bool:

@@ -22,6 +22,7 @@ from durably.engine.apply import apply_event, apply_record
 from durably.engine.batch.state import BatchState
 from durably.engine.records import AnyRecord, BufferFlushed, EventBuffered
 from durably.engine.schedule.state import ScheduleState
+from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import (
     BUFFERED_EVENT_ID,
     Activity,
@@ -73,6 +74,20 @@ class CancelExternal:
 
 
 @dataclass(frozen=True, slots=True)
+class StartNexusOperation:
+    """The handler of an operation is to be asked to start it."""
+
+    scheduled_event_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelNexusOperation:
+    """The handler of an operation is to be asked to cancel it."""
+
+    scheduled_event_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class ApplyParentClosePolicy:
     initiated_event_id: int
 
@@ -116,7 +131,8 @@ WorkflowDelivery = (
     | ReportToSchedule
 )
 ScheduleDelivery = StartScheduled | EndScheduled
-Delivery = WorkflowDelivery | ScheduleDelivery | WorkOnBatch
+NexusDelivery = StartNexusOperation | CancelNexusOperation
+Delivery = WorkflowDelivery | ScheduleDelivery | NexusDelivery | WorkOnBatch
 Effect = Dispatch | Delivery
 
 
@@ -129,6 +145,8 @@ def outstanding(state: ExecutionState) -> list[Delivery]:
             return _schedule_owes(state)
         case BatchState():
             return [WorkOnBatch()] if state.running else []
+        case StandaloneNexusState():
+            return _nexus_owes(state) if state.running else []
         case _:
             return []
 
@@ -139,12 +157,22 @@ def _workflow_owes(state: WorkflowState) -> list[Delivery]:
         owed += [StartChild(i) for i, child in state.children.items() if not child.started]
         owed += [SignalExternal(i) for i in state.external_signals]
         owed += [CancelExternal(i) for i in state.external_cancels]
+        owed += _nexus_owes(state)
         return owed
     owed += [ApplyParentClosePolicy(i) for i in state.policies_due]
     if state.closed and state.has_parent and not state.parent_reported:
         owed.append(ReportToParent())
     if state.closed and state.scheduled_by is not None and not state.schedule_reported:
         owed.append(ReportToSchedule())
+    return owed
+
+
+def _nexus_owes(state: HistoryState) -> list[Delivery]:
+    operations = state.nexus_operations
+    owed: list[Delivery] = [
+        StartNexusOperation(i) for i, o in operations.items() if o.start_is_owed
+    ]
+    owed += [CancelNexusOperation(i) for i, o in operations.items() if o.cancel_is_owed]
     return owed
 
 
@@ -219,6 +247,8 @@ NEVER_BUFFERED = frozenset(
         "WORKFLOW_EXECUTION_UPDATE_ADMITTED",
         "WORKFLOW_EXECUTION_UPDATE_ACCEPTED",
         "WORKFLOW_EXECUTION_UPDATE_COMPLETED",
+        "NEXUS_OPERATION_SCHEDULED",
+        "NEXUS_OPERATION_CANCEL_REQUESTED",
     )
 )
 """Written at once even while a workflow task is in flight: what the task's own completion causes."""
@@ -235,6 +265,10 @@ FLUSHED_LAST = frozenset(
         "CHILD_WORKFLOW_EXECUTION_CANCELED",
         "CHILD_WORKFLOW_EXECUTION_TIMED_OUT",
         "CHILD_WORKFLOW_EXECUTION_TERMINATED",
+        "NEXUS_OPERATION_COMPLETED",
+        "NEXUS_OPERATION_FAILED",
+        "NEXUS_OPERATION_CANCELED",
+        "NEXUS_OPERATION_TIMED_OUT",
     )
 )
 """Out of the buffer these follow all others, so that an end never precedes its start."""
@@ -389,7 +423,7 @@ def _wire_started(event: history.HistoryEvent, started: dict[int, int]) -> None:
     if event.event_type not in FLUSHED_LAST:
         return
     attributes = getattr(event, event.WhichOneof("attributes") or "")
-    if attributes.started_event_id != BUFFERED_EVENT_ID:
+    if getattr(attributes, "started_event_id", 0) != BUFFERED_EVENT_ID:
         return
     opened = getattr(attributes, "scheduled_event_id", 0) or attributes.initiated_event_id
     attributes.started_event_id = started[opened]

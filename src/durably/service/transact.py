@@ -162,6 +162,8 @@ class Execution(Generic[S]):
     """Journal written since the last snapshot."""
     snapshot_bytes: int = 0
     watchers: set[asyncio.Future[None]] = field(default_factory=set)
+    armed_ns: int = 0
+    """The nearest moment for which it is remembered that the execution wants attention."""
 
     rejected_updates: dict[str, failure.Failure] = field(default_factory=dict)
     """The latest rejections, for callers that still wait; they are not in history."""
@@ -562,14 +564,11 @@ class Executions:
             key = _key(t.state)
             if self._current.get(key) == execution.execution_id:
                 del self._current[key]
-        owed = False
         for effect in t.effects:
             if isinstance(effect, Delivery):
-                owed = True
                 self.deliveries.put_nowait((execution.execution_id, effect))
         if execution.deadline_ns:
-            at_ns = execution.deadline_ns
-            self.arm(execution.execution_id, at_ns + DELIVERY_RETRY_NS if owed else at_ns)
+            self._arm(execution, self._wake_ns(execution))
         execution.reject_updates(t.rejected)
         if t.events:
             execution.committed_event_id = t.events[-1].event_id
@@ -577,6 +576,22 @@ class Executions:
             execution.wake_watchers()
 
     # --- Deadlines ----------------------------------------------------------------------------
+
+    def _wake_ns(self, execution: Execution[Any]) -> int:
+        """When to look at an execution again. While it owes something, its row says that it wants
+        attention now, for the next server; on this one the delivery is on its way."""
+        state = execution.state
+        if not outstanding(state):
+            return execution.deadline_ns
+        again_ns = self.clock() + DELIVERY_RETRY_NS
+        wanted_ns = deadlines.next_deadline(state) if state.running else 0
+        return min(again_ns, wanted_ns) if wanted_ns else again_ns
+
+    def _arm(self, execution: Execution[Any], at_ns: int) -> None:
+        """Once is enough, until it comes: whoever is woken is armed again."""
+        if not self.clock() < execution.armed_ns <= at_ns:
+            execution.armed_ns = at_ns
+            self.arm(execution.execution_id, at_ns)
 
     def arm(self, execution_id: int, at_ns: int) -> None:
         """Remember a deadline in memory, if it comes before the next sweep of the store."""

@@ -18,10 +18,11 @@ from durably.engine.start_policy import Outcome
 from durably.engine.state import ScheduledBy, WorkflowState
 from durably.engine.transition import Transition, outstanding
 from durably.errors import InvalidArgument, NotFound, Unavailable
-from durably.service import search_attributes, tokens
+from durably.service import nexus_description, search_attributes, tokens
 from durably.service.admission import Call
 from durably.service.describe import describe
 from durably.service.namespaces import Namespace, Namespaces
+from durably.service.nexus_description import IsBlocked
 from durably.service.replies import workflow_task_reply
 from durably.service.tokens import HistoryPageToken
 from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
@@ -46,9 +47,12 @@ TAKEN_OVER_BY = "history-service"
 class Workflows:
     """Answers RPCs about workflow executions."""
 
-    def __init__(self, executions: Executions, namespaces: Namespaces) -> None:
+    def __init__(
+        self, executions: Executions, namespaces: Namespaces, is_blocked: IsBlocked
+    ) -> None:
         self._executions = executions
         self._namespaces = namespaces
+        self._is_blocked = is_blocked
         self._config = executions.config
 
     # --- Start --------------------------------------------------------------------------------
@@ -105,11 +109,7 @@ class Workflows:
         self, request: ws.SignalWithStartWorkflowExecutionRequest, call: Call
     ) -> ws.SignalWithStartWorkflowExecutionResponse:
         namespace = self._namespaces.by_name(request.namespace)
-        if not request.signal_name:
-            raise InvalidArgument("SignalName is not set on request.")
-        start = _start_part(request)
-        self.check_start(start, namespace)
-        self._check_payload(request.signal_input.ByteSize(), "SignalInput")
+        start = self.check_signal_with_start(request)
         attributes = _signal_attributes(request, request.signal_input)
         run_id, started = await self.start_and(
             namespace.namespace_id,
@@ -117,6 +117,17 @@ class Workflows:
             lambda t: workflow.signal(t, attributes, self._config, request.links),
         )
         return ws.SignalWithStartWorkflowExecutionResponse(run_id=run_id, started=started)
+
+    def check_signal_with_start(
+        self, request: ws.SignalWithStartWorkflowExecutionRequest
+    ) -> ws.StartWorkflowExecutionRequest:
+        """The start in it; raises InvalidArgument for what is not well formed."""
+        if not request.signal_name:
+            raise InvalidArgument("SignalName is not set on request.")
+        start = _start_part(request)
+        self.check_start(start, self._namespaces.by_name(request.namespace))
+        self._check_payload(request.signal_input.ByteSize(), "SignalInput")
+        return start
 
     async def _complete(
         self,
@@ -382,9 +393,14 @@ class Workflows:
     ) -> ws.DescribeWorkflowExecutionResponse:
         execution = await self._find(request.namespace, request.execution)
         types = self._namespaces.by_name(request.namespace).search_attributes
-        response = await self._executions.read(execution.execution_id, describe)
+        response = await self._executions.read(execution.execution_id, self._described)
         found = response.workflow_execution_info.search_attributes
         search_attributes.with_types(found, types)
+        return response
+
+    def _described(self, state: WorkflowState) -> ws.DescribeWorkflowExecutionResponse:
+        response = describe(state)
+        response.pending_nexus_operations.extend(nexus_description.pending(state, self._is_blocked))
         return response
 
     async def get_workflow_execution_history(
