@@ -29,12 +29,15 @@ from durably.engine import (
     commands,
     deadlines,
     external_workflow,
+    nexus_operation,
+    nexus_outcome,
     update,
     workflow,
     workflow_pause,
     workflow_task,
 )
 from durably.engine.apply import apply_event, apply_record
+from durably.engine.nexus_outcome import Refused, Started, Succeeded, Unsuccessful
 from durably.engine.refusals import BadCommand
 from durably.engine.snapshot import decode_state, encode_state
 from durably.engine.state import BUFFERED_EVENT_ID, Activity, WorkflowState
@@ -94,6 +97,31 @@ def child_command(workflow_id: str) -> command.Command:
             )
         ),
     )
+
+
+NEXUS_TIMEOUTS = ("", "schedule_to_close", "schedule_to_start", "start_to_close")
+
+
+def nexus_command(timeout: str) -> command.Command:
+    attributes = command.ScheduleNexusOperationCommandAttributes(
+        endpoint="e", service="s", operation="o"
+    )
+    if timeout:
+        getattr(attributes, f"{timeout}_timeout").seconds = 7
+    return command.Command(
+        command_type=command_types.COMMAND_TYPE_SCHEDULE_NEXUS_OPERATION,
+        schedule_nexus_operation_command_attributes=attributes,
+    )
+
+
+NEXUS_OUTCOMES = {
+    "done": Succeeded(common.Payload(data=b"1")),
+    "started": Started("token"),
+    "failed": Unsuccessful(failure.Failure(message="no", application_failure_info={})),
+    "canceled": Unsuccessful(failure.Failure(message="no", canceled_failure_info={})),
+    "refused for now": nexus_outcome.refused("UNAVAILABLE", "later"),
+    "refused for good": nexus_outcome.refused("NOT_FOUND", "never"),
+}
 
 
 def closing_command(kind: str) -> command.Command:
@@ -196,6 +224,7 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         cancel=st.booleans(),
         again=st.booleans(),
         answer=st.sampled_from(["accept", "reject", "ignore"]),
+        operations=st.lists(st.sampled_from(NEXUS_TIMEOUTS), max_size=2),
     )
     def complete_task(
         self,
@@ -208,6 +237,7 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         cancel: bool,
         again: bool,
         answer: str,
+        operations: list[str],
     ) -> None:
         request = ws.RespondWorkflowTaskCompletedRequest(
             identity="worker", return_new_workflow_task=again, force_create_new_workflow_task=again
@@ -225,7 +255,10 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
             self.add_cancels(request)
         if close:
             request.commands.append(closing_command(close))
-        context = commands.CommandContext(CONFIG, lambda _: "ns", lambda _, __: None)
+        request.commands.extend(nexus_command(kind) for kind in operations)
+        context = commands.CommandContext(
+            CONFIG, lambda _: "ns", lambda _, __: None, lambda _: "endpoint", lambda _, __: None
+        )
         reference = self.reference()
         self.step(lambda t: commands.complete_workflow_task(t, reference, request, context))
 
@@ -238,6 +271,45 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
             request.commands.add(
                 command_type=command_types.COMMAND_TYPE_CANCEL_TIMER
             ).cancel_timer_command_attributes.timer_id = timer_id
+        ended = [
+            getattr(e, e.WhichOneof("attributes") or "").scheduled_event_id
+            for e in self.state.buffered
+            if e.event_type in nexus_operation.ENDS
+        ]
+        for event_id in [*self.state.nexus_operations, *ended][:2]:
+            request.commands.add(
+                command_type=command_types.COMMAND_TYPE_REQUEST_CANCEL_NEXUS_OPERATION
+            ).request_cancel_nexus_operation_command_attributes.scheduled_event_id = event_id
+
+    @precondition(lambda self: self.state.nexus_operations)
+    @rule(
+        which=st.integers(0, 3),
+        how=st.sampled_from(["start", "cancel", "complete"]),
+        outcome=st.sampled_from(list(NEXUS_OUTCOMES)),
+        stale=st.booleans(),
+    )
+    def answer_operation(self, which: int, how: str, outcome: str, stale: bool) -> None:
+        ids = list(self.state.nexus_operations)
+        event_id = ids[which % len(ids)]
+        operation = self.state.nexus_operations[event_id]
+        answer: Any = NEXUS_OUTCOMES[outcome]
+        match how:
+            case "start":
+                attempt = operation.attempt + stale
+                self.step(
+                    lambda t: nexus_operation.start_answered(t, event_id, attempt, answer, CONFIG)
+                )
+            case "cancel":
+                sent = (operation.cancel.attempt if operation.cancel else 0) + stale
+                refused = answer if isinstance(answer, Refused) else None
+                self.step(
+                    lambda t: nexus_operation.cancel_answered(t, event_id, sent, refused, CONFIG)
+                )
+            case _ if isinstance(answer, Succeeded | Unsuccessful):
+                request_id = "another" if stale else operation.request_id
+                self.step(
+                    lambda t: nexus_operation.complete(t, event_id, request_id, answer, token="t")
+                )
 
     @precondition(has_started_task)
     @rule()
@@ -409,6 +481,7 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         kinds = {event.event_id: event.event_type for event in self.events}
         for pending in self.state.activities:
             assert kinds[pending] == event_types.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
+        self.check_operations(kinds)
         seen = [
             e.workflow_execution_signaled_event_attributes.request_id
             for e in self.events
@@ -428,7 +501,25 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         if self.state.closed:
             assert not self.state.activities
             assert not self.state.timers
+            assert not self.state.nexus_operations
             assert all(policy is not None for policy in outstanding(self.state))
+
+    def check_operations(self, kinds: dict[int, int]) -> None:
+        """An operation starts once and ends once; what is pending has not ended."""
+        started: set[int] = set()
+        ended: set[int] = set()
+        for event in self.events:
+            if event.event_type == event_types.EVENT_TYPE_NEXUS_OPERATION_STARTED:
+                opened = event.nexus_operation_started_event_attributes.scheduled_event_id
+                assert opened not in started | ended
+                started.add(opened)
+            elif event.event_type in nexus_operation.ENDS:
+                opened = getattr(event, event.WhichOneof("attributes") or "").scheduled_event_id
+                assert opened not in ended
+                ended.add(opened)
+        for pending in self.state.nexus_operations:
+            assert kinds[pending] == event_types.EVENT_TYPE_NEXUS_OPERATION_SCHEDULED
+            assert pending not in ended
 
     def check_pauses(self) -> None:
         paused = False

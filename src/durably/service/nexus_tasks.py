@@ -32,7 +32,7 @@ Answer = nexus.Response | failure.Failure
 
 MARGIN_S_MAX = 1.0
 MARGIN_RATIO = 0.1
-"""So much of the caller's time is kept back from the worker, for its answer to arrive in."""
+"""So much of the caller's time is kept back, for what becomes of his request to reach him in."""
 
 
 @dataclass(slots=True, eq=False)
@@ -67,14 +67,13 @@ class NexusTasks:
         """The answer of a worker that polls the queue; None if none came in time."""
         key = QueueKey(namespace_id, TaskKind.NEXUS, task_queue)
         loop = asyncio.get_running_loop()
-        margin_s = min(MARGIN_S_MAX, timeout_s * MARGIN_RATIO)
-        task = NexusTask(
-            str(uuid.uuid4()), request, loop.time() + timeout_s - margin_s, loop.create_future()
-        )
+        wait_s = timeout_s - min(MARGIN_S_MAX, timeout_s * MARGIN_RATIO)
+        deadline_s = loop.time() + wait_s
+        task = NexusTask(str(uuid.uuid4()), request, deadline_s, loop.create_future())
         self._waiting[task.task_id] = task
         self._matching.add(key, task)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout_at(deadline_s):
                 return await task.answer
         except TimeoutError:
             return None
