@@ -298,7 +298,7 @@ def _note_build_id(
         return
     names = [UNVERSIONED, f"{UNVERSIONED}:{stamp.build_id}"] if stamp.build_id else [UNVERSIONED]
     state.build_ids += [name for name in names if name not in state.build_ids]
-    del state.build_ids[1 : len(state.build_ids) - BUILD_IDS_MAX + 1]
+    del state.build_ids[1 : 1 + max(0, len(state.build_ids) - BUILD_IDS_MAX)]
 
 
 def _note_reset_point(state: WorkflowState, event: history.HistoryEvent) -> None:
