@@ -38,6 +38,17 @@ class Config:
     updates_max: int = 100_000
     buffered_events_max: int = 10_000
     buffered_queries_max: int = 1_000
+    callbacks_max: int = 2_000
+
+    # Calls to others: completion callbacks
+    callback_addresses: tuple[str, ...] = ("https://*",)
+    private_networks_allowed: tuple[str, ...] = ()
+    callback_timeout_s: float = 10.0
+    callback_url_chars_max: int = 1_000
+    callback_header_bytes_max: int = 8 * 1024
+    calls_per_destination_max: int = 100
+    links_per_request_max: int = 10
+    link_bytes_max: int = 4_000
 
     # Nexus operations
     nexus_operations_pending_max: int = 20_000

@@ -16,7 +16,9 @@ import h2corn
 from durably.background import namespaces as namespace_removal
 from durably.background import outbox, time_skipping, timers
 from durably.background.batches import BatchWork
+from durably.background.callbacks import CallbackDeliveries
 from durably.background.nexus import NexusDeliveries
+from durably.background.outbound_http import OutboundHttp
 from durably.clock import SkippingClock
 from durably.config import Config
 from durably.edge.app import App
@@ -29,10 +31,10 @@ from durably.matching import Matching
 from durably.service import admission
 from durably.service.activity_control import ActivityControl
 from durably.service.batches import Batches
-from durably.service.breakers import CircuitBreakers
+from durably.service.breakers import CircuitBreakers, IsBlocked
 from durably.service.callback_tokens import CallbackTokens
 from durably.service.namespaces import Namespaces
-from durably.service.nexus_description import IsBlocked
+from durably.service.nexus_completions import NexusCompletions
 from durably.service.nexus_dispatch import NexusDispatch
 from durably.service.nexus_endpoints import NexusEndpoints
 from durably.service.nexus_system import SystemOperations
@@ -127,11 +129,12 @@ class Server:
         await endpoints.open()
         nexus_tasks = NexusTasks(executions, namespaces, task_queues)
         system_operations = SystemOperations(workflows)
+        callback_tokens = await CallbackTokens.of_store(store)
         nexus = NexusDeliveries(
             executions,
             endpoints,
             NexusDispatch(nexus_tasks, namespaces),
-            await CallbackTokens.of_store(store),
+            callback_tokens,
             breakers,
             system_operations,
         )
@@ -155,7 +158,7 @@ class Server:
             activity_control,
             WorkflowPause(executions, namespaces),
             rules,
-            StandaloneActivities(executions, namespaces),
+            StandaloneActivities(executions, namespaces, _is_blocked(breakers)),
             StandaloneControl(executions, namespaces, activity_control),
             Resets(executions, namespaces),
             queries,
@@ -173,12 +176,17 @@ class Server:
         streams = health.streams() | Reflection({*services, HEALTH}).streams()
         grpc = GrpcApp({**table, **health.rows()}, streams, self._clock, self.config)
         _run_beside(stack, timers.run(executions), "timers")
+        http_client = OutboundHttp(self.config)
+        stack.push_async_callback(http_client.close)
         deliveries = outbox.Outbox(
             executions,
             workflows.start_child,
             workflows.start_scheduled,
             BatchWork(executions, batches, admission.answers(table)),
             nexus,
+            CallbackDeliveries(
+                executions, http_client, breakers, NexusCompletions(executions, callback_tokens)
+            ),
         )
         _run_beside(stack, deliveries.run(), "outbox")
         _run_beside(stack, namespace_removal.run(executions, namespaces), "namespace removal")

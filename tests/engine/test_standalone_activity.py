@@ -19,6 +19,7 @@ from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
+from durably.config import Config
 from durably.engine import activity, deadlines
 from durably.engine.apply import apply_heartbeat
 from durably.engine.snapshot import decode_state, encode_state
@@ -26,6 +27,8 @@ from durably.engine.standalone import machine
 from durably.engine.standalone.state import SCHEDULED_EVENT_ID, StandaloneActivityState
 from durably.engine.transition import DispatchActivity, Transition, outstanding
 from durably.errors import FailedPrecondition, Refusal
+
+CONFIG = Config()
 from tests.engine.test_replay import replay
 
 SECOND = 1_000_000_000
@@ -65,7 +68,7 @@ class Life:
         self.state, self.copy = fresh(), fresh()
         self.dispatched: list[int] = []
         self.ever_dispatched: set[int] = set()
-        self.step(lambda t: machine.start(t, request(**options)))
+        self.step(lambda t: machine.start(t, request(**options), CONFIG))
 
     def step(self, decide: Callable[[machine.StandaloneTransition], Any]) -> Any:
         t = Transition(self.state, self.now, lambda: str(uuid.uuid4()))
@@ -188,7 +191,7 @@ class LifeOfAStandaloneActivity(RuleBasedStateMachine):
     @rule(request_id=st.sampled_from(["r", "s"]))
     def attach(self, request_id: str) -> None:
         callback = common.Callback(nexus=common.Callback.Nexus(url="http://a/b"))
-        self.attempt(lambda t: machine.attach(t, request_id, [callback], []))
+        self.attempt(lambda t: machine.attach(t, request_id, [callback], [], CONFIG))
 
     @invariant()
     def the_journal_gives_the_state_back(self) -> None:
@@ -293,7 +296,7 @@ def test_a_closed_one_takes_no_callbacks() -> None:
     life.step(lambda t: machine.terminate(t, "me", "why", "t"))
     callback = common.Callback(nexus=common.Callback.Nexus(url="http://a/b"))
     with pytest.raises(FailedPrecondition):
-        life.step(lambda t: machine.attach(t, "s", [callback], []))
+        life.step(lambda t: machine.attach(t, "s", [callback], [], CONFIG))
 
 
 def test_heartbeats_are_counted_over_all_attempts() -> None:

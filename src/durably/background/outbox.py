@@ -22,6 +22,7 @@ from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.background.batches import BatchWork
+from durably.background.callbacks import CallbackDeliveries
 from durably.background.nexus import NexusDeliveries
 from durably.background.scheduled import ScheduledDeliveries, StartScheduledRun
 from durably.engine import external_workflow, priority, workflow
@@ -33,6 +34,7 @@ from durably.engine.transition import (
     CancelNexusOperation,
     Delivery,
     EndScheduled,
+    InvokeCallback,
     NexusDelivery,
     ReportToParent,
     ReportToSchedule,
@@ -76,12 +78,14 @@ class Outbox:
         start_scheduled: StartScheduledRun,
         batches: BatchWork,
         nexus: NexusDeliveries,
+        callbacks: CallbackDeliveries,
     ) -> None:
         self._executions = executions
         self._start_run = start_run
         self._scheduled = ScheduledDeliveries(executions, start_scheduled)
         self._batches = batches
         self._nexus = nexus
+        self._callbacks = callbacks
         self._slots = asyncio.Semaphore(CONCURRENT_DELIVERIES)
         self._request_slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
         self._under_way: dict[_Key, asyncio.Task[None]] = {}
@@ -109,6 +113,7 @@ class Outbox:
             for task in list(self._under_way.values()):
                 task.cancel()
             self._batches.close()
+            self._callbacks.close()
 
     def _done(self, key: _Key, task: "asyncio.Task[None]") -> None:
         del self._under_way[key]
@@ -120,7 +125,8 @@ class Outbox:
     def delivering(self) -> bool:
         """Whether anything is on its way, or waits to be."""
         waiting = not self._executions.deliveries.empty()
-        return waiting or bool(self._under_way) or self._batches.working()
+        working = self._batches.working() or self._callbacks.working()
+        return waiting or bool(self._under_way) or working
 
     async def _deliver_at_once(self, key: _Key) -> None:
         try:
@@ -164,6 +170,8 @@ class Outbox:
                 await self._scheduled.report(sender)
             case StartScheduled():
                 await self._scheduled.start(sender, delivery.action)
+            case InvokeCallback():
+                self._callbacks.begin(sender, delivery.callback_id)
             case WorkOnBatch():
                 self._batches.begin(sender)
             case StartNexusOperation():

@@ -7,16 +7,23 @@ Rule 2: timers fire in the order of their times.
 from typing import Any
 
 from durably.engine import activity, nexus_operation, timer, workflow, workflow_task
+from durably.engine.callback import machine as callback
 from durably.engine.schedule import machine as schedule
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.standalone_nexus.state import StandaloneNexusState
-from durably.engine.state import ExecutionState, WorkflowState
+from durably.engine.state import AwaitedState, ExecutionState, WorkflowState
 from durably.engine.transition import Transition
 
 
 def next_deadline(state: ExecutionState) -> int:
-    """The earliest moment at which this open execution wants attention; 0: never."""
+    """The earliest moment at which this execution wants attention; 0: never. One that has closed only
+    has callbacks."""
+    moments = (callback.next_deadline(state), _while_open(state) if state.running else 0)
+    return min((m for m in moments if m), default=0)
+
+
+def _while_open(state: ExecutionState) -> int:
     match state:
         case WorkflowState():
             return _workflow_deadline(state)
@@ -50,7 +57,9 @@ def fire_due(t: Transition[Any]) -> None:
             activity.fire_due(t)
         case StandaloneNexusState() if t.state.running:
             nexus_operation.fire_due(t)
-    t.deadline_ns = next_deadline(t.state) if t.state.running else 0
+    if isinstance(t.state, AwaitedState):
+        callback.fire_due(t)
+    t.deadline_ns = next_deadline(t.state)
     t.reschedule = True
 
 

@@ -23,6 +23,8 @@ class Created(Record, frozen=True, tag="cr"):
     request_id: str
     attached_request_ids: tuple[str, ...] = ()
     scheduled_by: ScheduledBy | None = None
+    started_by: str = ""
+    """The request that started the first event, where that is another: of a run that was reset."""
 
 
 class ActivityStarted(Record, frozen=True, tag="as"):
@@ -174,10 +176,22 @@ class UpdateAdmitted(Record, frozen=True, tag="ua"):
     request: bytes
 
 
-class UpdateDropped(Record, frozen=True, tag="ud"):
-    """An admitted update was rejected: it leaves no trace in history."""
+class UpdateAttached(Record, frozen=True, tag="uc"):
+    """Another request for an update that waits for the worker's word brought callbacks. `options`: the
+    serialized WorkflowUpdateOptionsUpdate that goes into history when it is accepted."""
 
     update_id: str
+    request_id: str
+    options: bytes
+
+
+class UpdateDropped(Record, frozen=True, tag="ud"):
+    """An admitted update was rejected: it leaves no trace in history. `outcome`: what its callbacks
+    say, a serialized Outcome; empty: it has none."""
+
+    update_id: str
+    outcome: bytes = b""
+    at_ns: int = 0
 
 
 class ResetTo(Record, frozen=True, tag="rt"):
@@ -238,6 +252,31 @@ class NexusCancelRetryDue(Record, frozen=True, tag="ne"):
     """The backoff before the next request to cancel an operation is over."""
 
     scheduled_event_id: int
+
+
+# --- Completion callbacks ---------------------------------------------------------------------
+
+
+class CallbackSucceeded(Record, frozen=True, tag="ks"):
+    """The receiver has taken the call."""
+
+    callback_id: str
+    at_ns: int
+
+
+class CallbackAttemptFailed(Record, frozen=True, tag="kf"):
+    """`failure`: a serialized Failure. `next_attempt_ns` 0: there is no other attempt."""
+
+    callback_id: str
+    at_ns: int
+    failure: bytes
+    next_attempt_ns: int = 0
+
+
+class CallbackRescheduled(Record, frozen=True, tag="kr"):
+    """The backoff is over."""
+
+    callback_id: str
 
 
 # --- Batch operations -------------------------------------------------------------------------
@@ -502,6 +541,9 @@ ActivityRecord = (
 NexusRecord = NexusAttemptFailed | NexusRetryDue | NexusCancelAttemptFailed | NexusCancelRetryDue
 """Of whatever has Nexus operations."""
 
+CallbackRecord = CallbackSucceeded | CallbackAttemptFailed | CallbackRescheduled
+"""Of whatever calls back when it has ended."""
+
 WorkflowRecord = (
     WorkflowTaskAttemptScheduled
     | WorkflowTaskDispatched
@@ -515,6 +557,7 @@ WorkflowRecord = (
     | BufferedTimerDropped
     | RequestSeen
     | UpdateAdmitted
+    | UpdateAttached
     | UpdateDropped
     | ResetTo
     | ResetFrom
@@ -571,5 +614,6 @@ AnyRecord = (
     | ScheduleRecord
     | StandaloneRecord
     | StandaloneNexusRecord
+    | CallbackRecord
     | BatchRecord
 )

@@ -94,7 +94,12 @@ def begin(
     InvalidArgument if none is: the point is not one at which a worker can decide again.
     """
     t.note(
-        r.Created(namespace=base.namespace, request_id=request_id, scheduled_by=base.scheduled_by)
+        r.Created(
+            namespace=base.namespace,
+            request_id=request_id,
+            scheduled_by=base.scheduled_by,
+            started_by=base.started_by or base.create_request_id,
+        )
     )
     for event in events:
         t.adopt(event)
@@ -146,6 +151,8 @@ def reapply(t: Transition, events: Iterable[history.HistoryEvent], exclude: Excl
                 t.record(admitted)
             case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED if keep_updates:
                 _admit_again(t, event.workflow_execution_update_accepted_event_attributes)
+            case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED:
+                _attach_again(t, event)
             case kind if kind in CHILD_EVENTS:
                 _child_again(t, event)
             case kind if kind in NEXUS_EVENTS and keep_nexus:
@@ -176,6 +183,18 @@ def _admit_again(
             origin=update_enums.UPDATE_ADMITTED_EVENT_ORIGIN_REAPPLY,
         )
     )
+
+
+def _attach_again(t: Transition, event: history.HistoryEvent) -> None:
+    """What one request attached is not attached again; callbacks go with the update they belong to."""
+    attributes = event.workflow_execution_options_updated_event_attributes
+    options = attributes.workflow_update_options
+    asked = {attributes.attached_request_id, *(each.attached_request_id for each in options)}
+    if asked & t.state.requests.keys():
+        return
+    if any(each.update_id not in t.state.updates for each in options):
+        return
+    t.record(attributes, links=event.links, worker_may_ignore=True)
 
 
 def _child_again(t: Transition, event: history.HistoryEvent) -> None:

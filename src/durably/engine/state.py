@@ -18,6 +18,8 @@ from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 
+from durably.engine.callback.state import Callback
+
 RUNNING = workflow_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 PAUSED = workflow_enums.WORKFLOW_EXECUTION_STATUS_PAUSED
 OPEN = (RUNNING, PAUSED)
@@ -83,6 +85,13 @@ class ExecutionState(Struct):
     @property
     def closed(self) -> bool:
         return self.status not in (0, RUNNING)
+
+
+class AwaitedState(ExecutionState):
+    """What calls back those who asked for it, when it has ended."""
+
+    callbacks: dict[str, Callback] = field(default_factory=dict)
+    """By their ids, in the order in which they were attached."""
 
 
 class WorkflowTask(Struct):
@@ -276,6 +285,9 @@ class Update(Struct):
     accepted_event_id: int = 0
     admitted_event_id: int = 0
     """Not 0: a reset brought it along, and its request is in history already."""
+    attached: list[tuple[str, bytes]] = field(default_factory=list)
+    """Later requests for the same update that brought callbacks: their ids, and the serialized
+    options that go into history once it is accepted."""
 
 
 class ResetPoint(Struct):
@@ -287,7 +299,14 @@ class ResetPoint(Struct):
     created_ns: int
 
 
-class HistoryState(ExecutionState):
+class RequestEvent(Struct, frozen=True, array_like=True):
+    """The event that a request has made."""
+
+    event_type: int
+    event_id: int
+
+
+class HistoryState(AwaitedState):
     """What has a history of events, with activities and Nexus operations in it."""
 
     next_event_id: int = 1
@@ -323,6 +342,9 @@ class WorkflowState(HistoryState, tag="workflow"):
     execution_expires_ns: int = 0
     run_expires_ns: int = 0
     backoff_pending: bool = False
+
+    started_by: str = ""
+    """The request that started it, where `create_request_id` is another: it is a reset's."""
 
     # Where it stands
     close_event_id: int = 0
@@ -365,7 +387,10 @@ class WorkflowState(HistoryState, tag="workflow"):
     """Update id -> its completed event; bounded, see `apply`."""
     updates_total: int = 0
     requests_seen: dict[str, int] = field(default_factory=dict)
-    """Request ids of the latest signals and cancels -> 0; bounded, see `apply`."""
+    """Request ids of the latest signals -> their events, and of the latest cancels -> 0; bounded, see
+    `apply`."""
+    requests: dict[str, RequestEvent] = field(default_factory=dict)
+    """Other requests that changed the run, by their ids: starts, updates."""
 
     # What is owed to others after the close
     parent_reported: bool = False

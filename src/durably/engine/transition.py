@@ -10,7 +10,7 @@ Rule 4: a refusal raised before the first entry leaves the state untouched; one 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic
+from typing import Generic, cast
 
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.failure.v1 import message_pb2 as failure
@@ -20,12 +20,14 @@ from typing_extensions import TypeVar
 
 from durably.engine.apply import apply_event, apply_record
 from durably.engine.batch.state import BatchState
+from durably.engine.callback.state import SCHEDULED
 from durably.engine.records import AnyRecord, BufferFlushed, EventBuffered
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import (
     BUFFERED_EVENT_ID,
     Activity,
+    AwaitedState,
     ExecutionState,
     HistoryState,
     WorkflowState,
@@ -103,6 +105,13 @@ class ReportToSchedule:
 
 
 @dataclass(frozen=True, slots=True)
+class InvokeCallback:
+    """Somebody is to be told how the execution, or an update of it, ended."""
+
+    callback_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class StartScheduled:
     """The workflow of an action is to be started."""
 
@@ -132,7 +141,7 @@ WorkflowDelivery = (
 )
 ScheduleDelivery = StartScheduled | EndScheduled
 NexusDelivery = StartNexusOperation | CancelNexusOperation
-Delivery = WorkflowDelivery | ScheduleDelivery | NexusDelivery | WorkOnBatch
+Delivery = WorkflowDelivery | ScheduleDelivery | NexusDelivery | WorkOnBatch | InvokeCallback
 Effect = Dispatch | Delivery
 
 
@@ -146,13 +155,34 @@ def outstanding(state: ExecutionState) -> list[Delivery]:
         case BatchState():
             return [WorkOnBatch()] if state.running else []
         case StandaloneNexusState():
-            return _nexus_owes(state) if state.running else []
+            return [*_callbacks_due(state), *(_nexus_owes(state) if state.running else [])]
+        case AwaitedState():
+            return _callbacks_due(state)
         case _:
             return []
 
 
+def _callbacks_due(state: AwaitedState) -> list[Delivery]:
+    return [
+        InvokeCallback(each.callback_id)
+        for each in state.callbacks.values()
+        if each.state == SCHEDULED
+    ]
+
+
+def debts(state: ExecutionState) -> list[Delivery]:
+    """Of what it owes, that without which it must not be removed: a callback has had its chance when
+    it has been tried."""
+    return [
+        each
+        for each in outstanding(state)
+        if not isinstance(each, InvokeCallback)
+        or not cast(AwaitedState, state).callbacks[each.callback_id].attempt
+    ]
+
+
 def _workflow_owes(state: WorkflowState) -> list[Delivery]:
-    owed: list[Delivery] = []
+    owed: list[Delivery] = _callbacks_due(state)
     if state.running:
         owed += [StartChild(i) for i, child in state.children.items() if not child.started]
         owed += [SignalExternal(i) for i in state.external_signals]

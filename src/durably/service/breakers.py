@@ -13,6 +13,10 @@ Rule 1: in memory only: a server that starts asks every destination again.
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+IsBlocked = Callable[[str, str], bool]
+"""(namespace id, destination) -> whether requests to it are held back now. A destination is an endpoint,
+or scheme, host and port of a URL."""
+
 OPEN = "The circuit breaker is open."
 """Why something waits, in a description of it."""
 

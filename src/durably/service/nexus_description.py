@@ -4,7 +4,7 @@ Facts: PendingNexusOperationInfo in temporal/api/workflow/v1/message.proto, Nexu
 temporal/api/nexus/v1/message.proto.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import common_pb2 as common_enums
@@ -18,14 +18,11 @@ from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import NexusOperation, WorkflowState
 from durably.engine.workflow_task import set_duration
 from durably.service import tokens
-from durably.service.breakers import OPEN
+from durably.service.breakers import OPEN, IsBlocked
 from durably.service.describe import set_time
 from durably.service.search_attributes import LISTED_NEXUS_STATUS
 from durably.service.tokens import ChangeToken
 from durably.store.store import VisibleExecution
-
-IsBlocked = Callable[[str, str], bool]
-"""(namespace id, endpoint) -> whether requests to it are held back now."""
 
 TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout")
 

@@ -33,8 +33,8 @@ from durably.errors import (
 )
 from durably.service import nexus_description, search_attributes, tokens
 from durably.service.admission import Call
+from durably.service.breakers import IsBlocked
 from durably.service.namespaces import Namespace, Namespaces
-from durably.service.nexus_description import IsBlocked
 from durably.service.nexus_endpoints import NexusEndpoints
 from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
 from durably.service.visibility import group_payload

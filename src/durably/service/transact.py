@@ -533,8 +533,8 @@ class Executions:
         if outstanding(t.state):
             return t.now_ns
         if t.state.closed:
-            closed_ns: int = t.state.close_ns
-            return closed_ns + self.retention_ns(t.state.namespace_id)
+            removal_ns: int = t.state.close_ns + self.retention_ns(t.state.namespace_id)
+            return min(removal_ns, deadlines.next_deadline(t.state) or removal_ns)
         if t.reschedule or not execution.deadline_ns:
             return t.deadline_ns
         if execution.deadline_ns <= t.now_ns:
@@ -584,7 +584,7 @@ class Executions:
         if not outstanding(state):
             return execution.deadline_ns
         again_ns = self.clock() + DELIVERY_RETRY_NS
-        wanted_ns = deadlines.next_deadline(state) if state.running else 0
+        wanted_ns = deadlines.next_deadline(state)
         return min(again_ns, wanted_ns) if wanted_ns else again_ns
 
     def _arm(self, execution: Execution[Any], at_ns: int) -> None:
