@@ -462,6 +462,7 @@ def ask_cancel(t: Transition[HistoryState], activity: Activity, completed_event_
     event_id = _record_cancel_requested(t, activity.scheduled_event_id, completed_event_id)
     if activity.started:
         return
+    t.withdraw(activity.scheduled_event_id)
     t.record(
         history.ActivityTaskCanceledEventAttributes(
             details=activity.heartbeat_details,

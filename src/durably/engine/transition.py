@@ -433,6 +433,15 @@ class Transition(Generic[S]):
     def emit(self, effect: Effect) -> None:
         self.effects.append(effect)
 
+    def withdraw(self, scheduled_event_id: int) -> None:
+        """An activity that was dispatched in this very transition is not to be worked on after all."""
+        self.effects = [
+            effect
+            for effect in self.effects
+            if not isinstance(effect, DispatchActivity)
+            or effect.scheduled_event_id != scheduled_event_id
+        ]
+
     def attend(self, at_ns: int) -> None:
         """Ask to be woken at `at_ns`, if nothing earlier has been asked for."""
         if at_ns and (not self.deadline_ns or at_ns < self.deadline_ns):

@@ -556,8 +556,10 @@ def _continued_event(
 
 
 def _closed(t: Transition) -> None:
-    """After the closing event: what others are owed, and the last visibility row."""
+    """After the closing event: what others are owed, and the last visibility row. What was to follow
+    from earlier commands of the same task does not follow any more."""
     t.visible = True
+    t.effects.clear()
     for delivery in outstanding(t.state):
         t.emit(delivery)
 
