@@ -39,7 +39,7 @@ from durably.engine.transition import (
     Transition,
     outstanding,
 )
-from durably.errors import InvalidArgument, NamespaceNotFound, Refusal
+from durably.errors import InvalidArgument, NamespaceNotFound, NotFound, Refusal
 
 CONFIG = Config()
 SECOND_NS = 1_000_000_000
@@ -255,6 +255,22 @@ def cancel_activity(scheduled_event_id: int) -> command.Command:
     )
 
 
+def schedule_nexus(endpoint: str = "e", seconds: float = 0, **options: Any) -> command.Command:
+    """`seconds`: the schedule-to-close timeout."""
+    options.setdefault("service", "s")
+    options.setdefault("operation", "o")
+    made = command.ScheduleNexusOperationCommandAttributes(endpoint=endpoint, **options)
+    if seconds:
+        made.schedule_to_close_timeout.FromNanoseconds(int(seconds * SECOND_NS))
+    return as_command(made)
+
+
+def cancel_nexus(scheduled_event_id: int) -> command.Command:
+    return as_command(
+        command.RequestCancelNexusOperationCommandAttributes(scheduled_event_id=scheduled_event_id)
+    )
+
+
 def start_child(workflow_id: str = "child", **options: Any) -> command.Command:
     options.setdefault("workflow_type", common.WorkflowType(name="c"))
     return as_command(
@@ -313,6 +329,17 @@ def namespace_id(name: str) -> str:
 def check_search_attributes(namespace: str, found: common.SearchAttributes) -> None:
     if "Unknown" in found.indexed_fields:
         raise InvalidArgument(f"Unknown is no search attribute of {namespace}")
+
+
+def nexus_endpoint_id(name: str) -> str:
+    if name == "nowhere":
+        raise NotFound(f'endpoint "{name}" not found')
+    return f"id-of-{name}"
+
+
+def check_system_operation(namespace: str, asked: commands.NexusCommand) -> None:
+    if asked.service != "system":
+        raise NotFound(f'service "{asked.service}" not found')
 
 
 class WorkflowLife(Life[WorkflowState]):
@@ -407,10 +434,14 @@ class WorkflowLife(Life[WorkflowState]):
         request = ws.RespondWorkflowTaskCompletedRequest(
             identity="worker", commands=asked, messages=messages, **options
         )
-        context = commands.CommandContext(self.config, namespace_id, check_search_attributes)
-        completed = self.step(
-            commands.complete_workflow_task, self.reference, request, context
+        context = commands.CommandContext(
+            self.config,
+            namespace_id,
+            check_search_attributes,
+            nexus_endpoint_id,
+            check_system_operation,
         )
+        completed = self.step(commands.complete_workflow_task, self.reference, request, context)
         assert isinstance(completed, commands.CompletedTask)
         return completed
 

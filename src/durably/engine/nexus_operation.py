@@ -211,6 +211,8 @@ def start_answered(
             _end(t, operation, outcome)
         case Started(token, links):
             _start(t, operation, token, links)
+            if operation.cancel_is_owed:
+                t.emit(CancelNexusOperation(scheduled_event_id))
         case Refused(reason, True):
             _back_off(t, operation, reason, config)
         case Refused(reason, _):
@@ -236,8 +238,6 @@ def _start(
     )
     _told(t)
     t.attend(next_deadline(operation))
-    if operation.cancel_is_owed:
-        t.emit(CancelNexusOperation(operation.scheduled_event_id))
 
 
 def _back_off(
