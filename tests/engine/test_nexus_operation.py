@@ -94,6 +94,11 @@ def test_no_timeout_is_longer_than_the_run_or_than_the_whole() -> None:
     assert event.start_to_close_timeout.seconds == 50
 
 
+def test_a_timeout_without_end_is_cut() -> None:
+    event = with_operation(seconds=2**60).last("NEXUS_OPERATION_SCHEDULED")
+    assert event.schedule_to_close_timeout.seconds == 100 * 365 * 24 * 3600
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -30,6 +30,7 @@ Facts: temporal/api/history/v1/message.proto, temporal/api/command/v1/message.pr
 from collections.abc import Iterable
 from typing import cast
 
+from google.protobuf.duration_pb2 import Duration
 from temporalio.api.command.v1 import message_pb2 as command
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
@@ -86,6 +87,9 @@ RESERVED_HEADERS = frozenset(
 )
 """What servers say to each other; callers may not."""
 
+TIMEOUT_NS_MAX = 100 * 365 * 24 * 3600 * SECOND_NS
+"""Longer is for ever, and no time that could be stored."""
+
 TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout")
 
 Asked = command.ScheduleNexusOperationCommandAttributes | ws.StartNexusOperationExecutionRequest
@@ -123,14 +127,18 @@ def scheduled_attributes(
         nexus_header={name.lower(): value for name, value in asked.nexus_header.items()},
         request_id=request_id,
     )
-    close_ns = cap(nanoseconds(asked.schedule_to_close_timeout), limit_ns)
+    close_ns = cap(_asked_ns(asked.schedule_to_close_timeout), limit_ns)
     if close_ns:
         set_duration(event.schedule_to_close_timeout, close_ns)
     for field in ("schedule_to_start_timeout", "start_to_close_timeout"):
-        asked_ns = nanoseconds(getattr(asked, field))
+        asked_ns = _asked_ns(getattr(asked, field))
         if asked_ns:
             set_duration(getattr(event, field), cap(asked_ns, close_ns))
     return event
+
+
+def _asked_ns(timeout: Duration) -> int:
+    return min(nanoseconds(timeout), TIMEOUT_NS_MAX)
 
 
 def begin(

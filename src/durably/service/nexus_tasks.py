@@ -130,8 +130,9 @@ class NexusTasks:
     async def respond_nexus_task_completed(
         self, request: ws.RespondNexusTaskCompletedRequest, call: Call
     ) -> ws.RespondNexusTaskCompletedResponse:
+        token = self._token(request.namespace, request.task_token)
         self._check_response(request.response)
-        self._answer(request.namespace, request.task_token, request.response)
+        self._answer(token, request.response)
         return ws.RespondNexusTaskCompletedResponse()
 
     def _check_response(self, response: nexus.Response) -> None:
@@ -151,6 +152,7 @@ class NexusTasks:
     async def respond_nexus_task_failed(
         self, request: ws.RespondNexusTaskFailedRequest, call: Call
     ) -> ws.RespondNexusTaskFailedResponse:
+        token = self._token(request.namespace, request.task_token)
         if request.HasField("failure"):
             reason = request.failure
             if not reason.HasField("nexus_handler_failure_info"):
@@ -159,11 +161,13 @@ class NexusTasks:
             reason = _converted(nexus_failures.handler_error, request.error)
         else:
             raise InvalidArgument("request must contain error or failure")
-        self._answer(request.namespace, request.task_token, reason)
+        self._answer(token, reason)
         return ws.RespondNexusTaskFailedResponse()
 
-    def _answer(self, namespace: str, task_token: bytes, answer: Answer) -> None:
-        token = tokens.decode_nexus_task(task_token, self._namespaces.id_of(namespace))
+    def _token(self, namespace: str, task_token: bytes) -> NexusTaskToken:
+        return tokens.decode_nexus_task(task_token, self._namespaces.id_of(namespace))
+
+    def _answer(self, token: NexusTaskToken, answer: Answer) -> None:
         task = self._waiting.pop(token.task_id, None)
         if task is None or task.answer.done():
             raise NotFound("Nexus task not found or already expired")
