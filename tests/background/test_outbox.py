@@ -14,7 +14,9 @@ from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.background.batches import BatchWork
+from durably.background.callbacks import CallbackDeliveries
 from durably.background.nexus import NexusDeliveries
+from durably.background.outbound_http import OutboundHttp
 from durably.background.outbox import Outbox, child_request, parent_of
 from durably.config import Config
 from durably.engine.state import Kind
@@ -26,6 +28,7 @@ from durably.service.batches import Batches
 from durably.service.breakers import CircuitBreakers
 from durably.service.callback_tokens import CallbackTokens
 from durably.service.namespaces import Namespaces
+from durably.service.nexus_completions import NexusCompletions
 from durably.service.nexus_dispatch import NexusDispatch
 from durably.service.nexus_endpoints import NexusEndpoints
 from durably.service.nexus_system import SystemOperations
@@ -75,6 +78,12 @@ class Parts:
                 CallbackTokens(b"key"),
                 CircuitBreakers(time.time_ns, 6, 60.0),
                 system,
+            ),
+            CallbackDeliveries(
+                self.executions,
+                OutboundHttp(CONFIG),
+                CircuitBreakers(time.time_ns, 6, 60.0),
+                NexusCompletions(self.executions, CallbackTokens(b"key")),
             ),
         )
 

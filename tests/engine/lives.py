@@ -191,20 +191,20 @@ class Life(Generic[S]):
     def _check_deadline(self, t: Transition[Any]) -> None:
         """As `service/transact.py` stores it."""
         if self.state.closed:
-            self.deadline_ns = 0
+            self.deadline_ns = deadlines.next_deadline(self.state)
         elif t.reschedule or not self.deadline_ns:
             self.deadline_ns = t.deadline_ns
         elif self.deadline_ns <= t.now_ns:
             self.deadline_ns = deadlines.next_deadline(self.state)
         else:
             self.deadline_ns = min(self.deadline_ns, t.deadline_ns or self.deadline_ns)
-        wanted_ns = deadlines.next_deadline(self.state) if self.state.running else 0
+        wanted_ns = deadlines.next_deadline(self.state)
         assert not wanted_ns or 0 < self.deadline_ns <= wanted_ns, "nobody would wake it in time"
 
     def wait(self, seconds: float) -> None:
         """Let time pass; the execution is woken at the end of it, if its deadline has come."""
         self.now_ns += int(seconds * SECOND_NS)
-        while self.state.running and 0 < self.deadline_ns <= self.now_ns:
+        while 0 < self.deadline_ns <= self.now_ns:
             self.step(deadlines.fire_due)
 
 
