@@ -27,6 +27,7 @@ from durably.engine.callback.state import SCHEDULED, Callback
 from durably.engine.nexus_outcome import Ended, Succeeded, Unsuccessful
 from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.state import AwaitedState, WorkflowState
+from durably.engine.transition import InvokeCallback
 from durably.errors import NotFound, Refusal, Status
 from durably.service import nexus_completions, nexus_failures, nexus_json, nexus_links
 from durably.service.breakers import CircuitBreakers
@@ -41,6 +42,11 @@ logger = logging.getLogger(__name__)
 CALLBACK_ID_HEADER = "durably-callback-id"
 """The same in every attempt at the same call, and in no other."""
 MESSAGE_CHARS_MAX = 1_000
+WAITING_MAX = 10_000
+"""So many callbacks to one destination go on at once when it answers again."""
+
+Destination = tuple[str, str]
+"""Namespace id; scheme, host and port."""
 
 HANDLER_ERRORS = {
     400: ("BAD_REQUEST", False),
@@ -92,6 +98,7 @@ class CallbackDeliveries:
         self._breakers = breakers
         self._completions = completions
         self._under_way: dict[tuple[int, str], asyncio.Task[None]] = {}
+        self._waiting: dict[Destination, set[tuple[int, InvokeCallback]]] = {}
         self._slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def begin(self, execution: Execution[Any], callback_id: str) -> None:
@@ -134,6 +141,7 @@ class CallbackDeliveries:
         async with self._slots_of(destination):
             completion = await self._completion(execution, callback)
             if not self._breakers.allows(key):
+                self._wait(key, (execution_id, InvokeCallback(callback_id)))
                 return
             attempt = callback.attempt + 1
             try:
@@ -148,6 +156,16 @@ class CallbackDeliveries:
                 await self._executions.transact(
                     execution_id, lambda t: machine.succeeded(t, callback_id, attempt)
                 )
+
+    def _wait(self, destination: Destination, what: tuple[int, InvokeCallback]) -> None:
+        """Until the destination answers again; of too many, each waits for its execution's deadline."""
+        waiting = self._waiting.setdefault(destination, set())
+        if len(waiting) < WAITING_MAX:
+            waiting.add(what)
+
+    def _go_on(self, destination: Destination) -> None:
+        for what in self._waiting.pop(destination, ()):
+            self._executions.deliveries.put_nowait(what)
 
     def _slots_of(self, destination: str) -> asyncio.Semaphore:
         size = self._executions.config.calls_per_destination_max
@@ -178,6 +196,7 @@ class CallbackDeliveries:
         finally:
             if answers:
                 self._breakers.succeeded(destination)
+                self._go_on(destination)
             else:
                 self._breakers.failed(destination)
 

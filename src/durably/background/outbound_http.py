@@ -50,7 +50,7 @@ class _CheckedResolver(AbstractResolver):
         found = await self._system.resolve(host, port, family)
         allowed = [each for each in found if not why_refused(each["host"], self._config)]
         if found and not allowed:
-            raise OSError(f"{host}: {why_refused(found[0]['host'], self._config)}")
+            raise OSError(0, why_refused(found[0]["host"], self._config))
         return allowed
 
     async def close(self) -> None:
