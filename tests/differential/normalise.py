@@ -44,9 +44,6 @@ OMITTED = {
     "original_schedule_time": "the same",
     "originalStartTime": "time",
     # What only one of them has, as docs/compatibility.md says.
-    "links": "links between executions are made for Nexus only",
-    "link": "the same",
-    "signalLink": "the same",
     "prevAutoResetPoints": "reset points of binaries are not kept",
     "autoResetPoints": "the same",
     "firstWorkflowTaskBackoff": "the peer has a run last a second at least",

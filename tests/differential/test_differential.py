@@ -24,13 +24,31 @@ from tests.processes import free_port, wait_for_port
 TEMPORAL = Path(sysconfig.get_path("scripts")) / "temporal"
 
 
+ANY_ADDRESS = '[{"Pattern":"*","AllowInsecure":true}]'
+PEER_SETTINGS = (
+    "system.forceSearchAttributesCacheRefreshOnRead=true",
+    f"callback.allowedAddresses={ANY_ADDRESS}",
+    f"component.callbacks.allowedAddresses={ANY_ADDRESS}",
+    "history.enableUpdateCallbacks=true",
+    "history.enableCHASMSignalBacklinks=true",
+    "activity.enableStandalone=true",
+    "activity.enableCallbacks=true",
+)
+OUR_SETTINGS: dict[str, Any] = {
+    "callback_addresses": ("http://*", "https://*"),
+    "private_networks_allowed": ("127.0.0.0/8",),
+}
+"""What durably does without being asked to, but for calling private addresses."""
+
+
 @contextlib.asynccontextmanager
 async def peer(log: Path) -> AsyncIterator[str]:
     """Temporal's dev server, in memory; its address."""
     port = free_port()
     command = [str(TEMPORAL), "server", "start-dev", "--headless", "--ip", "127.0.0.1"]
     command += ["--port", str(port), "--log-level", "error"]
-    command += ["--dynamic-config-value", "system.forceSearchAttributesCacheRefreshOnRead=true"]
+    for setting in PEER_SETTINGS:
+        command += ["--dynamic-config-value", setting]
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: ASYNC220  nothing else runs in this loop meanwhile
             command, stdout=output, stderr=output
@@ -64,7 +82,7 @@ async def clients(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tup
     """Clients of both servers, each with a worker: ours, theirs."""
     folder = tmp_path_factory.mktemp("differential")
     async with (
-        Server(store=f"sqlite:///{folder}/store.db", port=0) as server,
+        Server(store=f"sqlite:///{folder}/store.db", port=0, **OUR_SETTINGS) as server,
         peer(folder / "peer.log") as address,
     ):
         ours, theirs = await connect(server.address), await connect(address)
