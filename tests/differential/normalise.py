@@ -20,6 +20,7 @@ OMITTED = {
     "version": "a counter of data centres",
     "historySizeBytes": "how the server encodes",
     "lastHeartbeatTime": "time",
+    "lastAttemptCompleteTime": "time",
     "lastStartedTime": "time",
     "scheduledTime": "time",
     "startTime": "time",
@@ -43,6 +44,10 @@ OMITTED = {
     "complete_time": "time, in a marker of the SDK's",
     "original_schedule_time": "the same",
     "originalStartTime": "time",
+    "temporal-callback-token": "each server has tokens of its own",
+    "operationToken": "made by the handler, of names that it made by chance",
+    "operationId": "the same",
+    "nexus-operation-token": "the same",
     # What only one of them has, as docs/compatibility.md says.
     "prevAutoResetPoints": "reset points of binaries are not kept",
     "autoResetPoints": "the same",

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from google.protobuf.message import Message
+from temporalio.api.nexus.v1 import message_pb2 as nexus
 from temporalio.api.operatorservice.v1 import request_response_pb2 as operator
 from temporalio.client import Client
 from temporalio.service import RPCError
 
 from durably import Server
+from tests.differential import nexus_programs
 from tests.differential.normalise import Normaliser
 from tests.differential.programs import PROGRAMS, Program, Stage
-from tests.differential.worker import worker
+from tests.differential.worker import ENDPOINT, QUEUE, worker
 from tests.processes import free_port, wait_for_port
 
 TEMPORAL = Path(sysconfig.get_path("scripts")) / "temporal"
@@ -33,6 +35,7 @@ PEER_SETTINGS = (
     "history.enableCHASMSignalBacklinks=true",
     "activity.enableStandalone=true",
     "activity.enableCallbacks=true",
+    *nexus_programs.PEER_SETTINGS,
 )
 OUR_SETTINGS: dict[str, Any] = {
     "callback_addresses": ("http://*", "https://*"),
@@ -71,10 +74,21 @@ async def connect(address: str) -> Client:
                     namespace="default", search_attributes={"Colour": 2}
                 )
                 await client.operator_service.add_search_attributes(attributes)
+                await have_endpoint(client)
             except (RPCError, RuntimeError, OSError):
                 await asyncio.sleep(0.1)
             else:
                 return client
+
+
+async def have_endpoint(client: Client) -> None:
+    """The Nexus endpoint that programs call."""
+    named = operator.ListNexusEndpointsRequest(name=ENDPOINT)
+    if not (await client.operator_service.list_nexus_endpoints(named)).endpoints:
+        spec = nexus.EndpointSpec(name=ENDPOINT)
+        spec.target.worker.namespace, spec.target.worker.task_queue = "default", QUEUE
+        request = operator.CreateNexusEndpointRequest(spec=spec)
+        await client.operator_service.create_nexus_endpoint(request)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -125,7 +125,7 @@ def test_what_cannot_be_scheduled_fails_the_task(options: dict[str, Any], messag
 
 def test_an_input_over_the_limit_is_refused_wherever_it_comes_from() -> None:
     asked = schedule_nexus(input={"data": b"xx"}).schedule_nexus_operation_command_attributes
-    with pytest.raises(InvalidArgument, match="Input exceeds size limit of 1 bytes"):
+    with pytest.raises(InvalidArgument, match="input exceeds size limit of 1 bytes"):
         nexus_operation.check(asked, "", Config(payload_bytes_max=1))
 
 

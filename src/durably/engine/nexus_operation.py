@@ -158,7 +158,7 @@ def _validate(
     config: Config,
 ) -> None:
     try:
-        check(attributes, "ScheduleNexusOperationCommandAttributes.", config)
+        check(attributes, "ScheduleNexusOperationCommandAttributes", config)
     except InvalidArgument as error:
         raise bad_schedule(error.message) from error
     pending = len(state.nexus_operations)
@@ -172,26 +172,31 @@ def _validate(
 
 
 def check(asked: Asked, where: str, config: Config) -> None:
-    """Raises InvalidArgument for what no operation can have; `where` goes before a field's name."""
-    for value, name in ((asked.service, "Service"), (asked.operation, "Operation")):
-        if len(value) > config.identifier_chars_max:
+    """Raises InvalidArgument for what no operation can have. `where` is the command whose fields are
+    named then; empty: a request, whose fields are called as they are written."""
+    for field in ("service", "operation"):
+        if len(getattr(asked, field)) > config.identifier_chars_max:
             limit = config.identifier_chars_max
-            raise InvalidArgument(f"{where}{name} exceeds length limit of {limit}")
+            raise InvalidArgument(f"{_named(where, field)} exceeds length limit of {limit}")
     for field in TIMEOUTS:
         if nanoseconds(getattr(asked, field)) < 0:
-            title = field.title().replace("_", "")
-            raise InvalidArgument(f"{where}{title} is invalid: negative duration")
+            raise InvalidArgument(f"{_named(where, field)} is invalid: negative duration")
     if asked.input.ByteSize() > config.payload_bytes_max:
         raise InvalidArgument(
-            f"{where}Input exceeds size limit of {config.payload_bytes_max} bytes"
+            f"{_named(where, 'input')} exceeds size limit of {config.payload_bytes_max} bytes"
             " (payload_bytes_max)"
         )
+    header = _named(where, "nexus_header")
     for name in asked.nexus_header:
         if name.lower() in RESERVED_HEADERS:
-            raise InvalidArgument(f'{where}NexusHeader contains a disallowed header key: "{name}"')
+            raise InvalidArgument(f'{header} contains a disallowed header key: "{name}"')
     size_bytes = sum(len(name) + len(value) for name, value in asked.nexus_header.items())
     if size_bytes > config.nexus_header_bytes_max:
-        raise InvalidArgument(f"{where}NexusHeader exceeds size limit")
+        raise InvalidArgument(f"{header} exceeds size limit")
+
+
+def _named(where: str, field: str) -> str:
+    return f"{where}.{field.title().replace('_', '')}" if where else field
 
 
 def bad_schedule(message: str) -> BadCommand:

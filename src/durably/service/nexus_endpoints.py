@@ -198,6 +198,8 @@ class NexusEndpoints:
             raise InvalidArgument(f"page_size exceeds limit of {size_max}")
         size = request.page_size or size_max
         first = request.next_page_token.decode("utf-8", "replace")
+        if first and not ID_PATTERN.fullmatch(first):
+            raise InvalidArgument("Invalid NextPageToken.")
         ids = sorted(each for each in self._by_id if each >= first)
         return ops.ListNexusEndpointsResponse(
             endpoints=[self._by_id[each].shown() for each in ids[:size]],

@@ -263,7 +263,7 @@ class StandaloneNexus:
             Kind.NEXUS_OPERATION, namespace_id, request.operation_id, request.run_id
         )
         if found is None:
-            raise NotFound(f"nexus operation not found for ID: {request.operation_id}")
+            raise NotFound(f"operation not found for ID: {request.operation_id}")
         return found
 
 

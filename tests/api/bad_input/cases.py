@@ -75,7 +75,7 @@ MESSAGES = {
     "long rule id": r"^Workflow Rule Id length exceeds limit\.$",
     "no operation id": r"^operation_id is required$",
     "long operation id": r"^operation_id exceeds length limit",
-    "unknown operation": r"(?i)operation not found",
+    "unknown operation": r"^operation not found for ID: o$",
     "no endpoint": r"^endpoint is required$",
     "no service": r"^service is required$",
     "long service": r"(?i)service exceeds length limit",
@@ -466,6 +466,7 @@ def _endpoints() -> list[Case]:
             "DeleteNexusEndpoint", "unknown endpoint", {"id": _NO_ENDPOINT, "version": "1"}, MISSING
         ),
         Case("ListNexusEndpoints", "negative page size", {"pageSize": -1}),
+        Case("ListNexusEndpoints", "a page token of nobody", {"nextPageToken": BAD_TOKEN}),
         Case("ListNexusEndpoints", "large page", {"pageSize": 100_000}),
     ]
 
