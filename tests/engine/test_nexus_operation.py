@@ -5,15 +5,23 @@ from typing import Any
 import pytest
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import common_pb2 as common_enums
+from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
+from temporalio.api.enums.v1 import reset_pb2 as reset_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
+from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.config import Config
-from durably.engine import nexus_operation, nexus_outcome
+from durably.engine import nexus_operation, nexus_outcome, reset
 from durably.engine.nexus_outcome import Refused, Started, StartOutcome, Succeeded, Unsuccessful
 from durably.engine.state import NexusOperation
-from durably.engine.transition import CancelNexusOperation, StartNexusOperation, outstanding
+from durably.engine.transition import (
+    CancelNexusOperation,
+    StartNexusOperation,
+    Transition,
+    outstanding,
+)
 from durably.errors import InvalidArgument, NotFound
 from tests.engine.lives import (
     CONFIG,
@@ -26,6 +34,7 @@ from tests.engine.lives import (
     schedule_nexus,
     start_timer,
 )
+from tests.engine.test_reset import reset_to
 
 SCHEDULED = 5
 """The event that schedules the first operation of a workflow's first task."""
@@ -468,3 +477,68 @@ def test_a_call_without_a_usable_answer() -> None:
     refused = nexus_outcome.call_error("too large", retryable=False)
     assert refused.failure.application_failure_info.non_retryable
     assert not refused.retryable
+
+
+# --- Reset ------------------------------------------------------------------------------------
+
+
+def reset_after_all() -> WorkflowLife:
+    """One operation started and ended after the point to which the workflow is reset, and another that
+    was scheduled only then."""
+    life = WorkflowLife()
+    life.start_task()
+    life.complete(schedule_nexus(), force_create_new_workflow_task=True)
+    life.start_task()
+    life.complete(schedule_nexus())
+    answer(life, Started("token", (LINK,)))
+    life.step(nexus_operation.start_answered, 9, 0, DONE, CONFIG)
+    complete(life, DONE)
+    return life
+
+
+def test_a_reset_run_hears_what_became_of_its_operations() -> None:
+    life = reset_after_all()
+    new = reset_to(life, 8)
+    news = new.kinds[8:]
+    assert news[:2] == ["NEXUS_OPERATION_STARTED", "NEXUS_OPERATION_COMPLETED"]
+    assert list(new.events[8].links) == [LINK]
+    assert not new.state.nexus_operations
+    new.check()
+
+
+def test_a_reset_run_can_do_without_the_news() -> None:
+    life = reset_after_all()
+    new = reset_to(life, 8, [reset_enums.RESET_REAPPLY_EXCLUDE_TYPE_NEXUS])
+    assert "NEXUS_OPERATION_STARTED" not in new.kinds
+    assert outstanding(new.state) == [StartNexusOperation(SCHEDULED)], "it is asked for again"
+
+
+def test_news_that_a_reset_run_has_already_are_no_news() -> None:
+    life = with_operation()
+    answer(life, Started("token"))
+    life.work()
+    complete(life, DONE)
+    new = reset_to(life, 9)
+    assert new.kinds.count("NEXUS_OPERATION_STARTED") == 1
+    assert new.kinds.count("NEXUS_OPERATION_COMPLETED") == 1
+    # From a point before the start of the first run's task, by way of a run that has it twice.
+    twice = reset_to(new, 9)
+    assert twice.kinds.count("NEXUS_OPERATION_STARTED") == 1
+
+
+def test_news_of_another_request_are_not_taken() -> None:
+    life = with_operation()
+    t = Transition(life.state, life.now_ns, life.new_id)
+    stranger = history.HistoryEvent(
+        event_type=event_types.EVENT_TYPE_NEXUS_OPERATION_STARTED,
+        nexus_operation_started_event_attributes={  # type: ignore[arg-type]
+            "scheduled_event_id": SCHEDULED,
+            "request_id": "another",
+        },
+    )
+    reset.reapply(t, [stranger], [])
+    assert not t.events
+    answer(life, Started("token"))
+    stranger.nexus_operation_started_event_attributes.request_id = pending(life).request_id
+    reset.reapply(t, [stranger], [])
+    assert not t.events, "it has started already"

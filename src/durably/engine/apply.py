@@ -517,9 +517,7 @@ def _nexus_scheduled(state: HistoryState, event: history.HistoryEvent) -> None:
 
 def _nexus_started(state: HistoryState, event: history.HistoryEvent) -> None:
     attributes = event.nexus_operation_started_event_attributes
-    operation = state.nexus_operations.get(attributes.scheduled_event_id)
-    if operation is None:
-        return
+    operation = state.nexus_operations[attributes.scheduled_event_id]
     operation.started_ns = nanoseconds(event.event_time)
     operation.token = attributes.operation_token
     operation.attempt += 1
@@ -550,10 +548,8 @@ def _nexus_cancel_requested(state: HistoryState, event: history.HistoryEvent) ->
 
 def _nexus_cancel_ended(state: HistoryState, event: history.HistoryEvent) -> None:
     attributes = getattr(event, event.WhichOneof("attributes") or "")
-    operation = state.nexus_operations.get(attributes.scheduled_event_id)
-    if operation is None or operation.cancel is None:
-        return
-    cancel = operation.cancel
+    cancel = state.nexus_operations[attributes.scheduled_event_id].cancel
+    assert cancel is not None
     cancel.attempt += 1
     cancel.last_ended_ns = nanoseconds(event.event_time)
     if event.event_type == event_types.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUEST_COMPLETED:

@@ -28,7 +28,7 @@ Facts: temporal/api/history/v1/message.proto, temporal/api/command/v1/message.pr
 """
 
 from collections.abc import Iterable
-from typing import cast
+from typing import assert_never, cast
 
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.command.v1 import message_pb2 as command
@@ -226,10 +226,13 @@ def start_answered(
             _start(t, operation, token, links)
             if operation.cancel_is_owed:
                 t.emit(CancelNexusOperation(scheduled_event_id))
-        case Refused(reason, True):
-            _back_off(t, operation, reason, config)
-        case Refused(reason, _):
-            _fail(t, operation, reason)
+        case Refused(reason, retryable):
+            if retryable:
+                _back_off(t, operation, reason, config)
+            else:
+                _fail(t, operation, reason)
+        case _:
+            assert_never(outcome)
 
 
 def _start(

@@ -285,12 +285,11 @@ def returned(
         if request.id_conflict_policy == wanted:
             return True
         raise already
+    completed = existing.status == nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_COMPLETED
     match request.id_reuse_policy:
         case nexus_enums.NEXUS_OPERATION_ID_REUSE_POLICY_REJECT_DUPLICATE:
             raise already
-        case nexus_enums.NEXUS_OPERATION_ID_REUSE_POLICY_ALLOW_DUPLICATE_FAILED_ONLY if (
-            existing.completed
-        ):
+        case nexus_enums.NEXUS_OPERATION_ID_REUSE_POLICY_ALLOW_DUPLICATE_FAILED_ONLY if completed:
             raise already
     return False
 

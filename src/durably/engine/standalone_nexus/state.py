@@ -8,7 +8,6 @@ Times are nanoseconds since the epoch; 0 means "not set".
 
 from msgspec import Struct, field
 from temporalio.api.common.v1 import message_pb2 as common
-from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.failure.v1 import message_pb2 as failures
 
 from durably.engine.state import HistoryState, Kind, NexusOperation
@@ -43,7 +42,3 @@ class StandaloneNexusState(HistoryState, tag="nexus"):
     @property
     def operation(self) -> NexusOperation:
         return self.nexus_operations[SCHEDULED_EVENT_ID]
-
-    @property
-    def completed(self) -> bool:
-        return self.status == nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_COMPLETED
