@@ -47,12 +47,15 @@ class Config:
     callback_url_chars_max: int = 1_000
     callback_header_bytes_max: int = 8 * 1024
     calls_per_destination_max: int = 100
+    public_url: str = ""
+    endpoint_credentials: dict[str, str] = field(default_factory=dict)
     links_per_request_max: int = 10
     link_bytes_max: int = 4_000
 
     # Nexus operations
     nexus_operations_pending_max: int = 20_000
     nexus_request_timeout_s: float = 10.0
+    nexus_call_timeout_s: float = 60.0
     nexus_retry_initial_interval_s: float = 1.0
     nexus_retry_maximum_interval_s: float = 3600.0
     nexus_header_bytes_max: int = 8192

@@ -18,6 +18,7 @@ from durably.background import outbox, time_skipping, timers
 from durably.background.batches import BatchWork
 from durably.background.callbacks import CallbackDeliveries
 from durably.background.nexus import NexusDeliveries
+from durably.background.nexus_external import ExternalCalls
 from durably.background.outbound_http import OutboundHttp
 from durably.clock import SkippingClock
 from durably.config import Config
@@ -26,6 +27,7 @@ from durably.edge.grpc import GrpcApp
 from durably.edge.health import NAME as HEALTH
 from durably.edge.health import Health
 from durably.edge.http_json import HttpJson
+from durably.edge.nexus import Nexus
 from durably.edge.reflection import Reflection
 from durably.matching import Matching
 from durably.service import admission
@@ -34,6 +36,7 @@ from durably.service.batches import Batches
 from durably.service.breakers import CircuitBreakers, IsBlocked
 from durably.service.callback_tokens import CallbackTokens
 from durably.service.namespaces import Namespaces
+from durably.service.nexus_calls import NexusCalls
 from durably.service.nexus_completions import NexusCompletions
 from durably.service.nexus_dispatch import NexusDispatch
 from durably.service.nexus_endpoints import NexusEndpoints
@@ -130,10 +133,24 @@ class Server:
         nexus_tasks = NexusTasks(executions, namespaces, task_queues)
         system_operations = SystemOperations(workflows)
         callback_tokens = await CallbackTokens.of_store(store)
+        http_client = OutboundHttp(self.config)
+        stack.push_async_callback(http_client.close)
+        external = ExternalCalls(http_client, self.config, lambda: self.address)
+        dispatch = NexusDispatch(nexus_tasks, namespaces, external)
+        completions = NexusCompletions(executions, callback_tokens)
+        nexus_calls = NexusCalls(
+            namespaces,
+            endpoints,
+            dispatch,
+            completions,
+            callback_tokens,
+            self._clock,
+            self.config,
+        )
         nexus = NexusDeliveries(
             executions,
             endpoints,
-            NexusDispatch(nexus_tasks, namespaces),
+            dispatch,
             callback_tokens,
             breakers,
             system_operations,
@@ -176,17 +193,13 @@ class Server:
         streams = health.streams() | Reflection({*services, HEALTH}).streams()
         grpc = GrpcApp({**table, **health.rows()}, streams, self._clock, self.config)
         _run_beside(stack, timers.run(executions), "timers")
-        http_client = OutboundHttp(self.config)
-        stack.push_async_callback(http_client.close)
         deliveries = outbox.Outbox(
             executions,
             workflows.start_child,
             workflows.start_scheduled,
             BatchWork(executions, batches, admission.answers(table)),
             nexus,
-            CallbackDeliveries(
-                executions, http_client, breakers, NexusCompletions(executions, callback_tokens)
-            ),
+            CallbackDeliveries(executions, http_client, breakers, completions),
         )
         _run_beside(stack, deliveries.run(), "outbox")
         _run_beside(stack, namespace_removal.run(executions, namespaces), "namespace removal")
@@ -194,7 +207,9 @@ class Server:
             skips = time_skipping.run(executions, self._skipping, deliveries.delivering)
             _run_beside(stack, skips, "time skipping")
         http = HttpJson(table, self._clock, self.config)
-        await self._listen(stack, App(grpc, http), matching, health)
+        await self._listen(
+            stack, App(grpc, http, Nexus(nexus_calls, self.config)), matching, health
+        )
 
     def _retention(self, namespaces: Namespaces) -> Callable[[str], int]:
         """Nothing is removed because its time was skipped."""

@@ -45,11 +45,11 @@ OUR_SETTINGS: dict[str, Any] = {
 
 
 @contextlib.asynccontextmanager
-async def peer(log: Path) -> AsyncIterator[str]:
+async def peer(log: Path, *options: str) -> AsyncIterator[str]:
     """Temporal's dev server, in memory; its address."""
     port = free_port()
     command = [str(TEMPORAL), "server", "start-dev", "--headless", "--ip", "127.0.0.1"]
-    command += ["--port", str(port), "--log-level", "error"]
+    command += ["--port", str(port), "--log-level", "error", *options]
     for setting in PEER_SETTINGS:
         command += ["--dynamic-config-value", setting]
     with log.open("wb") as output:

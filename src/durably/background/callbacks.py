@@ -10,7 +10,6 @@ Facts: the completion of an operation in the Nexus specification (nexus-rpc/api,
 """
 
 import asyncio
-import json
 import logging
 from typing import Any
 from weakref import WeakValueDictionary
@@ -29,7 +28,7 @@ from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.state import AwaitedState, WorkflowState
 from durably.engine.transition import InvokeCallback
 from durably.errors import NotFound, Refusal, Status
-from durably.service import nexus_completions, nexus_failures, nexus_json, nexus_links
+from durably.service import nexus_completions, nexus_errors, nexus_json, nexus_links
 from durably.service.breakers import CircuitBreakers
 from durably.service.callback_tokens import HEADER
 from durably.service.callbacks import INTERNAL_URLS
@@ -47,21 +46,6 @@ WAITING_MAX = 10_000
 
 Destination = tuple[str, str]
 """Namespace id; scheme, host and port."""
-
-HANDLER_ERRORS = {
-    400: ("BAD_REQUEST", False),
-    401: ("UNAUTHENTICATED", False),
-    403: ("UNAUTHORIZED", False),
-    404: ("NOT_FOUND", False),
-    408: ("REQUEST_TIMEOUT", True),
-    409: ("CONFLICT", False),
-    429: ("RESOURCE_EXHAUSTED", True),
-    500: ("INTERNAL", True),
-    501: ("NOT_IMPLEMENTED", False),
-    503: ("UNAVAILABLE", True),
-    520: ("UPSTREAM_TIMEOUT", True),
-}
-"""HTTP status -> the error it stands for, and whether it is worth another attempt."""
 
 RETRIED = frozenset(
     (
@@ -273,29 +257,5 @@ def _canonical(name: str) -> str:
 
 
 def _refused(reply: Reply) -> _AttemptFailed:
-    """What a reply that is no success says."""
-    kind, retryable = HANDLER_ERRORS.get(reply.status, ("", True))
-    message, said = "", reply.body[:MESSAGE_CHARS_MAX].decode(errors="replace")
-    try:
-        shown = nexus_json.from_json(json.loads(reply.body))
-        said = shown.message or said
-        if shown.metadata.get("type") == nexus_failures.HANDLER_ERROR:
-            details = json.loads(shown.details or b"{}")
-            kind, message = str(details.get("type") or kind), shown.message
-            retryable = _retryable(kind, details.get("retryableOverride"), retryable)
-    except (ValueError, AttributeError):
-        pass  # It is no failure of Nexus: the status says what there is to know.
-    override = {"true": True, "false": False}.get(reply.headers.get("nexus-request-retryable", ""))
-    if override is not None:
-        retryable = override
-    if kind:
-        text = f"handler error ({kind}): {message}" if message else f"handler error ({kind})"
-    else:
-        text = f'unexpected response status: "{reply.status} {reply.reason}": {said}'
-    return _AttemptFailed(text, retryable=retryable)
-
-
-def _retryable(kind: str, override: object, default: bool) -> bool:
-    if isinstance(override, bool):
-        return override
-    return next((retried for name, retried in HANDLER_ERRORS.values() if name == kind), default)
+    refused = nexus_errors.of_reply(reply.status, reply.reason, reply.headers, reply.body)
+    return _AttemptFailed(nexus_errors.told(refused), retryable=refused.retryable)

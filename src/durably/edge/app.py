@@ -6,6 +6,7 @@ from typing import Any
 
 from durably.edge.grpc import GrpcApp
 from durably.edge.http_json import HttpJson
+from durably.edge.nexus import Nexus
 from durably.version import VERSION
 
 Scope = MutableMapping[str, Any]
@@ -24,9 +25,10 @@ WELCOME = (
 class App:
     """Routes by content type and path."""
 
-    def __init__(self, grpc: GrpcApp, http: HttpJson) -> None:
+    def __init__(self, grpc: GrpcApp, http: HttpJson, nexus: Nexus) -> None:
         self._grpc = grpc
         self._http = http
+        self._nexus = nexus
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -37,7 +39,9 @@ class App:
                     await self._grpc(scope, receive, send)
                     return
                 break
-        if self._http.serves(scope):
+        if self._nexus.serves(scope):
+            await self._nexus(scope, receive, send)
+        elif self._http.serves(scope):
             await self._http(scope, receive, send)
         else:
             await _page(scope, send)

@@ -22,13 +22,18 @@ UNWRAP = "unwrap-error"
 
 def to_nexus(reason: failure.Failure) -> nexus.Failure:
     """A failure as Nexus carries it."""
-    shown = nexus.Failure(message=reason.message, stack_trace=reason.stack_trace)
+    shown = whole(reason)
     if reason.HasField("cause"):
         shown.cause.CopyFrom(to_nexus(reason.cause))
     if reason.HasField("nexus_handler_failure_info"):
         shown.metadata["type"] = HANDLER_ERROR
         shown.details = _encoded(_handler_details(reason))
-        return shown
+    return shown
+
+
+def whole(reason: failure.Failure) -> nexus.Failure:
+    """A failure of whatever kind as one of the API, its causes in the details."""
+    shown = nexus.Failure(message=reason.message, stack_trace=reason.stack_trace)
     rest = failure.Failure()
     rest.CopyFrom(reason)
     rest.ClearField("message")
