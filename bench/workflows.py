@@ -7,6 +7,7 @@ import time
 from datetime import timedelta
 
 from temporalio import activity, workflow
+from temporalio.contrib.workflow_streams import WorkflowStream
 
 TASK_QUEUE = "bench"
 ACTIVITY_TIMEOUT = timedelta(seconds=60)
@@ -57,5 +58,41 @@ class Sleeper:
         await workflow.sleep(ASLEEP)
 
 
-WORKFLOWS = [Steps, Inbox, Sleeper]
+@workflow.defn
+class Counter:
+    """Ends when its updates have added up to what it was told to expect."""
+
+    def __init__(self) -> None:
+        self._total = 0
+
+    @workflow.run
+    async def run(self, expected: int) -> int:
+        await workflow.wait_condition(lambda: self._total >= expected)
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        return self._total
+
+    @workflow.update
+    async def add(self, number: int) -> int:
+        self._total += number
+        return self._total
+
+
+@workflow.defn
+class Stream:
+    """A stream of numbers, as an agent's tokens are; lasts longer than any benchmark."""
+
+    @workflow.init
+    def __init__(self) -> None:
+        self._topic = WorkflowStream().topic("numbers", type=int)
+
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.sleep(ASLEEP)
+
+    @workflow.signal
+    def append(self, number: int) -> None:
+        self._topic.publish(number)
+
+
+WORKFLOWS = [Steps, Inbox, Sleeper, Counter, Stream]
 ACTIVITIES = [step]

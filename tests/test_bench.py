@@ -5,19 +5,28 @@ import math
 import pytest
 
 from bench import report
-from bench.loads import LOADS
+from bench.loads import LOADS, READERS
 from bench.measure import measure, percentile
 from bench.servers import COMMANDS
 
 
-@pytest.mark.parametrize("name", ["sequential", "sleepers"])
+@pytest.mark.parametrize("name", ["sequential", "sleepers", "updates", "stream", "schedules"])
 async def test_a_load_runs_and_is_reported(name: str) -> None:
     measured = await measure(
         LOADS[name], "durably", COMMANDS["durably"], scale=3 / LOADS[name].size
     )
     assert measured.done == 3
-    assert measured.actions == {"sequential": 1 + 3, "sleepers": 2 * 3}[name]
-    assert (measured.restart is not None) == LOADS[name].restart
+    assert (
+        measured.actions
+        == {
+            "sequential": 1 + 3,
+            "sleepers": 2 * 3,
+            "updates": 1 + 3,
+            "stream": 1 + 3 * (1 + READERS),
+            "schedules": 3,
+        }[name]
+    )
+    assert (measured.restart is not None) == bool(LOADS[name].kept)
     found = report.rows([measured])
     assert found
     assert all(row.ratio is None and row.met is None for row in found)

@@ -83,6 +83,7 @@ class Config:
     update_poll_timeout_s: float = 20.0
     activity_poll_timeout_s: float = 20.0
     query_timeout_s: float = 10.0
+    query_poller_unavailable_s: float = 20.0
     workflow_task_timeout_default_s: float = 10.0
     workflow_task_timeout_max_s: float = 120.0
     sticky_poller_unavailable_s: float = 10.0

@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -64,6 +64,18 @@ from durably.store.sqlite import SqliteStore
 logger = logging.getLogger(__name__)
 
 FOREVER_NS = 50 * 365 * 24 * 3600 * 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _NexusParts:
+    """What is there for the sake of Nexus, and of callbacks."""
+
+    endpoints: NexusEndpoints
+    tasks: NexusTasks
+    system: SystemOperations
+    calls: NexusCalls
+    deliveries: NexusDeliveries
+    callbacks: CallbackDeliveries
 
 
 class Server:
@@ -128,32 +140,8 @@ class Server:
         executions.rule_for = rules.pausing
         workers = Workers(namespaces, self._clock, self.config)
         task_queues = TaskQueues(executions, namespaces, lambda: self.address)
-        endpoints = NexusEndpoints(store, namespaces, self._clock, self.config)
-        await endpoints.open()
-        nexus_tasks = NexusTasks(executions, namespaces, task_queues)
-        system_operations = SystemOperations(workflows)
-        callback_tokens = await CallbackTokens.of_store(store)
-        http_client = OutboundHttp(self.config)
-        stack.push_async_callback(http_client.close)
-        external = ExternalCalls(http_client, self.config, lambda: self.address)
-        dispatch = NexusDispatch(nexus_tasks, namespaces, external)
-        completions = NexusCompletions(executions, callback_tokens)
-        nexus_calls = NexusCalls(
-            namespaces,
-            endpoints,
-            dispatch,
-            completions,
-            callback_tokens,
-            self._clock,
-            self.config,
-        )
-        nexus = NexusDeliveries(
-            executions,
-            endpoints,
-            dispatch,
-            callback_tokens,
-            breakers,
-            system_operations,
+        nexus = await self._nexus(
+            stack, store, namespaces, executions, workflows, task_queues, breakers
         )
         handlers = (
             workflows,
@@ -164,12 +152,12 @@ class Server:
                 queries,
                 workers,
                 task_queues,
-                endpoints,
-                system_operations.check,
+                nexus.endpoints,
+                nexus.system.check,
             ),
-            endpoints,
-            nexus_tasks,
-            StandaloneNexus(executions, namespaces, endpoints, _is_blocked(breakers)),
+            nexus.endpoints,
+            nexus.tasks,
+            StandaloneNexus(executions, namespaces, nexus.endpoints, _is_blocked(breakers)),
             workers,
             task_queues,
             activity_control,
@@ -185,6 +173,19 @@ class Server:
             namespaces,
             System(await _cluster_id(store), "sqlite", lambda: self.address),
         )
+        await self._serve(stack, handlers, executions, namespaces, workflows, batches, nexus)
+
+    async def _serve(
+        self,
+        stack: contextlib.AsyncExitStack,
+        handlers: tuple[object, ...],
+        executions: Executions,
+        namespaces: Namespaces,
+        workflows: Workflows,
+        batches: Batches,
+        nexus: _NexusParts,
+    ) -> None:
+        """What the network calls, and the loops beside it."""
         table = admission.table(handlers)
         if self._skipping is not None:
             table |= admission.table((self._skipping,), admission.TEST_SERVICES)
@@ -198,8 +199,8 @@ class Server:
             workflows.start_child,
             workflows.start_scheduled,
             BatchWork(executions, batches, admission.answers(table)),
-            nexus,
-            CallbackDeliveries(executions, http_client, breakers, completions),
+            nexus.deliveries,
+            nexus.callbacks,
         )
         _run_beside(stack, deliveries.run(), "outbox")
         _run_beside(stack, namespace_removal.run(executions, namespaces), "namespace removal")
@@ -207,8 +208,38 @@ class Server:
             skips = time_skipping.run(executions, self._skipping, deliveries.delivering)
             _run_beside(stack, skips, "time skipping")
         http = HttpJson(table, self._clock, self.config)
-        await self._listen(
-            stack, App(grpc, http, Nexus(nexus_calls, self.config)), matching, health
+        app = App(grpc, http, Nexus(nexus.calls, self.config))
+        await self._listen(stack, app, executions.matching, health)
+
+    async def _nexus(
+        self,
+        stack: contextlib.AsyncExitStack,
+        store: SqliteStore,
+        namespaces: Namespaces,
+        executions: Executions,
+        workflows: Workflows,
+        task_queues: TaskQueues,
+        breakers: CircuitBreakers,
+    ) -> _NexusParts:
+        endpoints = NexusEndpoints(store, namespaces, self._clock, self.config)
+        await endpoints.open()
+        http_client = OutboundHttp(self.config)
+        stack.push_async_callback(http_client.close)
+        tasks = NexusTasks(executions, namespaces, task_queues)
+        system = SystemOperations(workflows)
+        tokens = await CallbackTokens.of_store(store)
+        external = ExternalCalls(http_client, self.config, lambda: self.address)
+        dispatch = NexusDispatch(tasks, namespaces, external)
+        completions = NexusCompletions(executions, tokens)
+        return _NexusParts(
+            endpoints,
+            tasks,
+            system,
+            NexusCalls(
+                namespaces, endpoints, dispatch, completions, tokens, self._clock, self.config
+            ),
+            NexusDeliveries(executions, endpoints, dispatch, tokens, breakers, system),
+            CallbackDeliveries(executions, http_client, breakers, completions),
         )
 
     def _retention(self, namespaces: Namespaces) -> Callable[[str], int]:

@@ -109,3 +109,30 @@ async def test_builds_that_have_worked_on_a_workflow_are_found(client: Client) -
     shown = described.raw_info.search_attributes.indexed_fields["BuildIds"]
     assert json.loads(shown.data) == ["unversioned", "unversioned:b1"]
     assert shown.metadata["type"] == b"KeywordList"
+
+
+async def test_a_value_that_names_no_type_has_that_of_its_attribute(client: Client) -> None:
+    await client.operator_service.add_search_attributes(
+        ops.AddSearchAttributesRequest(
+            namespace="default",
+            search_attributes={"Due": enums.INDEXED_VALUE_TYPE_DATETIME},
+        )
+    )
+    noon_there = common.Payload(
+        metadata={"encoding": b"json/plain"}, data=b'"2030-01-01T12:00:00+09:00"'
+    )
+    await client.workflow_service.start_workflow_execution(
+        ws.StartWorkflowExecutionRequest(
+            namespace="default",
+            workflow_id="due",
+            workflow_type=common.WorkflowType(name="Any"),
+            task_queue=QUEUE,
+            request_id="due",
+            search_attributes=common.SearchAttributes(indexed_fields={"Due": noon_there}),
+        )
+    )
+    found = [each.id async for each in client.list_workflows("Due = '2030-01-01T03:00:00Z'")]
+    assert found == ["due"]
+    (started,) = (await client.get_workflow_handle("due").fetch_history()).events[:1]
+    kept = started.workflow_execution_started_event_attributes.search_attributes
+    assert kept.indexed_fields["Due"].metadata["type"] == b"Datetime"

@@ -307,14 +307,15 @@ async def updates(stage: Stage) -> Any:
 
 @program
 async def an_update_is_rejected(stage: Stage) -> Any:
-    """Only what its caller hears: durably keeps the workflow task that carried it."""
     handle = await stage.start(["wait", 1])
     await stage.idle(handle)
-    stage.names.clear()
+    told = None
     try:
         await handle.execute_update("change", "refuse")
     except WorkflowUpdateFailedError as error:
-        return failure(error)
+        told = failure(error)
+    await handle.signal("put", 1)
+    return told, await result(handle)
 
 
 @program

@@ -17,12 +17,13 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from durably import Server
-from tests.differential import nexus_programs
+from tests.differential import nexus_programs, tasks_by_hand
 from tests.differential.normalise import Normaliser
 from tests.differential.programs import PROGRAMS, Program, Stage
 from tests.differential.worker import ENDPOINT, QUEUE, worker
 from tests.processes import free_port, wait_for_port
 
+assert tasks_by_hand.program, "its programs are among PROGRAMS"
 TEMPORAL = Path(sysconfig.get_path("scripts")) / "temporal"
 
 

@@ -223,7 +223,8 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         close=st.sampled_from(["", "", "", "complete", "continue"]),
         cancel=st.booleans(),
         again=st.booleans(),
-        answer=st.sampled_from(["accept", "reject", "ignore"]),
+        answer=st.sampled_from(["accept", "reject", "ignore", "nonsense"]),
+        forgets=st.booleans(),
         operations=st.lists(st.sampled_from(NEXUS_TIMEOUTS), max_size=2),
     )
     def complete_task(
@@ -238,6 +239,7 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         again: bool,
         answer: str,
         operations: list[str],
+        forgets: bool,
     ) -> None:
         request = ws.RespondWorkflowTaskCompletedRequest(
             identity="worker", return_new_workflow_task=again, force_create_new_workflow_task=again
@@ -251,6 +253,7 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         )
         request.commands.extend(child_command(self.new_name()) for _ in range(children))
         self.add_update_messages(request, answer)
+        request.capabilities.discard_speculative_workflow_task_with_events = forgets
         if cancel:
             self.add_cancels(request)
         if close:
@@ -424,14 +427,18 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         for pending in self.state.updates.values():
             if pending.accepted_event_id:
                 body: Any = update_messages.Response(
-                    meta=update_messages.Meta(update_id=pending.update_id)
+                    meta=update_messages.Meta(update_id=pending.update_id),
+                    outcome={"success": {}},
                 )
             elif not pending.sent or answer == "ignore":
                 continue
             elif answer == "reject":
                 body = update_messages.Rejection(failure=failure.Failure(message="no"))
             else:
-                body = update_messages.Acceptance()
+                body = update_messages.Acceptance(
+                    accepted_request_message_id=f"{pending.update_id}/request",
+                    accepted_request_sequencing_event_id=int(answer == "accept"),
+                )
             message = request.messages.add(
                 id=self.new_name(), protocol_instance_id=pending.update_id
             )
@@ -497,6 +504,7 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         assert len(accepted) == len(set(accepted))
         if self.state.held:
             assert self.state.workflow_task is None or self.state.workflow_task.started
+        self.check_updates()
         self.check_pauses()
         if self.state.closed:
             assert not self.state.activities
@@ -520,6 +528,16 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
         for pending in self.state.nexus_operations:
             assert kinds[pending] == event_types.EVENT_TYPE_NEXUS_OPERATION_SCHEDULED
             assert pending not in ended
+
+    def check_updates(self) -> None:
+        task = self.state.workflow_task
+        if task is not None and task.speculative:
+            assert task.scheduled_event_id == self.state.next_event_id, "nothing came before it"
+        waiting = [u for u in self.state.updates.values() if not u.accepted_event_id]
+        if waiting and not self.state.held:
+            assert task is not None, "a worker hears of an update"
+        for pending in waiting:
+            assert not pending.sent or (task is not None and task.started)
 
     def check_pauses(self) -> None:
         paused = False

@@ -291,6 +291,11 @@ def payload_is_null(payload: common.Payload) -> bool:
 
 
 def _workflow_task_scheduled(state: WorkflowState, event: history.HistoryEvent) -> None:
+    pending = state.workflow_task
+    if pending is not None and pending.started:
+        # It is in flight already, and gets its place in history now.
+        pending.speculative = False
+        return
     attributes = event.workflow_task_scheduled_event_attributes
     at_ns = nanoseconds(event.event_time)
     queue = attributes.task_queue
@@ -310,6 +315,8 @@ def _workflow_task_started(state: WorkflowState, event: history.HistoryEvent) ->
     attributes = event.workflow_task_started_event_attributes
     task = state.workflow_task
     assert task is not None
+    if task.started:
+        return
     task.started_event_id = event.event_id
     task.started_ns = nanoseconds(event.event_time)
     task.request_id = attributes.request_id
@@ -862,6 +869,7 @@ def _apply_workflow_task(
     | r.WorkflowTaskDispatched
     | r.WorkflowTaskAttemptStarted
     | r.WorkflowTaskAttemptEnded
+    | r.WorkflowTaskDropped
     | r.WorkflowTaskBackoffEnded
     | r.StickySet
     | r.StickyCleared,
@@ -875,7 +883,11 @@ def _apply_workflow_task(
                 original_scheduled_ns=record.at_ns,
                 timeout_ns=record.timeout_ns,
                 queue=state.task_queue,
+                speculative=record.speculative,
             )
+            if record.speculative and state.sticky_queue:
+                state.workflow_task.queue = state.sticky_queue
+                state.workflow_task.sticky = True
         case r.WorkflowTaskDispatched():
             assert state.workflow_task is not None
             state.workflow_task.queue = record.queue
@@ -892,6 +904,8 @@ def _apply_workflow_task(
             _send_updates(state)
         case r.WorkflowTaskAttemptEnded():
             _end_workflow_task(state, record.increment_attempt)
+        case r.WorkflowTaskDropped():
+            state.workflow_task = None
         case r.WorkflowTaskBackoffEnded():
             state.backoff_pending = False
         case r.StickySet():

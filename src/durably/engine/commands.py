@@ -69,6 +69,8 @@ class CompletedTask:
     """What the worker gets back at once, instead of polling for it."""
 
     new_task: WorkflowTaskGrant | None = None
+    reset_event_id: int = 0
+    """Not 0: the task was dropped, and the worker is to forget all that came after this event."""
     activities: list[activity.ActivityGrant] = field(default_factory=list)
 
 
@@ -94,7 +96,11 @@ def complete_workflow_task(
     sent = [u.update_id for u in t.state.updates.values() if u.sent]
     messages = {message.id: message for message in request.messages}
     t.completing = True
-    completed_event_id = workflow_task.record_completed(t, reference, _completion(request))
+    completed_event_id = 0
+    if update.leaves_nothing(t.state, request):
+        completed.reset_event_id = workflow_task.drop(t, reference)
+    else:
+        completed_event_id = workflow_task.record_completed(t, reference, _completion(request))
     _note_sticky(t, request)
     for each in request.commands:
         if not t.state.running:
@@ -189,10 +195,14 @@ def _schedule_next(
     completed: CompletedTask,
 ) -> None:
     """Another task, if something happened that the worker has not seen, or it asked for one."""
-    waiting = t.state.buffered or update.waiting_unsent(t.state)
-    if not (waiting or t.task_wanted or request.force_create_new_workflow_task):
+    wanted = t.state.buffered or t.task_wanted or request.force_create_new_workflow_task
+    if not (wanted or update.waiting_unsent(t.state)):
         return
-    workflow_task.schedule(t, dispatch=not request.return_new_workflow_task)
+    workflow_task.schedule(
+        t,
+        dispatch=not request.return_new_workflow_task,
+        speculative=not wanted and request.return_new_workflow_task,
+    )
     task = t.state.workflow_task
     if request.return_new_workflow_task and task is not None:
         completed.new_task = workflow_task.start(
@@ -203,6 +213,8 @@ def _schedule_next(
             t.new_id(),
             context.config,
         )
+        # Whoever completes a task and is given the next has the workflow in its cache.
+        completed.new_task.sticky = True
 
 
 def _execute(

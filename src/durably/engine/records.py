@@ -95,12 +95,14 @@ class ActivityOptionsUpdated(Record, frozen=True, tag="ao"):
 
 
 class WorkflowTaskAttemptScheduled(Record, frozen=True, tag="ws"):
-    """A transient workflow task (attempt > 1): scheduled without an event in history."""
+    """A transient workflow task: scheduled without an event in history."""
 
     scheduled_event_id: int
     attempt: int
     at_ns: int
     timeout_ns: int
+    speculative: bool = False
+    """A first attempt, for an update alone; it may wait on the sticky queue."""
 
 
 class WorkflowTaskDispatched(Record, frozen=True, tag="wd"):
@@ -128,6 +130,10 @@ class WorkflowTaskAttemptEnded(Record, frozen=True, tag="we"):
     """A transient workflow task failed or timed out: no event in history."""
 
     increment_attempt: bool
+
+
+class WorkflowTaskDropped(Record, frozen=True, tag="wx"):
+    """A speculative workflow task came to nothing: its worker is as it was before, and so is history."""
 
 
 class WorkflowTaskBackoffEnded(Record, frozen=True, tag="wb"):
@@ -549,6 +555,7 @@ WorkflowRecord = (
     | WorkflowTaskDispatched
     | WorkflowTaskAttemptStarted
     | WorkflowTaskAttemptEnded
+    | WorkflowTaskDropped
     | WorkflowTaskBackoffEnded
     | StickySet
     | StickyCleared

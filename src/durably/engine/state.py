@@ -95,7 +95,8 @@ class AwaitedState(ExecutionState):
 
 
 class WorkflowTask(Struct):
-    """The pending workflow task. Attempts after the first are transient: not in history."""
+    """The pending workflow task. Attempts after the first are transient: not in history. So is the first
+    attempt of a speculative one, which is there for an update alone."""
 
     scheduled_event_id: int
     attempt: int
@@ -111,6 +112,8 @@ class WorkflowTask(Struct):
     history_size_bytes: int = 0
     suggest_continue_as_new: bool = False
     worker_version: bytes = b""
+    speculative: bool = False
+    """If the worker only rejects what it carries, it leaves nothing in history."""
 
     @property
     def started(self) -> bool:
@@ -118,7 +121,7 @@ class WorkflowTask(Struct):
 
     @property
     def transient(self) -> bool:
-        return self.attempt > 1
+        return self.attempt > 1 or self.speculative
 
 
 class Pause(Struct, frozen=True):

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Generic, cast
 
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
+from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
 from typing_extensions import TypeVar
 
 from durably.engine.apply import apply_event, apply_record
@@ -31,6 +33,7 @@ from durably.engine.state import (
     ExecutionState,
     HistoryState,
     WorkflowState,
+    WorkflowTask,
 )
 
 SECOND_NS = 1_000_000_000
@@ -283,6 +286,18 @@ NEVER_BUFFERED = frozenset(
 )
 """Written at once even while a workflow task is in flight: what the task's own completion causes."""
 
+WITHOUT_TASK = frozenset(
+    event_types.EventType.Value("EVENT_TYPE_" + name)
+    for name in (
+        "WORKFLOW_EXECUTION_TIMED_OUT",
+        "WORKFLOW_EXECUTION_TERMINATED",
+        "WORKFLOW_TASK_SCHEDULED",
+        "WORKFLOW_TASK_STARTED",
+        "WORKFLOW_TASK_TIMED_OUT",
+    )
+)
+"""Before these a speculative workflow task need not be in history."""
+
 FLUSHED_LAST = frozenset(
     event_types.EventType.Value("EVENT_TYPE_" + name)
     for name in (
@@ -304,6 +319,25 @@ FLUSHED_LAST = frozenset(
 """Out of the buffer these follow all others, so that an end never precedes its start."""
 
 
+def workflow_task_scheduled(
+    state: HistoryState, attempt: int, sticky_queue: str, timeout_ns: int
+) -> history.WorkflowTaskScheduledEventAttributes:
+    """What history says of a workflow task that waits on this sticky queue, or else on the normal one."""
+    assert isinstance(state, WorkflowState)
+    queue = taskqueue.TaskQueue(name=state.task_queue, kind=queue_enums.TASK_QUEUE_KIND_NORMAL)
+    if sticky_queue:
+        queue = taskqueue.TaskQueue(
+            name=sticky_queue,
+            kind=queue_enums.TASK_QUEUE_KIND_STICKY,
+            normal_name=state.task_queue,
+        )
+    attributes = history.WorkflowTaskScheduledEventAttributes(task_queue=queue, attempt=attempt)
+    seconds, nanos = divmod(timeout_ns, SECOND_NS)
+    attributes.start_to_close_timeout.seconds = seconds
+    attributes.start_to_close_timeout.nanos = nanos
+    return attributes
+
+
 def stamp_event(event: history.HistoryEvent, at_ns: int) -> None:
     event.event_time.seconds, event.event_time.nanos = divmod(at_ns, SECOND_NS)
 
@@ -317,6 +351,7 @@ class Transition(Generic[S]):
     """
 
     __slots__ = (
+        "abandoned",
         "completing",
         "deadline_ns",
         "effects",
@@ -355,6 +390,8 @@ class Transition(Generic[S]):
         self.task_wanted = False
         self.rejected: dict[str, failure.Failure] = {}
         """Updates that the worker rejected, by id: for their callers; not in history."""
+        self.abandoned: list[str] = []
+        """Updates whose worker answered nonsense: for their callers; not in history."""
         self.rule_for: RuleFor | None = None
         """The rules of the namespace; None: there are none."""
         self.successor: Transition | None = None
@@ -396,7 +433,19 @@ class Transition(Generic[S]):
             event.event_id = BUFFERED_EVENT_ID
             self.note(EventBuffered(event.SerializeToString()))
             return BUFFERED_EVENT_ID
+        if task is not None and task.speculative and not task.started:
+            self._write_down(task, event)
         return self._append(event)
+
+    def _write_down(
+        self: "Transition[HistoryState]", task: WorkflowTask, before: history.HistoryEvent
+    ) -> None:
+        """A speculative workflow task was there before this event, and has its place in history."""
+        if before.event_type in WITHOUT_TASK:
+            return
+        queue = task.queue if task.sticky else ""
+        attributes = workflow_task_scheduled(self.state, task.attempt, queue, task.timeout_ns)
+        self.record(attributes, at_ns=task.scheduled_ns)
 
     def _append(self: "Transition[HistoryState]", event: history.HistoryEvent) -> int:
         event.event_id = self.state.next_event_id

@@ -8,6 +8,7 @@
     admitted   another request        admitted   record UpdateAttached; its options go into history
                                                  as soon as the update is accepted
     accepted   another request        accepted   WorkflowExecutionOptionsUpdated
+    admitted   worker talks nonsense  none       record UpdateDropped, and its task fails
     accepted   worker completes       none       WorkflowExecutionUpdateCompleted
 
 Rule 1: every workflow task carries all updates that are admitted when it starts.
@@ -20,11 +21,13 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.protocol.v1 import message_pb2 as protocol
 from temporalio.api.update.v1 import message_pb2 as update
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
 from durably.engine import records as r
@@ -34,7 +37,14 @@ from durably.engine.refusals import BadCommand
 from durably.engine.state import Update, WorkflowState
 from durably.engine.transition import Transition
 from durably.engine.workflow import ensure_running
-from durably.errors import FailedPrecondition, ResourceExhausted
+from durably.errors import FailedPrecondition, ResourceExhausted, WorkflowNotReady
+
+FAILED_ATTEMPTS_MAX = 3
+"""A workflow whose task is at this attempt takes no updates in: its worker cannot get on."""
+
+EVENTS_SENT_AGAIN_MAX = 10
+"""A speculative task that carried more new events than this stays in history, so that they are not sent
+again and again."""
 
 OptionsOfUpdate = history.WorkflowExecutionOptionsUpdatedEventAttributes.WorkflowUpdateOptionsUpdate
 BAD_MESSAGE = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
@@ -54,6 +64,10 @@ def admit(t: Transition, request: update.Request, config: Config) -> None:
     ensure_running(state)
     if state.held:
         raise FailedPrecondition("Workflow is paused. Cannot update the workflow.")
+    if state.workflow_task_attempt >= FAILED_ATTEMPTS_MAX:
+        raise WorkflowNotReady(
+            "Unable to perform workflow execution update due to Workflow Task in failed state."
+        )
     if len(state.updates) >= config.updates_in_flight_max:
         raise ResourceExhausted(
             f"limit on number of concurrent in-flight updates has been reached"
@@ -66,7 +80,7 @@ def admit(t: Transition, request: update.Request, config: Config) -> None:
         )
     callback.check_room(state, len(request.completion_callbacks), config.callbacks_max)
     t.note(r.UpdateAdmitted(request.meta.update_id, request.SerializeToString()))
-    workflow_task.schedule_if_none(t)
+    workflow_task.schedule_for_update(t)
 
 
 def _attach(t: Transition, request: update.Request, config: Config) -> None:
@@ -117,6 +131,23 @@ def messages(state: WorkflowState) -> Iterator[protocol.Message]:
             )
 
 
+def leaves_nothing(state: WorkflowState, request: ws.RespondWorkflowTaskCompletedRequest) -> bool:
+    """Whether all that a worker does in a speculative task is to reject updates.
+
+    A worker that cannot forget events it was sent keeps the task, if there were any.
+    """
+    task = state.workflow_task
+    if task is None or not task.speculative or state.buffered:
+        return False
+    if request.commands or request.force_create_new_workflow_task:
+        return False
+    news = state.next_event_id - 1 - state.last_completed_event_id
+    forgets = request.capabilities.discard_speculative_workflow_task_with_events
+    if news > (EVENTS_SENT_AGAIN_MAX if forgets else 0):
+        return False
+    return all(message.body.Is(update.Rejection.DESCRIPTOR) for message in request.messages)
+
+
 def waiting_unsent(state: WorkflowState) -> bool:
     """Whether an update waits that the task in flight does not carry."""
     return any(not u.sent and not u.accepted_event_id for u in state.updates.values())
@@ -151,13 +182,16 @@ def _accept(t: Transition, message: protocol.Message, accepted: update.Acceptanc
     pending = t.state.updates.get(update_id)
     if pending is None or pending.accepted_event_id:
         raise BadCommand(BAD_MESSAGE, f"update {update_id} was not waiting to be accepted")
+    if not accepted.accepted_request_sequencing_event_id:
+        raise _not_set(accepted, "accepted_request_sequencing_event_id")
+    if not accepted.accepted_request_message_id:
+        raise _not_set(accepted, "accepted_request_message_id")
     request = update.Request.FromString(pending.request)
     attached = list(pending.attached)
     t.record(
         history.WorkflowExecutionUpdateAcceptedEventAttributes(
             protocol_instance_id=update_id,
-            accepted_request_message_id=accepted.accepted_request_message_id
-            or f"{update_id}/request",
+            accepted_request_message_id=accepted.accepted_request_message_id,
             accepted_request_sequencing_event_id=accepted.accepted_request_sequencing_event_id,
             accepted_request=None if pending.admitted_event_id else request,
         )
@@ -190,6 +224,10 @@ def _complete(t: Transition, message: protocol.Message, response: update.Respons
     pending = t.state.updates.get(update_id)
     if pending is None or not pending.accepted_event_id:
         raise BadCommand(BAD_MESSAGE, f"update {update_id} was not accepted")
+    if not response.HasField("outcome"):
+        raise _not_set(response, "outcome")
+    if response.meta.update_id != update_id:
+        raise BadCommand(BAD_MESSAGE, f"invalid *update.Response: meta.update_id != {update_id}")
     t.record(
         history.WorkflowExecutionUpdateCompletedEventAttributes(
             meta=response.meta,
@@ -198,6 +236,10 @@ def _complete(t: Transition, message: protocol.Message, response: update.Respons
         )
     )
     callback.invoke_due(t)
+
+
+def _not_set(message: Message, field: str) -> BadCommand:
+    return BadCommand(BAD_MESSAGE, f"invalid *update.{type(message).__name__}: {field} is not set")
 
 
 def reject_unprocessed(t: Transition, sent: list[str]) -> None:
@@ -211,6 +253,15 @@ def reject_unprocessed(t: Transition, sent: list[str]) -> None:
                 " Probably, Workflow Update is not supported by the worker.",
             )
             _drop(t, pending, reason)
+
+
+def abandon_sent(t: Transition) -> None:
+    """The task that carried them could not be completed with what its worker answered. It is tried
+    again, and they are not: the worker would answer the same."""
+    for update_id, pending in list(t.state.updates.items()):
+        if pending.sent and not pending.accepted_event_id:
+            t.note(r.UpdateDropped(update_id))
+            t.abandoned.append(update_id)
 
 
 def closed_failure() -> failure.Failure:

@@ -3,9 +3,11 @@
     state       input            to          journal
     ---------   --------------   ---------   ---------------------------------------------------
     none        schedule         scheduled   WorkflowTaskScheduled, or a record if transient
+    none        update comes     scheduled   record: speculative, not in history
     scheduled   start            started     WorkflowTaskStarted, or a record if transient
     scheduled   sticky timeout   scheduled   WorkflowTaskTimedOut, scheduled on the normal queue
     started     complete         none        WorkflowTaskCompleted, then the buffered events
+    started     drop             none        record: a speculative one that came to nothing
     started     fail, timeout    scheduled   WorkflowTaskFailed / TimedOut (first attempt only)
     scheduled   pause            none        WorkflowTaskFailed (first attempt only)
 
@@ -14,7 +16,9 @@ Rule 1: at most one task is in flight. While one is started, events that it did 
 Rule 2: attempts after the first are transient: a worker that fails again and again does not make
         history grow. A transient task enters history only when it completes, or when new events
         come before it starts, which makes it a first attempt again.
-Rule 3: while the workflow is paused none is scheduled; unpausing schedules one.
+Rule 3: a speculative task enters history with the first event that follows it, or when it ends in
+        anything but the rejection of all updates that it carries.
+Rule 4: while the workflow is paused none is scheduled; unpausing schedules one.
 """
 
 from dataclasses import dataclass, field
@@ -22,12 +26,10 @@ from dataclasses import dataclass, field
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
-from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.sdk.v1 import task_complete_metadata_pb2 as sdk
-from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
 
 from durably.config import Config
 from durably.engine import records as r
@@ -37,6 +39,7 @@ from durably.engine.transition import (
     DispatchWorkflowTask,
     Transition,
     stamp_event,
+    workflow_task_scheduled,
 )
 from durably.errors import NotFound
 
@@ -90,17 +93,26 @@ def schedule_if_none(t: Transition) -> None:
         schedule(t)
 
 
-def schedule(t: Transition, *, dispatch: bool = True) -> None:
+def schedule_for_update(t: Transition) -> None:
+    """The same for an update, of which history is to say nothing as long as it is not accepted."""
+    state = t.state
+    if not t.completing and state.workflow_task is None and not state.backoff_pending:
+        # The first task is never a speculative one: what it brings is the start.
+        schedule(t, speculative=bool(state.last_completed_event_id))
+
+
+def schedule(t: Transition, *, dispatch: bool = True, speculative: bool = False) -> None:
     """Schedule a workflow task, unless the workflow is paused: then events only leave the buffer.
 
-    `dispatch` False: the caller starts it in the same transition.
+    `dispatch` False: the caller starts it in the same transition. `speculative`: it is there for an
+    update alone, unless events come out of the buffer.
     """
     state = t.state
     flushed = t.flush_buffered()
     if state.held:
         return
     attempt = 1 if flushed else state.workflow_task_attempt
-    if attempt > 1:
+    if attempt > 1 or (speculative and not flushed):
         _note_attempt(t, attempt)
     else:
         _record_scheduled(t, attempt, state.sticky_queue)
@@ -119,17 +131,8 @@ def dispatch_task(t: Transition, task: WorkflowTask) -> None:
 def _record_scheduled(
     t: Transition, attempt: int, sticky_queue: str, at_ns: int = 0, timeout_ns: int = 0
 ) -> None:
-    state = t.state
-    queue = taskqueue.TaskQueue(name=state.task_queue, kind=queue_enums.TASK_QUEUE_KIND_NORMAL)
-    if sticky_queue:
-        queue = taskqueue.TaskQueue(
-            name=sticky_queue,
-            kind=queue_enums.TASK_QUEUE_KIND_STICKY,
-            normal_name=state.task_queue,
-        )
-    attributes = history.WorkflowTaskScheduledEventAttributes(task_queue=queue, attempt=attempt)
-    set_duration(attributes.start_to_close_timeout, timeout_ns or _timeout_ns(state, attempt))
-    t.record(attributes, at_ns=at_ns)
+    timeout_ns = timeout_ns or _timeout_ns(t.state, attempt)
+    t.record(workflow_task_scheduled(t.state, attempt, sticky_queue, timeout_ns), at_ns=at_ns)
 
 
 def _note_attempt(t: Transition, attempt: int) -> None:
@@ -139,6 +142,7 @@ def _note_attempt(t: Transition, attempt: int) -> None:
             attempt=attempt,
             at_ns=t.now_ns,
             timeout_ns=_timeout_ns(t.state, attempt),
+            speculative=attempt == 1,
         )
     )
 
@@ -279,16 +283,9 @@ def transient_events(state: WorkflowState) -> list[history.HistoryEvent]:
         event_id=task.scheduled_event_id,
         event_type=event_types.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
         version=state.failover_version,
-        workflow_task_scheduled_event_attributes=history.WorkflowTaskScheduledEventAttributes(
-            task_queue=taskqueue.TaskQueue(
-                name=state.task_queue, kind=queue_enums.TASK_QUEUE_KIND_NORMAL
-            ),
-            attempt=task.attempt,
+        workflow_task_scheduled_event_attributes=workflow_task_scheduled(
+            state, task.attempt, task.queue if task.sticky else "", task.timeout_ns
         ),
-    )
-    set_duration(
-        scheduled.workflow_task_scheduled_event_attributes.start_to_close_timeout,
-        task.timeout_ns,
     )
     stamp_event(scheduled, task.scheduled_ns)
     if not task.started:
@@ -373,14 +370,29 @@ def record_completed(t: Transition, reference: TaskReference, completion: Comple
 
 def _record_transient(t: Transition, task: WorkflowTask) -> tuple[int, int]:
     """A transient task that completes enters history, with the times it really had."""
-    started = _started_attributes(task)
-    started_ns, attempt = task.started_ns, task.attempt
-    _record_scheduled(t, attempt, "", task.scheduled_ns, task.timeout_ns)
-    pending = t.state.workflow_task
-    assert pending is not None
-    started.scheduled_event_id = pending.scheduled_event_id
-    started_event_id = t.record(started, at_ns=started_ns)
-    return pending.scheduled_event_id, started_event_id
+    sticky_queue = task.queue if task.sticky else ""
+    _record_scheduled(t, task.attempt, sticky_queue, task.scheduled_ns, task.timeout_ns)
+    started_event_id = t.record(_started_attributes(task), at_ns=task.started_ns)
+    return task.scheduled_event_id, started_event_id
+
+
+def _write_down(t: Transition, task: WorkflowTask) -> WorkflowTask:
+    """A speculative task ends in a way that history tells of."""
+    if not task.speculative:
+        return task
+    if task.started:
+        _record_transient(t, task)
+    else:
+        _record_scheduled(t, 1, task.queue if task.sticky else "", task.scheduled_ns)
+    assert t.state.workflow_task is not None
+    return t.state.workflow_task
+
+
+def drop(t: Transition, reference: TaskReference) -> int:
+    """A speculative task came to nothing; the event up to which its worker knows the history again."""
+    in_flight(t.state, reference)
+    t.note(r.WorkflowTaskDropped())
+    return t.state.last_started_event_id
 
 
 def fail(
@@ -391,7 +403,7 @@ def fail(
     completion: Completion,
 ) -> None:
     """The worker could not complete the task, or what it asked for is wrong: it is tried again."""
-    task = in_flight(t.state, reference)
+    task = _write_down(t, in_flight(t.state, reference))
     if task.transient:
         t.note(r.WorkflowTaskAttemptEnded(increment_attempt=True))
     else:
@@ -435,6 +447,7 @@ def abandon(t: Transition) -> None:
     task = t.state.workflow_task
     if task is None or not task.started:
         return
+    task = _write_down(t, task)
     if task.transient:
         t.note(r.WorkflowTaskAttemptEnded(increment_attempt=False))
     else:
@@ -472,6 +485,7 @@ def fire_due(t: Transition) -> None:
         if task.started
         else workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_START
     )
+    task = _write_down(t, task)
     if task.transient:
         t.note(r.WorkflowTaskAttemptEnded(increment_attempt=True))
     else:

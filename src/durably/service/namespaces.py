@@ -6,7 +6,7 @@ Rule 1: the cache in memory is what the store has; a change is in it only after 
 import asyncio
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -94,6 +94,8 @@ class Namespace(Struct):
     retention_ns: int = 0
     search_attributes: dict[str, str] = field(default_factory=dict)
     """Custom search attributes: name -> type name."""
+    search_attribute_fields: dict[str, str] = field(default_factory=dict)
+    """Which field of its type each of them is, as the API shows them: name -> `Keyword01`."""
     remove_after_ns: int = 0
     """Of one that is deleted: until then it can still be described."""
     workflow_rules: dict[str, StoredRule] = field(default_factory=dict)
@@ -105,6 +107,75 @@ class Namespace(Struct):
 
 
 _decoder = msgspec.msgpack.Decoder(Namespace)
+
+FIELD_PATTERN = re.compile(r"(Bool|Datetime|Double|Int|Keyword|KeywordList|Text)\d\d+")
+
+
+def name_fields(namespace: Namespace) -> None:
+    """Give each search attribute that has none a field: the first of its type that is free."""
+    fields = namespace.search_attribute_fields
+    for name in [name for name in fields if name not in namespace.search_attributes]:
+        del fields[name]
+    taken = set(fields.values())
+    for name, kind in namespace.search_attributes.items():
+        if name in fields:
+            continue
+        number = 1
+        while f"{kind}{number:02}" in taken:
+            number += 1
+        fields[name] = f"{kind}{number:02}"
+        taken.add(fields[name])
+
+
+def _change_aliases(namespace: Namespace, aliases: Mapping[str, str]) -> None:
+    """Field -> name: a search attribute is added; without a name it is removed."""
+    by_field = {each: name for name, each in namespace.search_attribute_fields.items()}
+    for each, name in aliases.items():
+        found = FIELD_PATTERN.fullmatch(each)
+        if found is None:
+            raise InvalidArgument(
+                f"{each} is no field of a search attribute: expected a type and two digits, as in"
+                " Keyword01"
+            )
+        if not name:
+            removed = by_field.pop(each, None)
+            namespace.search_attributes.pop(removed or "", None)
+        elif name in namespace.search_attributes:
+            continue
+        elif each in by_field:
+            raise InvalidArgument(
+                f"the field {each} is that of {by_field[each]}: its name cannot be changed;"
+                " take another field, or remove it first"
+            )
+        elif name in SYSTEM_COLUMNS or name in PREDEFINED:
+            raise InvalidArgument(f"Search attribute {name} is reserved by system.")
+        else:
+            namespace.search_attributes[name] = found[1]
+            namespace.search_attribute_fields[name] = each
+            by_field[each] = name
+
+
+def _check_update(request: ws.UpdateNamespaceRequest) -> None:
+    """What this server, one cluster without other ones, cannot do to a namespace."""
+    if request.promote_namespace:
+        raise InvalidArgument(
+            "global namespace is not enabled on this cluster, cannot update global namespace or"
+            f" promote local namespace: {request.namespace}"
+        )
+    wanted = request.replication_config
+    if wanted.state == namespace_enums.REPLICATION_STATE_HANDOVER:
+        raise InvalidArgument("Handover can only be set for global namespace")
+    unknown = {wanted.active_cluster_name, *(each.cluster_name for each in wanted.clusters)}
+    if unknown - {"", CLUSTER}:
+        raise InvalidArgument(
+            f"this server has one cluster, {CLUSTER}; a namespace cannot be on another"
+        )
+    if request.delete_bad_binary:
+        raise InvalidArgument(f"Bad binary checksum {request.delete_bad_binary} doesn't exists.")
+    if request.config.bad_binaries.binaries:
+        raise InvalidArgument(
+            "bad binaries are not supported: versions of worker deployments take their place"
+        )
 
 
 class Namespaces:
@@ -223,6 +294,8 @@ class Namespaces:
         if not request.namespace:
             raise InvalidArgument("Namespace not set on request.")
         changed = self._copy(self.by_name(request.namespace))
+        _check_update(request)
+        _change_aliases(changed, request.config.custom_search_attribute_aliases)
         info = request.update_info
         changed.description = info.description or changed.description
         changed.owner_email = info.owner_email or changed.owner_email
@@ -347,6 +420,7 @@ class Namespaces:
             raise Unavailable("the namespace was changed meanwhile; try again") from error
 
     async def _put(self, namespace: Namespace, expected_version: int) -> None:
+        name_fields(namespace)
         row = NamespaceRow(
             namespace.namespace_id,
             namespace.name,
@@ -385,18 +459,23 @@ class Namespaces:
                 data=namespace.data,
                 id=namespace.namespace_id,
                 capabilities=namespace_messages.NamespaceInfo.Capabilities(
+                    eager_workflow_start=True,
+                    sync_update=True,
+                    async_update=True,
+                    poller_autoscaling=True,
                     workflow_pause=True,
                     worker_heartbeats=True,
                     worker_poll_complete_on_shutdown=True,
                     standalone_activities=True,
                     standalone_activity_start_delay=True,
                     standalone_activity_operator_commands=True,
+                    standalone_activity_batch_operations=True,
                 ),
                 limits=namespace_messages.NamespaceInfo.Limits(
                     blob_size_limit_error=self._config.payload_bytes_max,
                     memo_size_limit_error=self._config.memo_bytes_max,
                 ),
-                supports_schedules=False,
+                supports_schedules=True,
             ),
             replication_config=replication.NamespaceReplicationConfig(
                 active_cluster_name=CLUSTER,
@@ -407,6 +486,8 @@ class Namespaces:
         seconds, nanos = divmod(namespace.retention_ns, SECOND_NS)
         config.workflow_execution_retention_ttl.seconds = seconds
         config.workflow_execution_retention_ttl.nanos = nanos
+        fields = namespace.search_attribute_fields
+        config.custom_search_attribute_aliases.update({each: n for n, each in fields.items()})
         config.history_archival_state = namespace_enums.ARCHIVAL_STATE_DISABLED
         config.visibility_archival_state = namespace_enums.ARCHIVAL_STATE_DISABLED
         return response

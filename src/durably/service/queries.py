@@ -27,7 +27,6 @@ from durably.errors import (
     QueryFailed,
     ResourceExhausted,
 )
-from durably.matching import POLLER_REMEMBERED_NS
 from durably.service import tokens
 from durably.service.admission import Call
 from durably.service.namespaces import Namespaces
@@ -37,6 +36,8 @@ from durably.service.workflows import check_execution
 from durably.store.store import QueueKey, TaskKind
 
 NO_POLLER = "no poller seen for task queue recently, worker may be down"
+NO_POLLER_MARGIN_S = 1.0
+"""How long before its deadline a query is told that there is no worker."""
 
 
 @dataclass(slots=True, eq=False)
@@ -77,15 +78,16 @@ class Queries:
         seconds = call.seconds_left(self._executions.clock())
         limit_s = self._executions.config.query_timeout_s if seconds is None else seconds
         try:
-            async with asyncio.timeout(limit_s):
-                result = await self._ask(execution, request.query)
+            async with asyncio.timeout(limit_s) as limit:
+                result = await self._ask(execution, request.query, limit.when() or 0.0)
         except TimeoutError as error:
             raise DeadlineExceeded("query timed out before a worker could process it") from error
         return _response(result)
 
     async def _ask(
-        self, execution: Execution, question: query.WorkflowQuery
+        self, execution: Execution, question: query.WorkflowQuery, ends: float
     ) -> query.WorkflowQueryResult:
+        """The answer; `ends`: when the caller stops waiting, in the time of the event loop."""
         execution = await self._first_task_done(execution)
         state = execution.state
         if state.running and state.workflow_task is not None:
@@ -93,7 +95,7 @@ class Queries:
             if result is not None:
                 return result
             execution = await self._executions.get(execution.execution_id)
-        return await self._directly(execution, question)
+        return await self._directly(execution, question, ends)
 
     async def _first_task_done(self, execution: Execution) -> Execution:
         """A workflow can answer only after its first workflow task."""
@@ -118,7 +120,7 @@ class Queries:
                 self._buffered.pop(execution.execution_id, None)
 
     async def _directly(
-        self, execution: Execution, question: query.WorkflowQuery
+        self, execution: Execution, question: query.WorkflowQuery, ends: float
     ) -> query.WorkflowQueryResult:
         pending = _pending(question)
         self._direct[pending.query_id] = pending
@@ -132,20 +134,25 @@ class Queries:
                 result = await self._offer(sticky, task, pending, seconds)
                 if result is not None:
                     return result
-            return await self._any_worker(execution, pending)
+            return await self._any_worker(execution, pending, ends)
         finally:
             self._direct.pop(pending.query_id, None)
 
     async def _any_worker(
-        self, execution: Execution, pending: PendingQuery
+        self, execution: Execution, pending: PendingQuery, ends: float
     ) -> query.WorkflowQueryResult:
+        """A worker may just be starting: that there is none is said when the wait is nearly over."""
         state = execution.state
         key = QueueKey(state.namespace_id, TaskKind.WORKFLOW, state.task_queue)
-        if not self._matching.polled_within(key, POLLER_REMEMBERED_NS):
-            raise FailedPrecondition(NO_POLLER)
         task = QueryTask(pending.query_id, execution, pending.question, sticky=False)
-        result = await self._offer(key, task, pending, None)
-        assert result is not None
+        wait_s = ends - NO_POLLER_MARGIN_S - asyncio.get_running_loop().time()
+        result = await self._offer(key, task, pending, max(wait_s, 0.0))
+        if result is None:
+            within_ns = int(self._executions.config.query_poller_unavailable_s * 1e9)
+            if not self._matching.polled_within(key, within_ns):
+                raise FailedPrecondition(NO_POLLER)
+            result = await self._offer(key, task, pending, None)
+            assert result is not None
         return result
 
     async def _offer(

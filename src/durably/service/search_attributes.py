@@ -32,7 +32,10 @@ from durably.store.visibility_query import (
 
 
 def check(found: common.SearchAttributes, types: Mapping[str, str]) -> None:
-    """Refuse attributes that are unknown, reserved, or of another type; `types`: the custom ones."""
+    """Refuse attributes that are unknown, reserved, or of another type; `types`: the custom ones.
+
+    What is kept names its type, as clients, workers and lists expect: callers need not have said it.
+    """
     for name, payload in found.indexed_fields.items():
         if name in SYSTEM_COLUMNS:
             raise InvalidArgument(f"{name} attribute can't be set in SearchAttributes")
@@ -50,6 +53,7 @@ def check(found: common.SearchAttributes, types: Mapping[str, str]) -> None:
             raise InvalidArgument(
                 f"invalid value for search attribute {name} of type {kind}: {_shown(payload)}"
             ) from error
+    with_types(found, types)
 
 
 def _shown(payload: common.Payload) -> str:

@@ -14,7 +14,7 @@ import heapq
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 
@@ -62,7 +63,7 @@ R = TypeVar("R")
 Decide = Callable[[Transition[Any]], R]
 
 CONFLICT_RETRIES = 20
-REJECTIONS_REMEMBERED_MAX = 1000
+DROPPED_UPDATES_REMEMBERED_MAX = 1000
 SNAPSHOT_BYTES_MIN = 64 * 1024
 DELIVERY_RETRY_NS = 10 * 1_000_000_000
 
@@ -158,26 +159,40 @@ class Execution(Generic[S]):
     """The last event that is known to be on disk."""
     recent: RecentEvents = field(default_factory=RecentEvents)
     last_commit: asyncio.Future[None] | None = None
+    """The last one on its way; None when it is announced."""
     journal_bytes: int = 0
     """Journal written since the last snapshot."""
     snapshot_bytes: int = 0
-    watchers: set[asyncio.Future[None]] = field(default_factory=set)
+    watchers: set[asyncio.Future[bool]] = field(default_factory=set)
+    update_watchers: dict[str, set[asyncio.Future[bool]]] = field(default_factory=dict)
+    """Those who wait for one update: hundreds of readers of a stream are not woken by all that happens
+    in its workflow."""
     armed_ns: int = 0
     """The nearest moment for which it is remembered that the execution wants attention."""
 
-    rejected_updates: dict[str, failure.Failure] = field(default_factory=dict)
-    """The latest rejections, for callers that still wait; they are not in history."""
+    dropped_updates: dict[str, failure.Failure | None] = field(default_factory=dict)
+    """The latest that were rejected, and (None) those whose task failed with them: for callers that
+    still wait; they are not in history."""
 
-    def reject_updates(self, rejected: dict[str, failure.Failure]) -> None:
-        self.rejected_updates.update(rejected)
-        while len(self.rejected_updates) > REJECTIONS_REMEMBERED_MAX:
-            del self.rejected_updates[next(iter(self.rejected_updates))]
+    def drop_updates(self, rejected: dict[str, failure.Failure], abandoned: list[str]) -> None:
+        self.dropped_updates.update(rejected)
+        self.dropped_updates.update(dict.fromkeys(abandoned))
+        while len(self.dropped_updates) > DROPPED_UPDATES_REMEMBERED_MAX:
+            del self.dropped_updates[next(iter(self.dropped_updates))]
 
     def wake_watchers(self) -> None:
         watchers, self.watchers = self.watchers, set()
-        for watcher in watchers:
-            if not watcher.done():
-                watcher.set_result(None)
+        _wake(watchers)
+
+    def wake_update_watchers(self, update_ids: Iterable[str]) -> None:
+        for update_id in update_ids:
+            _wake(self.update_watchers.pop(update_id, ()))
+
+
+def _wake(watchers: Iterable[asyncio.Future[bool]]) -> None:
+    for watcher in watchers:
+        if not watcher.done():
+            watcher.set_result(True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +318,7 @@ class Executions:
             if len(self._cache) <= self.config.cached_executions_max:
                 return
             execution_id, execution = next(iter(self._cache.items()))
-            if execution.watchers or _busy(execution):
+            if execution.watchers or execution.update_watchers or _busy(execution):
                 self._cache.move_to_end(execution_id)
             else:
                 self._forget(execution)
@@ -315,9 +330,10 @@ class Executions:
         key = _key(execution.state)
         if self._current.get(key) == execution.execution_id:
             del self._current[key]
-        if _busy(execution) and execution.last_commit is not None:
+        if execution.last_commit is not None:
             self._settling[execution.execution_id] = execution.last_commit
         execution.wake_watchers()
+        execution.wake_update_watchers(list(execution.update_watchers))
 
     def open(self) -> Iterator[AnyState]:
         """The states of the open executions in the cache; all that somebody works on are in it."""
@@ -376,8 +392,13 @@ class Executions:
             raise Unavailable("the state changed while it was read; try again") from error
 
     async def _wait_for_commit(self, execution: Execution[AnyState]) -> None:
-        if _busy(execution) and execution.last_commit is not None:
-            await asyncio.shield(execution.last_commit)
+        commit = execution.last_commit
+        if commit is None:
+            return
+        await asyncio.shield(commit)
+        if execution.last_commit is commit:
+            # It was done already, and is announced in this turn of the loop.
+            await asyncio.sleep(0)
 
     def begin(self, state: AnyState) -> Transition[Any]:
         t: Transition[Any] = Transition(state, self.clock(), new_id)
@@ -545,6 +566,9 @@ class Executions:
 
     def _settle(self, unit: _Unit, done: asyncio.Future[None]) -> None:
         self._units_writing -= 1
+        for execution, _ in unit.parts:
+            if execution.last_commit is done:
+                execution.last_commit = None
         if done.cancelled() or done.exception() is not None:
             for execution, _ in unit.parts:
                 self._forget(execution)
@@ -569,11 +593,14 @@ class Executions:
                 self.deliveries.put_nowait((execution.execution_id, effect))
         if execution.deadline_ns:
             self._arm(execution, self._wake_ns(execution))
-        execution.reject_updates(t.rejected)
+        execution.drop_updates(t.rejected, t.abandoned)
         if t.events:
             execution.committed_event_id = t.events[-1].event_id
         if t.events or t.state.closed or not isinstance(t.state, WorkflowState):
             execution.wake_watchers()
+        if execution.update_watchers:
+            every = list(execution.update_watchers)
+            execution.wake_update_watchers(every if t.state.closed else _updates_changed(t))
 
     # --- Deadlines ----------------------------------------------------------------------------
 
@@ -643,16 +670,26 @@ class Executions:
         """Wait until new events are committed, or any change of what is closed or is no workflow.
 
         False when `timeout_s` passes without any."""
-        loop = asyncio.get_running_loop()
-        watcher: asyncio.Future[None] = loop.create_future()
+        watcher: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         execution.watchers.add(watcher)
         try:
-            await asyncio.wait_for(watcher, timeout_s)
-        except TimeoutError:
-            return False
+            return await _woken(watcher, timeout_s)
         finally:
             execution.watchers.discard(watcher)
-        return True
+
+    async def wait_for_update(self, execution: Execution, update_id: str, timeout_s: float) -> bool:
+        """Wait until an update comes to another stage, or its workflow closes; False when `timeout_s`
+        passes."""
+        watcher: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        execution.update_watchers.setdefault(update_id, set()).add(watcher)
+        try:
+            return await _woken(watcher, timeout_s)
+        finally:
+            others = execution.update_watchers.get(update_id)
+            if others is not None:
+                others.discard(watcher)
+                if not others:
+                    del execution.update_watchers[update_id]
 
     async def delete(self, execution: Execution[AnyState]) -> None:
         """Remove an execution and all that is stored of it."""
@@ -674,6 +711,37 @@ class Executions:
         return len(found)
 
 
+async def _woken(watcher: asyncio.Future[bool], timeout_s: float) -> bool:
+    """False when `timeout_s` passes first. Cheaper than `asyncio.wait_for`, which matters to those who
+    wait by the hundred."""
+
+    def give_up() -> None:
+        if not watcher.done():
+            watcher.set_result(False)
+
+    timer = watcher.get_loop().call_later(timeout_s, give_up)
+    try:
+        return await watcher
+    finally:
+        timer.cancel()
+
+
+def _updates_changed(t: Transition[Any]) -> Iterator[str]:
+    """The updates that this transition brought to another stage."""
+    yield from t.rejected
+    yield from t.abandoned
+    for event in t.events:
+        match event.event_type:
+            case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
+                accepted = event.workflow_execution_update_accepted_event_attributes
+                yield accepted.protocol_instance_id
+            case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED:
+                completed = event.workflow_execution_update_completed_event_attributes
+                yield completed.meta.update_id
+            case _:
+                pass
+
+
 def _order(wanted: common.Priority) -> TaskOrder:
     if not wanted.ByteSize():
         return DEFAULT_ORDER
@@ -687,7 +755,7 @@ def _key(state: AnyState) -> tuple[Kind, str, str]:
 
 
 def _busy(execution: Execution[AnyState]) -> bool:
-    return execution.last_commit is not None and not execution.last_commit.done()
+    return execution.last_commit is not None
 
 
 def _next_event_id(state: AnyState) -> int:

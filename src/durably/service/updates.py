@@ -28,6 +28,7 @@ from durably.errors import (
     NotFound,
     Refusal,
     Status,
+    WorkflowNotReady,
 )
 from durably.service import callbacks, links
 from durably.service.admission import Call
@@ -170,7 +171,7 @@ class Updates:
             left = give_up - loop.time()
             if stage >= wanted or left <= 0:
                 return stage, outcome
-            await self._executions.wait_for_change(execution, left)
+            await self._executions.wait_for_update(execution, update_id, left)
 
     async def _progress(self, execution: Execution, update_id: str, seen_waiting: bool) -> Progress:
         """Where an update stands. NotFound if this run knows nothing of it."""
@@ -181,12 +182,16 @@ class Updates:
             if events:
                 attributes = events[0].workflow_execution_update_completed_event_attributes
                 return COMPLETED, attributes.outcome
-        rejected = execution.rejected_updates.get(update_id)
-        if rejected is not None:
-            return COMPLETED, update_messages.Outcome(failure=rejected)
         pending = state.updates.get(update_id)
         if pending is not None:
             return (ACCEPTED if pending.accepted_event_id else ADMITTED), None
+        if update_id in execution.dropped_updates:
+            rejected = execution.dropped_updates[update_id]
+            if rejected is not None:
+                return COMPLETED, update_messages.Outcome(failure=rejected)
+            raise WorkflowNotReady(
+                "Unable to perform workflow execution update due to unexpected workflow task failure."
+            )
         if state.closed and seen_waiting:
             return await self._ended_with_workflow(execution, update_id)
         raise NotFound(f'update "{update_id}" not found')

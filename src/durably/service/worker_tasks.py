@@ -12,7 +12,7 @@ from temporalio.api.enums.v1 import failed_cause_pb2 as causes
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
-from durably.engine import activity, commands, workflow_task
+from durably.engine import activity, commands, update, workflow_task
 from durably.engine.refusals import BadCommand
 from durably.engine.state import HistoryState
 from durably.engine.transition import Transition
@@ -224,7 +224,8 @@ class WorkerTasks:
         execution = await self._executions.get(token.execution_id)
         self._queries.answer_attached(execution, dict(request.query_results))
         response = ws.RespondWorkflowTaskCompletedResponse(
-            activity_tasks=[activity_task_reply(execution, g) for g in completed.activities]
+            activity_tasks=[activity_task_reply(execution, g) for g in completed.activities],
+            reset_history_event_id=completed.reset_event_id,
         )
         if completed.new_task is not None:
             reply = await self._workflow_reply(execution, completed.new_task)
@@ -245,10 +246,13 @@ class WorkerTasks:
             server_failure_info=failure.ServerFailureInfo(),
         )
         completion = Completion(request.identity, request.binary_checksum)
-        await self._executions.transact(
-            execution_id,
-            lambda t: workflow_task.fail(t, reference, bad.cause, reason, completion),
-        )
+
+        def fail(t: Transition) -> None:
+            workflow_task.in_flight(t.state, reference)
+            update.abandon_sent(t)
+            workflow_task.fail(t, reference, bad.cause, reason, completion)
+
+        await self._executions.transact(execution_id, fail)
 
     async def respond_workflow_task_failed(
         self, request: ws.RespondWorkflowTaskFailedRequest, call: Call

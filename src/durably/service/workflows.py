@@ -18,7 +18,7 @@ from durably.engine.retry import validate_policy
 from durably.engine.start_policy import Outcome, started_by
 from durably.engine.state import ScheduledBy, WorkflowState
 from durably.engine.transition import Transition, debts
-from durably.errors import InvalidArgument, NotFound, Unavailable
+from durably.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
 from durably.service import callbacks, links, nexus_description, search_attributes, tokens
 from durably.service.admission import Call
 from durably.service.breakers import IsBlocked
@@ -31,6 +31,10 @@ from durably.store.store import Conflict
 
 R = TypeVar("R")
 
+NO_TIME_SKIPPING = (
+    "No workflow skips time of its own: time is skipped for the whole server"
+    " (`durably serve --time-skipping`), by TestService."
+)
 RUN_ID = re.compile(
     r"[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{12}"
 )
@@ -277,6 +281,8 @@ class Workflows:
         ):
             if len(value) > self._config.identifier_chars_max:
                 raise InvalidArgument(f"{name} length exceeds limit.")
+        if request.HasField("time_skipping_config"):
+            raise Unimplemented(NO_TIME_SKIPPING)
         self._check_times(request)
         priority.check(request.priority)
         if request.HasField("retry_policy"):
@@ -407,6 +413,14 @@ class Workflows:
         return await self._executions.find(namespace_id, which.workflow_id, which.run_id)
 
     # --- Describe and history -----------------------------------------------------------------
+
+    async def poll_workflow_execution_time_skipping(
+        self, request: ws.PollWorkflowExecutionTimeSkippingRequest, call: Call
+    ) -> ws.PollWorkflowExecutionTimeSkippingResponse:
+        """As by a server on which workflows may not skip time, and so by Temporal's unless told to."""
+        self._namespaces.id_of(request.namespace)
+        check_execution(request.workflow_execution)
+        raise Unimplemented(NO_TIME_SKIPPING)
 
     async def describe_workflow_execution(
         self, request: ws.DescribeWorkflowExecutionRequest, call: Call

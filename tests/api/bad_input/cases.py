@@ -265,6 +265,43 @@ _BATCH: dict[str, Any] = {
 }
 
 
+def _namespace_updates() -> list[Case]:
+    """What one cluster cannot do to a namespace."""
+    rpc = "UpdateNamespace"
+    aliases = {"customSearchAttributeAliases": {"Colour": "Shade"}}
+    reserved = {"customSearchAttributeAliases": {"Keyword01": "RunId"}}
+    bad = {"badBinaries": {"binaries": {"abc": {"reason": "bad"}}}}
+    other = {"activeClusterName": "elsewhere"}
+    return [
+        Case(rpc, "handover", {**HERE, "replicationConfig": {"state": 2}}),
+        Case(rpc, "another cluster", {**HERE, "replicationConfig": other}),
+        Case(rpc, "promotion", {**HERE, "promoteNamespace": True}),
+        Case(rpc, "bad binary", {**HERE, "config": bad}),
+        Case(rpc, "unknown bad binary", {**HERE, "deleteBadBinary": "abc"}),
+        Case(rpc, "no such field", {**HERE, "config": aliases}),
+        Case(rpc, "reserved name", {**HERE, "config": reserved}),
+    ]
+
+
+def _time_skipping() -> list[Case]:
+    """No workflow skips time of its own."""
+    unbuilt = StatusCode.UNIMPLEMENTED
+    asked = {"timeSkippingConfig": {"enabled": True}}
+    rpc = "PollWorkflowExecutionTimeSkipping"
+    return [
+        Case("StartWorkflowExecution", "time skipping", {**START, **asked}, unbuilt),
+        Case(
+            "SignalWithStartWorkflowExecution",
+            "time skipping",
+            {**START, **asked, "signalName": "s"},
+            unbuilt,
+        ),
+        Case(rpc, "no workflow id", HERE),
+        Case(rpc, "unknown namespace", {**NOWHERE, **NAMED}, MISSING),
+        Case(rpc, "not enabled", {**HERE, **NAMED, "fastForwardId": "f"}, unbuilt),
+    ]
+
+
 def _batches() -> list[Case]:
     rpc, bare = "StartBatchOperation", without(_BATCH, "terminationOperation")
     listed = without(_BATCH, "visibilityQuery")
@@ -548,6 +585,8 @@ def written() -> list[Case]:
         Case("DescribeNamespace", "unknown", {"namespace": "nowhere"}, MISSING),
         Case("UpdateNamespace", "no name", {}),
         Case("UpdateNamespace", "unknown", {"namespace": "nowhere"}, MISSING),
+        *_namespace_updates(),
+        *_time_skipping(),
     ]
     for rpc, (name, rest) in _ON_EXECUTION.items():
         rows += _on_execution(rpc, name, rest)
