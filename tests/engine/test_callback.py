@@ -37,7 +37,9 @@ from tests.engine.lives import (
 )
 from tests.engine.test_reset import reset_to
 
-ACCEPTED = update_messages.Acceptance()
+ACCEPTED = update_messages.Acceptance(
+    accepted_request_message_id="u/request", accepted_request_sequencing_event_id=1
+)
 
 
 def callback(path: str = "x") -> common.Callback:

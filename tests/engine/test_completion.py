@@ -28,7 +28,7 @@ from tests.engine.lives import (
     payloads,
     protocol_command,
 )
-from tests.engine.test_callback import admit, attach, callback, called_back
+from tests.engine.test_callback import ACCEPTED, admit, attach, callback, called_back
 
 
 def told(life: WorkflowLife, callback_id: str = "request-0") -> Completion:
@@ -99,7 +99,7 @@ def test_what_was_attached_later_is_linked_by_its_request() -> None:
 def accepted_update(outcome: update_messages.Outcome | None) -> WorkflowLife:
     life = WorkflowLife()
     admit(life, "u", "asked", callback())
-    acceptance = about_update("u", update_messages.Acceptance(), "accept")
+    acceptance = about_update("u", ACCEPTED, "accept")
     if outcome is None:
         life.work(messages=[acceptance])
         return life
