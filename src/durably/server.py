@@ -40,7 +40,7 @@ from durably.service.nexus_calls import NexusCalls
 from durably.service.nexus_completions import NexusCompletions
 from durably.service.nexus_dispatch import NexusDispatch
 from durably.service.nexus_endpoints import NexusEndpoints
-from durably.service.nexus_system import SystemOperations
+from durably.service.nexus_system import SystemOperations, endpoint_ids
 from durably.service.nexus_tasks import NexusTasks
 from durably.service.queries import Queries
 from durably.service.resets import Resets
@@ -152,8 +152,7 @@ class Server:
                 queries,
                 workers,
                 task_queues,
-                nexus.endpoints,
-                nexus.system.check,
+                endpoint_ids(nexus.endpoints, nexus.system),
             ),
             nexus.endpoints,
             nexus.tasks,

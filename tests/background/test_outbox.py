@@ -31,7 +31,7 @@ from durably.service.namespaces import Namespaces
 from durably.service.nexus_completions import NexusCompletions
 from durably.service.nexus_dispatch import NexusDispatch
 from durably.service.nexus_endpoints import NexusEndpoints
-from durably.service.nexus_system import SystemOperations
+from durably.service.nexus_system import SystemOperations, endpoint_ids
 from durably.service.nexus_tasks import NexusTasks
 from durably.service.queries import Queries
 from durably.service.task_queues import TaskQueues
@@ -64,7 +64,12 @@ class Parts:
         endpoints = NexusEndpoints(store, namespaces, time.time_ns, CONFIG)
         system = SystemOperations(self.workflows)
         self.workers = WorkerTasks(
-            self.executions, namespaces, queries, listed, queues, endpoints, system.check
+            self.executions,
+            namespaces,
+            queries,
+            listed,
+            queues,
+            endpoint_ids(endpoints, system),
         )
         self.outbox = Outbox(
             self.executions,

@@ -331,15 +331,12 @@ def check_search_attributes(namespace: str, found: common.SearchAttributes) -> N
         raise InvalidArgument(f"Unknown is no search attribute of {namespace}")
 
 
-def nexus_endpoint_id(name: str) -> str:
-    if name == "nowhere":
-        raise NotFound(f'endpoint "{name}" not found')
-    return f"id-of-{name}"
-
-
-def check_system_operation(namespace: str, asked: commands.NexusCommand) -> None:
-    if asked.service != "system":
-        raise NotFound(f'service "{asked.service}" not found')
+def nexus_endpoint_id(namespace: str, asked: commands.NexusCommand) -> str:
+    if asked.endpoint == "nowhere":
+        raise NotFound(f'endpoint "{asked.endpoint}" not found')
+    if asked.endpoint == "wrong":
+        raise InvalidArgument("wrong input")
+    return f"id-of-{asked.endpoint}"
 
 
 class WorkflowLife(Life[WorkflowState]):
@@ -439,7 +436,6 @@ class WorkflowLife(Life[WorkflowState]):
             namespace_id,
             check_search_attributes,
             nexus_endpoint_id,
-            check_system_operation,
         )
         completed = self.step(commands.complete_workflow_task, self.reference, request, context)
         assert isinstance(completed, commands.CompletedTask)

@@ -117,11 +117,7 @@ def test_a_timeout_without_end_is_cut() -> None:
         ({"seconds": -1}, "ScheduleToCloseTimeout is invalid: negative duration"),
         ({"nexus_header": {"Request-Timeout": "1s"}}, 'disallowed header key: "Request-Timeout"'),
         ({"nexus_header": {"a": "b" * 9000}}, "NexusHeader exceeds size limit"),
-        ({"endpoint": "__temporal_system"}, 'service "s" not found'),
-        (
-            {"endpoint": "__temporal_system", "service": "system", "nexus_header": {"a": "b"}},
-            "NexusHeader must be empty",
-        ),
+        ({"endpoint": "wrong"}, "wrong input"),
     ],
 )
 def test_what_cannot_be_scheduled_fails_the_task(options: dict[str, Any], message: str) -> None:
@@ -145,12 +141,6 @@ def test_pending_operations_have_a_limit() -> None:
     life.start_task()
     cause = "PENDING_NEXUS_OPERATIONS_LIMIT_EXCEEDED"
     assert_bad(life, schedule_nexus(), cause, "has reached the limit of 1")
-
-
-def test_an_operation_of_the_server_has_no_endpoint_in_the_registry() -> None:
-    life = WorkflowLife()
-    life.work(schedule_nexus("__temporal_system", service="system"))
-    assert life.last("NEXUS_OPERATION_SCHEDULED").endpoint_id == ""
 
 
 # --- Requests ---------------------------------------------------------------------------------

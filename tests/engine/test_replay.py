@@ -260,7 +260,7 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
             request.commands.append(closing_command(close))
         request.commands.extend(nexus_command(kind) for kind in operations)
         context = commands.CommandContext(
-            CONFIG, lambda _: "ns", lambda _, __: None, lambda _: "endpoint", lambda _, __: None
+            CONFIG, lambda _: "ns", lambda _, __: None, lambda _, __: "endpoint"
         )
         reference = self.reference()
         self.step(lambda t: commands.complete_workflow_task(t, reference, request, context))

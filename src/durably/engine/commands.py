@@ -58,10 +58,8 @@ class CommandContext:
     """Namespace name -> id; raises NamespaceNotFound."""
     check_search_attributes: Callable[[str, common.SearchAttributes], None]
     """Namespace name, attributes; raises InvalidArgument."""
-    nexus_endpoint_id: Callable[[str], str]
-    """Name of an endpoint -> its id; raises NotFound."""
-    check_system_operation: Callable[[str, NexusCommand], None]
-    """Namespace name, an operation of the server's own endpoint; raises InvalidArgument, NotFound."""
+    nexus_endpoint_id: Callable[[str, NexusCommand], str]
+    """Namespace name, command -> the id of the endpoint it names; raises NotFound, InvalidArgument."""
 
 
 @dataclass(slots=True)
@@ -424,19 +422,10 @@ def _check_cron(
 
 
 def _nexus_endpoint_id(t: Transition, context: CommandContext, attributes: NexusCommand) -> str:
-    """The id of the endpoint that a command names; the server's own has none."""
     try:
-        if attributes.endpoint != nexus_operation.SYSTEM_ENDPOINT:
-            return context.nexus_endpoint_id(attributes.endpoint)
-        if attributes.nexus_header:
-            raise InvalidArgument(
-                "ScheduleNexusOperationCommandAttributes.NexusHeader must be empty when using"
-                f" {nexus_operation.SYSTEM_ENDPOINT} endpoint"
-            )
-        context.check_system_operation(t.state.namespace, attributes)
+        return context.nexus_endpoint_id(t.state.namespace, attributes)
     except (InvalidArgument, NotFound) as error:
         raise nexus_operation.bad_schedule(error.message) from error
-    return ""
 
 
 def _namespace_id(

@@ -12,12 +12,13 @@ from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
-from temporalio.api.command.v1 import message_pb2 as command
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
+from durably.engine.commands import NexusCommand
+from durably.engine.nexus_operation import SYSTEM_ENDPOINT
 from durably.engine.nexus_outcome import Refused, StartOutcome, Succeeded, refused
 from durably.errors import (
     Aborted,
@@ -28,14 +29,13 @@ from durably.errors import (
     Unavailable,
 )
 from durably.service.admission import Call
+from durably.service.nexus_endpoints import NexusEndpoints
 from durably.service.workflows import Workflows
 
 SERVICE = "temporal.api.workflowservice.v1.WorkflowService"
 TRIED_AGAIN = (Aborted, ResourceExhausted, Unavailable)
 
-Asked = (
-    command.ScheduleNexusOperationCommandAttributes | history.NexusOperationScheduledEventAttributes
-)
+Asked = NexusCommand | history.NexusOperationScheduledEventAttributes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,13 @@ class SystemOperations:
             )
         }
 
-    def check(self, namespace: str, asked: Asked) -> None:
+    def check(self, namespace: str, asked: NexusCommand) -> None:
         """Raises NotFound for an operation that there is not, InvalidArgument for a wrong input."""
+        if asked.nexus_header:
+            raise InvalidArgument(
+                "ScheduleNexusOperationCommandAttributes.NexusHeader must be empty when using"
+                f" {SYSTEM_ENDPOINT} endpoint"
+            )
         operation, request = self._read(namespace, asked)
         operation.check(request)
 
@@ -99,6 +104,21 @@ class SystemOperations:
         if request.links:
             raise InvalidArgument("Links should not be set on the request")
         return operation, request
+
+
+def endpoint_ids(
+    endpoints: NexusEndpoints, system: SystemOperations
+) -> Callable[[str, NexusCommand], str]:
+    """How a command finds the id of its endpoint: in the registry; the server's own has none, and its
+    operations are checked at once."""
+
+    def find(namespace: str, asked: NexusCommand) -> str:
+        if asked.endpoint != SYSTEM_ENDPOINT:
+            return endpoints.id_of(asked.endpoint)
+        system.check(namespace, asked)
+        return ""
+
+    return find
 
 
 def _parse(payload: common.Payload, request: Message) -> None:

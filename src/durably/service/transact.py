@@ -607,10 +607,10 @@ class Executions:
     def _wake_ns(self, execution: Execution[Any]) -> int:
         """When to look at an execution again. While it owes something, its row says that it wants
         attention now, for the next server; on this one the delivery is on its way."""
-        state = execution.state
-        if not outstanding(state):
+        state, now_ns = execution.state, self.clock()
+        if execution.deadline_ns > now_ns or not outstanding(state):
             return execution.deadline_ns
-        again_ns = self.clock() + DELIVERY_RETRY_NS
+        again_ns = now_ns + DELIVERY_RETRY_NS
         wanted_ns = deadlines.next_deadline(state)
         return min(again_ns, wanted_ns) if wanted_ns else again_ns
 

@@ -22,7 +22,6 @@ from durably.errors import InvalidArgument, NotFound
 from durably.service import search_attributes, tokens
 from durably.service.admission import Call
 from durably.service.namespaces import Namespaces
-from durably.service.nexus_endpoints import NexusEndpoints
 from durably.service.queries import Queries
 from durably.service.replies import (
     QueryTask,
@@ -57,8 +56,7 @@ class WorkerTasks:
         queries: Queries,
         workers: Workers,
         task_queues: TaskQueues,
-        nexus_endpoints: NexusEndpoints,
-        check_system_operation: Callable[[str, commands.NexusCommand], None],
+        nexus_endpoint_id: Callable[[str, commands.NexusCommand], str],
     ) -> None:
         self._executions = executions
         self._matching = executions.matching
@@ -71,8 +69,7 @@ class WorkerTasks:
             config=executions.config,
             namespace_id=namespaces.id_of,
             check_search_attributes=self._check_search_attributes,
-            nexus_endpoint_id=nexus_endpoints.id_of,
-            check_system_operation=check_system_operation,
+            nexus_endpoint_id=nexus_endpoint_id,
         )
 
     def _check_search_attributes(self, namespace: str, found: common.SearchAttributes) -> None:
