@@ -94,6 +94,21 @@ MESSAGES = {
     "no endpoint id": r"^endpoint ID not set$",
     "malformed endpoint id": r"^malformed endpoint ID",
     "no version": r"^endpoint version is non-positive$",
+    "empty link": r"^unsupported link variant$",
+    "too many links": r"^cannot attach more than 10 links per request, got 11$",
+    "large link": r"^link exceeds allowed size of 4000",
+    "link to no job": r"^batch job link must not have an empty job ID$",
+    "link to no run": r"^workflow event link must not have an empty",
+    "callback to no address": r"^invalid url: unknown scheme:",
+    "callback with another scheme": r"^invalid url: unknown scheme: ftp",
+    "callback to no host": r"^invalid url: missing host$",
+    "callback without TLS": r"callback address",
+    "callback to a private address": r"^invalid url: .*10\.0\.0\.1",
+    "callback to a long address": r"^invalid url: url length longer than max length",
+    "callback with large headers": r"^invalid header: header size longer than max",
+    "callback inside the server": r"^unsupported callback variant",
+    "callback of no kind": r"^unknown callback variant",
+    "callbacks without their request": r"^attaching request ID is required",
     "unknown rule": r"^Workflow Rule with this ID not Found\.$",
 }
 """What the message says of a fault, whichever the RPC; the words both servers have in common."""
@@ -147,6 +162,44 @@ def _starts(rpc: str, request: Mapping[str, Any]) -> list[Case]:
             {**request, "searchAttributes": {"indexedFields": {"Nope": {"data": "MQ=="}}}},
         ),
     ]
+
+
+def _brought(
+    rpc: str, request: Mapping[str, Any], inner: str = "", *, callbacks: bool = True
+) -> list[Case]:
+    """Links and, with a start or an update, callbacks; `inner`: the field that brings them."""
+
+    def with_(**fields: Any) -> dict[str, Any]:
+        if not inner:
+            return {**request, **fields}
+        return {**request, inner: {**request[inner], **fields}}
+
+    link = {"batchJob": {"jobId": "j"}}
+    found = [
+        Case(rpc, "empty link", with_(links=[{}])),
+        Case(rpc, "too many links", with_(links=[link] * 11)),
+        Case(rpc, "large link", with_(links=[{"batchJob": {"jobId": "j" * 4001}}])),
+        Case(rpc, "link to no job", with_(links=[{"batchJob": {}}])),
+        Case(rpc, "link to no run", with_(links=[{"workflowEvent": {"namespace": "n"}}])),
+    ]
+    if not callbacks:
+        return found
+    for fault, callback in (
+        ("callback to no address", {"nexus": {}}),
+        ("callback with another scheme", {"nexus": {"url": "ftp://a.example"}}),
+        ("callback to no host", {"nexus": {"url": "https:///x"}}),
+        ("callback without TLS", {"nexus": {"url": "http://a.example"}}),
+        ("callback to a private address", {"nexus": {"url": "https://10.0.0.1/x"}}),
+        ("callback to a long address", {"nexus": {"url": "https://a.example/" + LONG}}),
+        (
+            "callback with large headers",
+            {"nexus": {"url": "https://a.example", "header": {"a": LONG * 9}}},
+        ),
+        ("callback inside the server", {"internal": {"data": "MQ=="}}),
+    ):
+        found.append(Case(rpc, fault, with_(completionCallbacks=[callback], requestId="r")))
+    unknown = with_(completionCallbacks=[{}], requestId="r")
+    return [*found, Case(rpc, "callback of no kind", unknown, StatusCode.UNIMPLEMENTED)]
 
 
 _TOKEN_RPCS = (
@@ -398,7 +451,6 @@ def _starts_of_activities() -> list[Case]:
             "unknown search attribute",
             {**request, "searchAttributes": {"indexedFields": {"Nope": {"data": "MQ=="}}}},
         ),
-        Case(rpc, "empty link", {**request, "links": [{}]}),
         Case(rpc, "unknown namespace", {**request, "namespace": "nowhere"}, MISSING),
     ]
 
@@ -513,6 +565,23 @@ def written() -> list[Case]:
     signal_start = {**START, "signalName": "s"}
     rows = [
         *_starts("StartWorkflowExecution", START),
+        *_brought("StartWorkflowExecution", START),
+        Case(
+            "StartWorkflowExecution",
+            "callbacks without their request",
+            {**START, "onConflictOptions": {"attachCompletionCallbacks": True}},
+        ),
+        *_brought("StartActivityExecution", _START_ACTIVITY),
+        *_brought(
+            "UpdateWorkflowExecution",
+            {
+                **HERE,
+                **NAMED,
+                "request": {"meta": {"updateId": "u"}, "input": {"name": "n"}},
+            },
+            "request",
+        ),
+        *_brought("SignalWorkflowExecution", {**HERE, **NAMED, "signalName": "s"}, callbacks=False),
         *_starts("SignalWithStartWorkflowExecution", signal_start),
         Case("SignalWithStartWorkflowExecution", "no signal name", START),
         Case(
