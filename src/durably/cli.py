@@ -7,7 +7,6 @@ Rule 2: nothing heavy is imported before the command is known.
 import asyncio
 import dataclasses
 import gc
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -17,7 +16,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from durably import logs
 from durably.config import Config
+from durably.logs import LogFormat
 
 app = typer.Typer(
     name="durably",
@@ -96,12 +97,16 @@ def serve(
     log_level: Annotated[
         str, typer.Option(envvar="DURABLY_LOG_LEVEL", help="debug, info, warning or error.")
     ] = "warning",
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(
+            envvar="DURABLY_LOG_FORMAT", help="How lines of the log look: text, logfmt or json."
+        ),
+    ] = LogFormat.TEXT,
 ) -> None:
     """Serve workflows until SIGTERM or Ctrl-C; everything is kept in one SQLite file."""
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
     try:
+        logs.configure(log_level, log_format)
         config = settings(
             setting or [],
             store=store,

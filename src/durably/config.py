@@ -99,6 +99,11 @@ class Config:
     cached_executions_max: int = 20_000
     cached_history_bytes_per_execution: int = 256 * 1024
 
+    # What is told of the server
+    metrics: bool = True
+    metrics_queues_max: int = 200
+    metrics_count_interval_s: float = 10.0
+
     # Background
     deadline_sweep_interval_s: float = 15.0
     retention_default_s: float = 24 * 3600.0

@@ -22,13 +22,15 @@ from durably.background.nexus_external import ExternalCalls
 from durably.background.outbound_http import OutboundHttp
 from durably.clock import SkippingClock
 from durably.config import Config
-from durably.edge.app import App
+from durably.edge.app import App, Page
 from durably.edge.grpc import GrpcApp
 from durably.edge.health import NAME as HEALTH
 from durably.edge.health import Health
 from durably.edge.http_json import HttpJson
 from durably.edge.nexus import Nexus
 from durably.edge.reflection import Reflection
+from durably.edge.traffic import Traffic
+from durably.logs import without_password
 from durably.matching import Matching
 from durably.service import admission
 from durably.service.activity_control import ActivityControl
@@ -60,9 +62,11 @@ from durably.service.workflow_pause import WorkflowPause
 from durably.service.workflow_rules import WorkflowRules
 from durably.service.workflows import Workflows
 from durably.store.sqlite import SqliteStore
+from durably.version import VERSION
 
 logger = logging.getLogger(__name__)
 
+METRICS_PATH = "/metrics"
 FOREVER_NS = 50 * 365 * 24 * 3600 * 1_000_000_000
 
 
@@ -121,8 +125,10 @@ class Server:
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         """Store, then what stands on it, then the port: the last to open is the first to close."""
-        store = SqliteStore.open(self.config.store)
-        stack.push_async_callback(store.close)
+        store = self._open_store()
+        stack.push_async_callback(self._close, store)
+        opened = {"store": without_password(self.config.store)}
+        logger.info("the store is open", extra={"fields": opened})
         namespaces = Namespaces(store, self.config, self._clock)
         await namespaces.open()
         matching = Matching(self._clock)
@@ -143,17 +149,18 @@ class Server:
         nexus = await self._nexus(
             stack, store, namespaces, executions, workflows, task_queues, breakers
         )
+        worker_tasks = WorkerTasks(
+            executions,
+            namespaces,
+            queries,
+            workers,
+            task_queues,
+            endpoint_ids(nexus.endpoints, nexus.system),
+        )
         handlers = (
             workflows,
             batches,
-            WorkerTasks(
-                executions,
-                namespaces,
-                queries,
-                workers,
-                task_queues,
-                endpoint_ids(nexus.endpoints, nexus.system),
-            ),
+            worker_tasks,
             nexus.endpoints,
             nexus.tasks,
             StandaloneNexus(executions, namespaces, nexus.endpoints, _is_blocked(breakers)),
@@ -172,32 +179,31 @@ class Server:
             namespaces,
             System(await _cluster_id(store), "sqlite", lambda: self.address),
         )
-        await self._serve(stack, handlers, executions, namespaces, workflows, batches, nexus)
-
-    async def _serve(
-        self,
-        stack: contextlib.AsyncExitStack,
-        handlers: tuple[object, ...],
-        executions: Executions,
-        namespaces: Namespaces,
-        workflows: Workflows,
-        batches: Batches,
-        nexus: _NexusParts,
-    ) -> None:
-        """What the network calls, and the loops beside it."""
         table = admission.table(handlers)
         if self._skipping is not None:
             table |= admission.table((self._skipping,), admission.TEST_SERVICES)
-        services = frozenset(path.split("/")[1] for path in table)
-        health = Health(services)
-        streams = health.streams() | Reflection({*services, HEALTH}).streams()
-        grpc = GrpcApp({**table, **health.rows()}, streams, self._clock, self.config)
+        batch_work = BatchWork(executions, batches, admission.answers(table))
+        deliveries = self._run_loops(stack, executions, namespaces, workflows, batch_work, nexus)
+        await self._serve(
+            stack, table, executions, namespaces, worker_tasks, deliveries, nexus.calls
+        )
+
+    def _run_loops(
+        self,
+        stack: contextlib.AsyncExitStack,
+        executions: Executions,
+        namespaces: Namespaces,
+        workflows: Workflows,
+        batch_work: BatchWork,
+        nexus: _NexusParts,
+    ) -> outbox.Outbox:
+        """What goes on beside the calls."""
         _run_beside(stack, timers.run(executions), "timers")
         deliveries = outbox.Outbox(
             executions,
             workflows.start_child,
             workflows.start_scheduled,
-            BatchWork(executions, batches, admission.answers(table)),
+            batch_work,
             nexus.deliveries,
             nexus.callbacks,
         )
@@ -206,9 +212,7 @@ class Server:
         if self._skipping is not None:
             skips = time_skipping.run(executions, self._skipping, deliveries.delivering)
             _run_beside(stack, skips, "time skipping")
-        http = HttpJson(table, self._clock, self.config)
-        app = App(grpc, http, Nexus(nexus.calls, self.config))
-        await self._listen(stack, app, executions.matching, health)
+        return deliveries
 
     async def _nexus(
         self,
@@ -241,6 +245,41 @@ class Server:
             CallbackDeliveries(executions, http_client, breakers, completions),
         )
 
+    def _open_store(self) -> SqliteStore:
+        return SqliteStore.open(self.config.store)
+
+    async def _serve(
+        self,
+        stack: contextlib.AsyncExitStack,
+        table: dict[str, admission.Rpc],
+        executions: Executions,
+        namespaces: Namespaces,
+        worker_tasks: WorkerTasks,
+        deliveries: outbox.Outbox,
+        calls: NexusCalls,
+    ) -> None:
+        """The edge: what answers on the port, and the port."""
+        services = frozenset(path.split("/")[1] for path in table)
+        health = Health(services)
+        streams = health.streams() | Reflection({*services, HEALTH}).streams()
+        rows = {**table, **health.rows()}
+        traffic = Traffic(rows, worker_tasks.ids_of_token)
+        grpc = GrpcApp(rows, streams, self._clock, self.config, traffic)
+        http = HttpJson(table, self._clock, self.config, traffic)
+
+        def metrics() -> Page:
+            from durably.edge.metrics import Metrics
+
+            return Metrics(executions, namespaces, traffic, worker_tasks, deliveries)
+
+        pages = {METRICS_PATH: metrics} if self.config.metrics else {}
+        app = App(grpc, http, Nexus(calls, self.config), pages)
+        await self._listen(stack, app, executions.matching, health)
+
+    async def _close(self, store: SqliteStore) -> None:
+        await store.close()
+        logger.info("stopped: all that was acknowledged is in the store")
+
     def _retention(self, namespaces: Namespaces) -> Callable[[str], int]:
         """Nothing is removed because its time was skipped."""
         return namespaces.retention_ns if self._skipping is None else lambda _: FOREVER_NS
@@ -260,6 +299,8 @@ class Server:
         stack.push_async_callback(self._drain, http, serving, matching, health)
         port = http.addresses[0].rsplit(":", 1)[1] if self.config.port == 0 else self.config.port
         self.address = f"{host}:{port}"
+        fields = {"address": self.address, "version": VERSION}
+        logger.info("listening", extra={"fields": fields})
 
     def _http_config(self, bind: str) -> h2corn.Config:
         return h2corn.Config(
@@ -280,6 +321,7 @@ class Server:
         health: Health,
     ) -> None:
         """Take no new connections, answer the long polls, let what is under way finish."""
+        logger.info("draining: no new connections, long polls are answered")
         health.stop()
         http.shutdown()
         give_up = asyncio.get_running_loop().time() + self.config.shutdown_drain_s + 1

@@ -8,10 +8,12 @@ Rule 3: the deadline that the server would have stored is never later than the o
 Rule 4: a refusal changes nothing.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any, Generic, TypeVar
 
+import pytest
 from google.protobuf.message import Message
 from temporalio.api.command.v1 import message_pb2 as command
 from temporalio.api.common.v1 import message_pb2 as common
@@ -307,6 +309,26 @@ def about_update(update_id: str, body: Message, message_id: str = "") -> protoco
     return message
 
 
+def acceptance(update_id: str = "u", message_id: str = "") -> protocol.Message:
+    body = update_messages.Acceptance(
+        accepted_request_message_id=f"{update_id}/request", accepted_request_sequencing_event_id=1
+    )
+    return about_update(update_id, body, message_id)
+
+
+def rejection(update_id: str = "u", message_id: str = "") -> protocol.Message:
+    body = update_messages.Rejection(failure=failure.Failure(message="no"))
+    return about_update(update_id, body, message_id)
+
+
+def completion(update_id: str = "u", message_id: str = "") -> protocol.Message:
+    body = update_messages.Response(
+        meta=update_messages.Meta(update_id=update_id),
+        outcome=update_messages.Outcome(success=payloads(b"done")),
+    )
+    return about_update(update_id, body, message_id or f"{update_id}/c")
+
+
 # --- Workflows --------------------------------------------------------------------------------
 
 
@@ -527,14 +549,10 @@ class WorkflowLife(Life[WorkflowState]):
 
 def assert_bad(life: WorkflowLife, asked: command.Command, cause: str, message: str) -> None:
     """The worker asks for something wrong: nothing of its completion takes effect."""
-    try:
+    with pytest.raises(BadCommand, match=re.escape(message)) as refused:
         life.complete(asked)
-    except BadCommand as bad:
-        name = causes.WorkflowTaskFailedCause.Name(bad.cause)
-        assert name == f"WORKFLOW_TASK_FAILED_CAUSE_{cause}"
-        assert message in bad.message
-    else:
-        raise AssertionError(f"taken, though {message!r}")
+    name = causes.WorkflowTaskFailedCause.Name(refused.value.cause)
+    assert name == f"WORKFLOW_TASK_FAILED_CAUSE_{cause}"
 
 
 CLOSING = frozenset(

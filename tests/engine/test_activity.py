@@ -123,9 +123,7 @@ def test_so_many_activities_may_be_pending() -> None:
 def test_an_eager_one_starts_for_the_worker_that_asks() -> None:
     life = WorkflowLife()
     eager = schedule_activity("a", request_eager_execution=True)
-    elsewhere = schedule_activity(
-        "b", request_eager_execution=True, task_queue={"name": "other"}
-    )
+    elsewhere = schedule_activity("b", request_eager_execution=True, task_queue={"name": "other"})
     completed = life.work(eager, elsewhere)
     assert [each.activity.activity_id for each in completed.activities] == ["a"]
     assert life.pending("a").started
@@ -474,3 +472,14 @@ def test_a_timeout_is_said_by_the_server() -> None:
     life.wait(1)
     reason: failure.Failure = life.last("ACTIVITY_TASK_TIMED_OUT").failure
     assert (reason.source, reason.message) == ("Server", "activity ScheduleToStart timeout")
+
+
+def test_what_no_worker_had_ends_while_another_decides() -> None:
+    """Its end waits in the buffer, and names no start when it leaves it."""
+    life = WorkflowLife().with_activity(schedule_to_start_timeout={"seconds": 3})
+    life.signal()
+    life.start_task()
+    life.wait(3)
+    life.complete()
+    assert life.kinds[-2] == "ACTIVITY_TASK_TIMED_OUT"
+    assert life.last("ACTIVITY_TASK_TIMED_OUT").started_event_id == 0

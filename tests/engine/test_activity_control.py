@@ -274,6 +274,15 @@ def test_an_activity_of_a_paused_workflow_is_not_dispatched_by_new_options() -> 
     assert not dispatched(life)
 
 
+def test_a_shorter_timeout_of_a_running_one_holds_while_its_workflow_is_paused() -> None:
+    life = WorkflowLife().with_activity(heartbeat_timeout={"seconds": 8})
+    life.take()
+    life.step(workflow_pause.pause, "me", "why", "")
+    change(life, "heartbeat_timeout", heartbeat_timeout={"seconds": 2})
+    life.wait(2)
+    assert not life.pending().started
+
+
 def test_options_can_be_restored() -> None:
     life = WorkflowLife().with_activity()
     first = life.step(activity_control.restore_options, [life.pending()])

@@ -12,6 +12,7 @@ from durably.engine.refusals import BadCommand
 from tests.engine.lives import (
     WorkflowLife,
     about_update,
+    acceptance,
     application_failure,
     as_command,
     assert_bad,
@@ -188,7 +189,7 @@ def test_a_message_takes_effect_where_its_command_stands() -> None:
     life = WorkflowLife()
     life.admit("u")
     life.start_task()
-    accepted = about_update("u", update_messages.Acceptance(), "m1")
+    accepted = acceptance("u", "m1")
     life.complete(start_timer("a"), protocol_command("m1"), start_timer("b"), messages=[accepted])
     assert life.kinds[-3:] == [
         "TIMER_STARTED",
@@ -200,7 +201,7 @@ def test_a_message_takes_effect_where_its_command_stands() -> None:
 def test_a_message_without_a_command_takes_effect_after_all_commands() -> None:
     life = WorkflowLife()
     life.admit("u")
-    life.work(start_timer(), messages=[about_update("u", update_messages.Acceptance())])
+    life.work(start_timer(), messages=[acceptance()])
     assert life.kinds[-1] == "WORKFLOW_EXECUTION_UPDATE_ACCEPTED"
 
 

@@ -103,7 +103,9 @@ def test_news_of_what_is_not_pending_is_taken(attributes: dict[str, Any]) -> Non
 def test_an_update_that_was_accepted_without_being_admitted_is_taken() -> None:
     """In a history that a reset takes over, the admission was a record, and stayed behind."""
     state = fresh()
-    accepted = {"workflow_execution_update_accepted_event_attributes": {"protocol_instance_id": "u"}}
+    accepted = {
+        "workflow_execution_update_accepted_event_attributes": {"protocol_instance_id": "u"}
+    }
     apply_event(state, event(1, **accepted), 10)
     assert state.updates["u"].accepted_event_id == 1
 

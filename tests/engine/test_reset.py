@@ -9,7 +9,6 @@ from temporalio.api.enums.v1 import failed_cause_pb2 as causes
 from temporalio.api.enums.v1 import reset_pb2 as e
 from temporalio.api.enums.v1 import update_pb2 as update_enums
 from temporalio.api.history.v1 import message_pb2 as history
-from temporalio.api.update.v1 import message_pb2 as update_messages
 from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
 
 from durably.engine import external_workflow, reset
@@ -18,7 +17,7 @@ from durably.errors import InvalidArgument
 from tests.engine.lives import (
     SECOND_NS,
     WorkflowLife,
-    about_update,
+    acceptance,
     complete_workflow,
     fresh,
     payloads,
@@ -123,9 +122,7 @@ def after_much() -> WorkflowLife:
     life.work(start_child("early"))
     life.signal("one", "r1", links=[common.Link()])
     life.admit("u")
-    life.work(
-        start_child("late"), messages=[about_update("u", update_messages.Acceptance())]
-    )
+    life.work(start_child("late"), messages=[acceptance()])
     life.step(external_workflow.child_started, 5, "early-run")
     for initiated in list(life.state.children):
         life.step(
@@ -171,7 +168,7 @@ def test_a_signal_is_applied_again_with_its_links_and_request_id() -> None:
 
 def test_an_update_whose_request_came_with_an_earlier_reset_is_admitted_once() -> None:
     first = reset_to(after_much(), 9)
-    first.work(messages=[about_update("u", update_messages.Acceptance())])
+    first.work(messages=[acceptance()])
     second = reset_to(first, 9)
     assert second.kinds.count("WORKFLOW_EXECUTION_UPDATE_ADMITTED") == 1
     second.check()

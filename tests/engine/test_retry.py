@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from hypothesis import given
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
@@ -63,9 +66,7 @@ def test_an_attempt_that_would_come_too_late_does_not_come() -> None:
 
 
 def _cause(reason: failure.Failure) -> failure.Failure:
-    return failure.Failure(
-        activity_failure_info=failure.ActivityFailureInfo(), cause=reason
-    )
+    return failure.Failure(activity_failure_info=failure.ActivityFailureInfo(), cause=reason)
 
 
 FATAL = failure.Failure(
@@ -106,9 +107,7 @@ def timeout(kind: workflow_enums.TimeoutType.ValueType) -> failure.Failure:
     ],
 )
 def test_which_failures_are_tried_again(reason: failure.Failure, again: bool) -> None:
-    policy = common.RetryPolicy(
-        non_retryable_error_types=["Listed", "TemporalTimeout:Heartbeat"]
-    )
+    policy = common.RetryPolicy(non_retryable_error_types=["Listed", "TemporalTimeout:Heartbeat"])
     state = decide(policy, reason).state
     assert (state == workflow_enums.RETRY_STATE_IN_PROGRESS) == again
     assert again or state == workflow_enums.RETRY_STATE_NON_RETRYABLE_FAILURE
@@ -143,3 +142,53 @@ def test_policies_that_make_sense() -> None:
             non_retryable_error_types=["E", "TemporalTimeout:StartToClose"],
         )
     )
+
+
+def duration_ns(value: int) -> Duration:
+    made = Duration()
+    made.FromNanoseconds(value)
+    return made
+
+
+NANOSECONDS = st.integers(0, 100_000 * SECOND_NS)
+
+
+@given(
+    initial_ns=NANOSECONDS,
+    longest_ns=NANOSECONDS,
+    coefficient=st.one_of(st.just(0.0), st.floats(1, 1e9)),
+    attempts=st.integers(0, 50),
+    attempt=st.integers(0, 100_000),
+    left_ns=NANOSECONDS,
+)
+def test_any_policy_gives_a_delay_within_its_bounds_or_a_reason(
+    initial_ns: int,
+    longest_ns: int,
+    coefficient: float,
+    attempts: int,
+    attempt: int,
+    left_ns: int,
+) -> None:
+    policy = retry.with_defaults(
+        common.RetryPolicy(
+            initial_interval=duration_ns(initial_ns),
+            maximum_interval=duration_ns(longest_ns),
+            backoff_coefficient=coefficient,
+            maximum_attempts=attempts,
+        )
+    )
+    found = decide(policy, attempt=attempt, expires_ns=left_ns)
+    longest = policy.maximum_interval.ToNanoseconds()
+    match found.state:
+        case workflow_enums.RETRY_STATE_IN_PROGRESS:
+            assert 0 <= found.delay_ns <= longest
+            assert not left_ns or found.delay_ns < left_ns
+            assert not attempts or attempt < attempts
+            later = retry.backoff_ns(policy, attempt + 1)
+            assert found.delay_ns <= later, "no delay is shorter than the one before"
+        case workflow_enums.RETRY_STATE_MAXIMUM_ATTEMPTS_REACHED:
+            assert attempt >= attempts > 0
+        case other:
+            assert other == workflow_enums.RETRY_STATE_TIMEOUT
+            assert retry.backoff_ns(policy, attempt) >= left_ns > 0
+    assert retry.with_defaults(policy) == policy

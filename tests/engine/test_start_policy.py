@@ -79,3 +79,23 @@ def test_policies_that_contradict_each_other_are_refused() -> None:
     validate(TERMINATE_IF_RUNNING, e.WORKFLOW_ID_CONFLICT_POLICY_UNSPECIFIED)
     validate(REJECT, USE)
     validate(DUPLICATE, TERMINATE)
+
+
+@pytest.mark.parametrize("status", [RUNNING, PAUSED, *range(2, 8)])
+@pytest.mark.parametrize("reuse", e.WorkflowIdReusePolicy.values())
+@pytest.mark.parametrize("conflict", e.WorkflowIdConflictPolicy.values())
+def test_every_combination_has_one_outcome(
+    status: int,
+    reuse: e.WorkflowIdReusePolicy.ValueType,
+    conflict: e.WorkflowIdConflictPolicy.ValueType,
+) -> None:
+    existing = fresh()
+    existing.status = status
+    try:
+        outcome = decide(existing, "new", reuse, conflict)
+    except WorkflowExecutionAlreadyStarted:
+        return
+    if existing.running:
+        assert outcome in (Outcome.RETURN, Outcome.TERMINATE), "two runs never have one id"
+    else:
+        assert outcome is Outcome.START

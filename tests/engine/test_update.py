@@ -2,7 +2,6 @@
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
-from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.protocol.v1 import message_pb2 as protocol
 from temporalio.api.update.v1 import message_pb2 as update_messages
@@ -16,26 +15,20 @@ from durably.errors import NotFound, ResourceExhausted
 from tests.engine.lives import (
     WorkflowLife,
     about_update,
+    acceptance,
     complete_workflow,
+    completion,
     payloads,
+    rejection,
     update_request,
 )
-
-ACCEPTED = update_messages.Acceptance()
-
-
-def completion(update_id: str) -> update_messages.Response:
-    return update_messages.Response(
-        meta=update_messages.Meta(update_id=update_id),
-        outcome=update_messages.Outcome(success=payloads(b"done")),
-    )
 
 
 def test_it_is_carried_by_the_next_task_until_a_worker_answers() -> None:
     life = WorkflowLife()
     life.work()
     life.admit("u")
-    assert life.kinds[-1] == "WORKFLOW_TASK_SCHEDULED", "it leaves no event before it is accepted"
+    assert life.kinds[-1] == "WORKFLOW_TASK_COMPLETED", "it leaves no event before it is accepted"
     assert list(update.messages(life.state)) == []
     life.start_task()
     (message,) = update.messages(life.state)
@@ -51,14 +44,14 @@ def test_it_is_carried_by_the_next_task_until_a_worker_answers() -> None:
 def test_accepted_then_completed_perhaps_in_a_later_task() -> None:
     life = WorkflowLife()
     life.admit("u")
-    life.work(messages=[about_update("u", ACCEPTED)])
+    life.work(messages=[acceptance()])
     accepted = life.last("WORKFLOW_EXECUTION_UPDATE_ACCEPTED")
     assert accepted.accepted_request == update_request("u")
     assert accepted.accepted_request_message_id == "u/request"
     accepted_id = life.events[-1].event_id
     assert not update.waiting_unsent(life.state)
     life.signal()
-    life.work(messages=[about_update("u", completion("u"))])
+    life.work(messages=[completion()])
     completed = life.last("WORKFLOW_EXECUTION_UPDATE_COMPLETED")
     assert completed.accepted_event_id == accepted_id
     assert completed.outcome.success == payloads(b"done")
@@ -70,8 +63,7 @@ def test_a_rejected_one_leaves_no_trace() -> None:
     life.admit("u")
     life.start_task()
     events = len(life.events)
-    said = update_messages.Rejection(failure=failure.Failure(message="no"))
-    life.complete(messages=[about_update("u", said)])
+    life.complete(messages=[rejection()])
     assert life.kinds[events:] == ["WORKFLOW_TASK_COMPLETED"]
     assert not update.known(life.state, "u")
 
@@ -82,7 +74,7 @@ def test_one_that_the_worker_says_nothing_of_is_rejected() -> None:
     life.admit("said")
     life.start_task()
     life.admit("late")
-    life.complete(messages=[about_update("said", ACCEPTED)])
+    life.complete(messages=[acceptance("said")])
     assert not update.known(life.state, "seen")
     assert update.known(life.state, "said")
     assert update.known(life.state, "late"), "the task did not carry it"
@@ -93,7 +85,7 @@ def test_an_id_is_used_once_in_a_run() -> None:
     life = WorkflowLife()
     life.admit("u")
     life.admit("u")
-    life.work(messages=[about_update("u", ACCEPTED), about_update("u", completion("u"), "m2")])
+    life.work(messages=[acceptance(), completion()])
     life.admit("u")
     assert life.state.updates_total == 1
     life.signal()
@@ -118,21 +110,20 @@ def test_what_a_worker_says_of_an_update_that_is_not_there_fails_its_task() -> N
     life = WorkflowLife()
     life.admit("u")
     life.start_task()
-    rejection = update_messages.Rejection()
     unknown = protocol.Message(id="x", protocol_instance_id="u", body=AnyMessage(type_url="t/x"))
     for message, problem in (
-        (about_update("v", ACCEPTED), "v was not waiting to be accepted"),
-        (about_update("v", rejection), "v was not waiting to be rejected"),
-        (about_update("v", completion("v")), "v was not accepted"),
-        (about_update("u", completion("u")), "u was not accepted"),
+        (acceptance("v"), "v was not waiting to be accepted"),
+        (rejection("v"), "v was not waiting to be rejected"),
+        (completion("v"), "v was not accepted"),
+        (completion(), "u was not accepted"),
         (unknown, "unknown message t/x"),
     ):
         with pytest.raises(BadCommand, match=problem):
             life.complete(messages=[message])
-    life.complete(messages=[about_update("u", ACCEPTED)])
+    life.complete(messages=[acceptance()])
     life.signal()
     life.start_task()
-    for message in (about_update("u", ACCEPTED), about_update("u", rejection)):
+    for message in (acceptance(), rejection()):
         with pytest.raises(BadCommand, match="was not waiting"):
             life.complete(messages=[message])
 
@@ -152,7 +143,7 @@ def test_a_worker_may_name_the_request_it_accepts() -> None:
 def test_those_that_are_accepted_are_dropped_with_the_run() -> None:
     life = WorkflowLife()
     life.admit("u")
-    life.work(complete_workflow(), messages=[about_update("u", ACCEPTED)])
+    life.work(complete_workflow(), messages=[acceptance()])
     assert life.state.updates == {}
     reason = update.closed_failure()
     assert reason.application_failure_info.type == "AcceptedUpdateCompletedWorkflow"
@@ -163,7 +154,7 @@ def test_only_the_latest_completed_ones_are_remembered() -> None:
     for state in (life.state, life.copy):
         state.updates_completed.update({f"u{i}": 1 for i in range(10_000)})
     life.admit("u")
-    life.work(messages=[about_update("u", ACCEPTED), about_update("u", completion("u"), "m2")])
+    life.work(messages=[acceptance(), completion()])
     assert len(life.state.updates_completed) == 10_000
     assert "u0" not in life.state.updates_completed
 
@@ -180,6 +171,6 @@ def test_one_that_a_reset_brought_along_has_its_request_in_history() -> None:
     life.start_task()
     assert life.state.updates["u"].sent
     assert list(update.messages(life.state)) == []
-    life.complete(messages=[about_update("u", ACCEPTED)])
+    life.complete(messages=[acceptance()])
     accepted = life.last("WORKFLOW_EXECUTION_UPDATE_ACCEPTED")
     assert not accepted.HasField("accepted_request")

@@ -93,6 +93,9 @@ class Outbox:
         """Asked for while they were under way: looked at once more when they have ended."""
         self._children: WeakValueDictionary[tuple[int, int], asyncio.Lock] = WeakValueDictionary()
         """A child is started, or ended by its parent's close policy, not both at once."""
+        self.delivered = 0
+        self.failed = 0
+        """Deliveries that will be tried again."""
 
     async def run(self) -> None:
         """Deliver until cancelled."""
@@ -122,6 +125,10 @@ class Outbox:
             if not task.cancelled():
                 self._executions.deliveries.put_nowait(key)
 
+    def under_way(self) -> int:
+        """How many deliveries are being made just now."""
+        return len(self._under_way)
+
     def delivering(self) -> bool:
         """Whether anything is on its way, or waits to be."""
         waiting = not self._executions.deliveries.empty()
@@ -143,12 +150,24 @@ class Outbox:
         """One that fails is left to the sender's deadline, which asks for it again."""
         try:
             await self.deliver(execution_id, delivery)
+            self.delivered += 1
         except NotFound:
             pass  # The sender is gone; nothing is owed any more.
         except Refusal as refusal:
-            logger.warning("delivery %s will be tried again: %s", delivery, refusal.message)
+            self.failed += 1
+            logger.warning(
+                "delivery %s will be tried again: %s",
+                delivery,
+                refusal.message,
+                extra={"fields": self._executions.ids(execution_id)},
+            )
         except Exception:
-            logger.exception("delivery %s of execution %s failed", delivery, execution_id)
+            self.failed += 1
+            logger.exception(
+                "delivery %s failed",
+                delivery,
+                extra={"fields": self._executions.ids(execution_id)},
+            )
 
     async def deliver(self, execution_id: int, delivery: Delivery) -> None:
         """Deliver one, and record the answer with the sender."""

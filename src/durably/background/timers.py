@@ -39,9 +39,9 @@ async def _fire_logged(executions: Executions, execution_id: int) -> None:
         level = logging.WARNING if isinstance(error, Refusal) else logging.ERROR
         logger.log(
             level,
-            "execution %s: its deadline will be tried again: %r",
-            execution_id,
+            "a deadline will be tried again: %r",
             error,
+            extra={"fields": executions.ids(execution_id)},
         )
         executions.arm(execution_id, executions.clock() + RETRY_NS)
 
@@ -75,29 +75,35 @@ def _may_go(executions: Executions, state: AnyState, now_ns: int) -> bool:
     )
 
 
-async def sweep(executions: Executions, horizon_ns: int) -> None:
-    """Arm the deadlines up to `horizon_ns` that are in the store."""
+async def sweep(executions: Executions, horizon_ns: int) -> int:
+    """Arm the deadlines up to `horizon_ns` that are in the store; how many."""
+    armed = 0
     while True:
         found = await executions.store.due(horizon_ns, SWEEP_PAGE)
+        armed += len(found)
         for execution_id, at_ns in found:
             executions.arm(execution_id, at_ns)
         if len(found) < SWEEP_PAGE:
-            return
+            return armed
         # A full page: fire what is overdue, so that the next page is another one.
         if not await fire_due(executions, executions.clock()):
-            return
+            return armed
 
 
 async def run(executions: Executions) -> None:
     """Wake executions at their deadlines until cancelled."""
     interval_s = executions.config.deadline_sweep_interval_s
     next_sweep_ns = 0
+    first = True
     while True:
         now_ns = executions.clock()
         if now_ns >= next_sweep_ns:
             next_sweep_ns = now_ns + int(interval_s * 1e9)
             try:
-                await sweep(executions, now_ns + int(2e9 * interval_s))
+                armed = await sweep(executions, now_ns + int(2e9 * interval_s))
+                if first:
+                    first = False
+                    logger.info("recovered", extra={"fields": {"executions_soon_due": armed}})
             except Exception:
                 logger.exception("the sweep of deadlines failed and will be tried again")
         executions.near_changed.clear()

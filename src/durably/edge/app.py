@@ -1,7 +1,7 @@
 """One ASGI application on one port, routing to the rest of this folder."""
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from durably.edge.grpc import GrpcApp
@@ -13,6 +13,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Page = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 WELCOME = (
     f"durably {VERSION}\n\n"
@@ -25,10 +26,19 @@ WELCOME = (
 class App:
     """Routes by content type and path."""
 
-    def __init__(self, grpc: GrpcApp, http: HttpJson, nexus: Nexus) -> None:
+    def __init__(
+        self,
+        grpc: GrpcApp,
+        http: HttpJson,
+        nexus: Nexus,
+        pages: Mapping[str, Callable[[], Page]],
+    ) -> None:
+        """`pages`: path -> what makes the page when it is first asked for."""
         self._grpc = grpc
         self._http = http
         self._nexus = nexus
+        self._pages = dict(pages)
+        self._made: dict[str, Page] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -39,12 +49,21 @@ class App:
                     await self._grpc(scope, receive, send)
                     return
                 break
-        if self._nexus.serves(scope):
+        page = self._page(scope)
+        if page is not None:
+            await page(scope, receive, send)
+        elif self._nexus.serves(scope):
             await self._nexus(scope, receive, send)
         elif self._http.serves(scope):
             await self._http(scope, receive, send)
         else:
             await _page(scope, send)
+
+    def _page(self, scope: Scope) -> Page | None:
+        path = scope["path"]
+        if path in self._pages and path not in self._made and scope["method"] == "GET":
+            self._made[path] = self._pages[path]()
+        return self._made.get(path) if scope["method"] == "GET" else None
 
 
 async def _page(scope: Scope, send: Send) -> None:

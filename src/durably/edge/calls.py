@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from google.protobuf.message import Message
 
+from durably.edge.traffic import ids_of
 from durably.errors import (
     DeadlineExceeded,
     Internal,
@@ -128,5 +129,5 @@ async def _refuse_bugs(rpc: Rpc, request: Message, call: Call) -> Message:
     except Refusal:
         raise
     except Exception as error:
-        logger.exception("%s failed", rpc.name)
+        logger.exception("%s failed", rpc.name, extra={"fields": ids_of(request)})
         raise Internal(f"{rpc.name} failed inside the server: see its log") from error

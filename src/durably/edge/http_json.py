@@ -36,10 +36,12 @@ from durably.edge.calls import (
 from durably.edge.grpc import timeout_ns
 from durably.edge.openapi import document
 from durably.edge.routes import Router, routes
+from durably.edge.traffic import Exchange, Traffic
 from durably.errors import (
     HTTP_STATUS,
     InvalidArgument,
     Refusal,
+    Status,
 )
 from durably.service.admission import Call, Rpc
 from durably.version import VERSION
@@ -52,12 +54,15 @@ HEADERS = [(b"content-type", b"application/json"), (b"x-content-type-options", b
 class HttpJson:
     """Answers requests whose path is a route of the API."""
 
-    def __init__(self, table: Mapping[str, Rpc], clock: Clock, config: Config) -> None:
+    def __init__(
+        self, table: Mapping[str, Rpc], clock: Clock, config: Config, traffic: Traffic
+    ) -> None:
         found = routes(table)
         self._router = Router(found)
         self._routes = found
         self._clock = clock
         self._bytes_max = config.message_bytes_max
+        self._traffic = traffic
         self._openapi = b""
 
     def serves(self, scope: Scope) -> bool:
@@ -68,18 +73,26 @@ class HttpJson:
         send = unless_gone(send)
         headers = Headers(scope["headers"])
         pretty = _is_pretty(scope, headers)
+        exchange = self._traffic.begin()
+        ended = Status.CANCELLED
         try:
+            allowed = self._methods(scope)
+            if scope["method"] not in allowed:
+                ended = Status.UNIMPLEMENTED
+                return await _not_allowed(send, allowed)
+            outcome = Status.OK
             try:
-                allowed = self._methods(scope)
-                if scope["method"] not in allowed:
-                    return await _not_allowed(send, allowed)
-                status, body = 200, await self._answer(scope, headers, receive, pretty)
+                status, body = 200, await self._answer(exchange, scope, headers, receive, pretty)
             except Refusal as refusal:
+                outcome = refusal.status
                 status, body = _refused(refusal, pretty)
             await send({"type": "http.response.start", "status": status, "headers": HEADERS})
             await send({"type": "http.response.body", "body": body, "more_body": False})
+            ended = outcome
         except ClientGone:
             pass
+        finally:
+            self._traffic.end(exchange, ended)
         return None
 
     def _methods(self, scope: Scope) -> list[str]:
@@ -87,7 +100,12 @@ class HttpJson:
         return ["GET"] if path == OPENAPI_PATH else sorted(self._router.find(path)[0])
 
     async def _answer(
-        self, scope: Scope, headers: Headers, receive: Receive, pretty: bool
+        self,
+        exchange: Exchange,
+        scope: Scope,
+        headers: Headers,
+        receive: Receive,
+        pretty: bool,
     ) -> bytes:
         path = _path(scope)
         body = await read_body(receive, self._bytes_max)
@@ -95,8 +113,9 @@ class HttpJson:
             return self._document()
         by_method, values = self._router.find(path)
         route = by_method[scope["method"]]
+        exchange.rpc = route.rpc.name
         shorthand = "no-payload-shorthand" not in headers.get("content-type", "")
-        request = route.rpc.request()
+        request = exchange.request = route.rpc.request()
         if route.has_body:
             _check_declared(headers, body)
             payload_json.read(body or b"{}", request, shorthand=shorthand)
@@ -109,7 +128,7 @@ class HttpJson:
             _set(request, name, value)
         limit_ns = timeout_ns(headers)
         call = Call(route.rpc.name, headers, self._clock() + limit_ns if limit_ns else 0)
-        reply = await answer(route.rpc, request, call, limit_ns, receive)
+        reply = exchange.reply = await answer(route.rpc, request, call, limit_ns, receive)
         accepted = headers.get("accept", "")
         shorthand = "no-payload-shorthand" not in accepted
         return payload_json.write(reply, shorthand=shorthand, pretty=pretty).encode()

@@ -95,8 +95,7 @@ def _change(state: HistoryState, event: history.HistoryEvent) -> None:
 
 def _take_id_from_buffer(state: HistoryState, event: history.HistoryEvent) -> None:
     """The event was applied when it was buffered; what remembers its id learns it now."""
-    if not isinstance(state, WorkflowState):
-        return
+    assert isinstance(state, WorkflowState)  # Nothing else has workflow tasks to wait for.
     match event.event_type:
         case event_types.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED:
             attributes = event.child_workflow_execution_started_event_attributes
@@ -346,6 +345,8 @@ def _workflow_task_completed(state: WorkflowState, event: history.HistoryEvent) 
     attributes = event.workflow_task_completed_event_attributes
     state.workflow_task = None
     state.workflow_task_attempt = 1
+    state.workflow_task_failures = 0
+    state.reported_problems = []
     state.last_started_event_id = attributes.started_event_id
     state.last_completed_event_id = event.event_id
     sdk = attributes.sdk_metadata
@@ -387,18 +388,45 @@ def _note_reset_point(state: WorkflowState, event: history.HistoryEvent) -> None
     del state.reset_points[:-RESET_POINTS_MAX]
 
 
-def _end_workflow_task(state: WorkflowState, increment_attempt: bool) -> None:
+PROBLEMS_REPORTED_AFTER = 5
+"""Failures and timeouts of workflow tasks, one after the other."""
+
+
+def failed_problem(cause: causes.WorkflowTaskFailedCause.ValueType) -> tuple[str, ...]:
+    """What TemporalReportedProblems says of a workflow task that failed."""
+    name = causes.WorkflowTaskFailedCause.Name(cause).removeprefix("WORKFLOW_TASK_FAILED_CAUSE_")
+    cause_name = name.title().replace("_", "")
+    return "category=WorkflowTaskFailed", f"cause=WorkflowTaskFailedCause{cause_name}"
+
+
+def timed_out_problem(kind: workflow_enums.TimeoutType.ValueType) -> tuple[str, ...]:
+    """The same of one that timed out."""
+    name = workflow_enums.TimeoutType.Name(kind).removeprefix("TIMEOUT_TYPE_")
+    cause_name = name.title().replace("_", "")
+    return "category=WorkflowTaskTimedOut", f"cause=WorkflowTaskTimedOutCause{cause_name}"
+
+
+def _end_workflow_task(
+    state: WorkflowState, increment_attempt: bool, problem: tuple[str, ...]
+) -> None:
+    """A task on the sticky queue is no proof against the workflow: it is a first attempt again, on the
+    normal queue."""
     state.workflow_task = None
+    counts = increment_attempt and not state.sticky_queue
     state.sticky_queue = ""
     _unsend_updates(state)
-    if increment_attempt:
-        state.workflow_task_attempt += 1
+    if not counts:
+        return
+    state.workflow_task_attempt += 1
+    state.workflow_task_failures += 1
+    if problem and state.workflow_task_failures >= PROBLEMS_REPORTED_AFTER:
+        state.reported_problems = list(problem)
 
 
 def _workflow_task_failed(state: WorkflowState, event: history.HistoryEvent) -> None:
     cause = event.workflow_task_failed_event_attributes.cause
     reset = cause == causes.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
-    _end_workflow_task(state, increment_attempt=not reset)
+    _end_workflow_task(state, not reset, failed_problem(cause))
     if reset:
         state.workflow_task_attempt = 1
 
@@ -406,7 +434,8 @@ def _workflow_task_failed(state: WorkflowState, event: history.HistoryEvent) -> 
 def _workflow_task_timed_out(state: WorkflowState, event: history.HistoryEvent) -> None:
     kind = event.workflow_task_timed_out_event_attributes.timeout_type
     # A sticky worker that does not come for its task is not a failed attempt.
-    _end_workflow_task(state, kind != workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_START)
+    counts = kind != workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_START
+    _end_workflow_task(state, counts, timed_out_problem(kind))
 
 
 # Activities
@@ -903,7 +932,7 @@ def _apply_workflow_task(
             task.suggest_continue_as_new = record.suggest_continue_as_new
             _send_updates(state)
         case r.WorkflowTaskAttemptEnded():
-            _end_workflow_task(state, record.increment_attempt)
+            _end_workflow_task(state, record.increment_attempt, record.problem)
         case r.WorkflowTaskDropped():
             state.workflow_task = None
         case r.WorkflowTaskBackoffEnded():

@@ -130,6 +130,8 @@ class WorkflowTaskAttemptEnded(Record, frozen=True, tag="we"):
     """A transient workflow task failed or timed out: no event in history."""
 
     increment_attempt: bool
+    problem: tuple[str, ...] = ()
+    """What is said of it if that goes on."""
 
 
 class WorkflowTaskDropped(Record, frozen=True, tag="wx"):

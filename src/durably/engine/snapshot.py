@@ -34,10 +34,9 @@ def _encode_message(value: Any) -> Any:
     raise NotImplementedError(f"cannot store a {type(value).__name__}")
 
 
-def _decode_message(kind: type, value: Any) -> Any:
-    if issubclass(kind, Message):
-        return kind.FromString(value)
-    raise NotImplementedError(f"cannot load a {kind.__name__}")
+def _decode_message(kind: Any, value: bytes) -> Any:
+    """Every type in a state that msgspec does not know is a message."""
+    return kind.FromString(value)
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=_encode_message)

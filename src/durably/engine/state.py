@@ -374,6 +374,10 @@ class WorkflowState(HistoryState, tag="workflow"):
     # Workflow task
     workflow_task_attempt: int = 1
     """Attempt of the next workflow task to be scheduled."""
+    workflow_task_failures: int = 0
+    """How often a workflow task failed or timed out since one was completed."""
+    reported_problems: list[str] = field(default_factory=list)
+    """What the search attribute TemporalReportedProblems shows, of a worker that fails all the time."""
     last_started_event_id: int = 0
     """Started event of the last completed workflow task: what a worker's cache has seen."""
     last_completed_event_id: int = 0

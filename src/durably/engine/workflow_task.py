@@ -33,6 +33,7 @@ from temporalio.api.sdk.v1 import task_complete_metadata_pb2 as sdk
 
 from durably.config import Config
 from durably.engine import records as r
+from durably.engine.apply import failed_problem, timed_out_problem
 from durably.engine.state import WorkflowState, WorkflowTask
 from durably.engine.transition import (
     SECOND_NS,
@@ -167,9 +168,8 @@ def set_duration(message: object, nanoseconds: int) -> None:
 
 def end_backoff(t: Transition) -> None:
     """The delay before the first task is over."""
-    if t.state.running and t.state.backoff_pending:
-        t.note(r.WorkflowTaskBackoffEnded())
-        schedule_if_none(t)
+    t.note(r.WorkflowTaskBackoffEnded())
+    schedule_if_none(t)
 
 
 def move_to_normal_queue(t: Transition) -> DispatchWorkflowTask:
@@ -362,9 +362,9 @@ def record_completed(t: Transition, reference: TaskReference, completion: Comple
         attributes.sdk_metadata.CopyFrom(completion.sdk_metadata)
     if completion.metering_metadata is not None:
         attributes.metering_metadata.CopyFrom(completion.metering_metadata)
-    builds = list(t.state.build_ids)
+    shown = [*t.state.build_ids, *t.state.reported_problems]
     event_id = t.record(attributes)
-    t.visible |= t.state.build_ids != builds
+    t.visible |= [*t.state.build_ids, *t.state.reported_problems] != shown
     return event_id
 
 
@@ -404,8 +404,9 @@ def fail(
 ) -> None:
     """The worker could not complete the task, or what it asked for is wrong: it is tried again."""
     task = _write_down(t, in_flight(t.state, reference))
+    problems = t.state.reported_problems
     if task.transient:
-        t.note(r.WorkflowTaskAttemptEnded(increment_attempt=True))
+        t.note(r.WorkflowTaskAttemptEnded(True, failed_problem(cause)))
     else:
         attributes = history.WorkflowTaskFailedEventAttributes(
             scheduled_event_id=task.scheduled_event_id,
@@ -419,6 +420,7 @@ def fail(
         if completion.worker_version is not None:
             attributes.worker_version.CopyFrom(completion.worker_version)
         t.record(attributes)
+    t.visible |= t.state.reported_problems != problems
     schedule(t)
 
 
@@ -486,8 +488,9 @@ def fire_due(t: Transition) -> None:
         else workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_START
     )
     task = _write_down(t, task)
+    problems = t.state.reported_problems
     if task.transient:
-        t.note(r.WorkflowTaskAttemptEnded(increment_attempt=True))
+        t.note(r.WorkflowTaskAttemptEnded(True, timed_out_problem(kind)))
     else:
         t.record(
             history.WorkflowTaskTimedOutEventAttributes(
@@ -496,4 +499,5 @@ def fire_due(t: Transition) -> None:
                 timeout_type=kind,
             )
         )
+    t.visible |= t.state.reported_problems != problems
     schedule(t)

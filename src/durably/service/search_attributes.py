@@ -28,6 +28,7 @@ from durably.store.visibility_query import (
     SYSTEM_COLUMNS,
     time_ns,
     time_text,
+    words,
 )
 
 
@@ -103,6 +104,8 @@ def _values(found: common.SearchAttributes) -> dict[str, object]:
             continue
         try:
             values[name] = decode(payload, kind) if kind else json.loads(payload.data)
+            if kind == "Text":
+                values[name] = words(str(values[name]))
         except (ValueError, TypeError):
             continue  # Checked when it was set; an attribute whose type changed since is not shown.
     return values
@@ -280,11 +283,12 @@ def _nexus_row(state: StandaloneNexusState) -> VisibilityRow:
 
 PAUSE_INFO = "TemporalPauseInfo"
 BUILD_IDS = "BuildIds"
+PROBLEMS = "TemporalReportedProblems"
 
 
 def shown_attributes(state: WorkflowState) -> common.SearchAttributes:
-    """The search attributes of a workflow, with those that say which builds have worked on it, and
-    what of it is paused."""
+    """The search attributes of a workflow, with those that say which builds have worked on it, what of
+    it is paused, and why its worker cannot get on."""
     said = []
     if state.pause is not None:
         said.append(f"Workflow:{state.workflow_id}")
@@ -292,11 +296,15 @@ def shown_attributes(state: WorkflowState) -> common.SearchAttributes:
             said.append(f"Reason:{state.pause.reason}")
     paused = (a.scheduled.activity_type.name for a in state.activities.values() if a.pause)
     said += [f"property:activityType={name}" for name in dict.fromkeys(paused)]
-    if not said and not state.build_ids:
+    if not (said or state.build_ids or state.reported_problems):
         return state.search_attributes
     found = common.SearchAttributes()
     found.CopyFrom(state.search_attributes)
-    for name, values in ((PAUSE_INFO, said), (BUILD_IDS, state.build_ids)):
+    for name, values in (
+        (PAUSE_INFO, said),
+        (BUILD_IDS, state.build_ids),
+        (PROBLEMS, state.reported_problems),
+    ):
         if values:
             payload = found.indexed_fields[name]
             payload.metadata["encoding"] = b"json/plain"

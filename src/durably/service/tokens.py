@@ -78,13 +78,18 @@ def decode_task(data: bytes, namespace_id: str) -> TaskToken:
     """Raises InvalidArgument for anything that is not a task token of this namespace."""
     if not data:
         raise InvalidArgument("Task token not set on request.")
-    try:
-        token = _task_decoder.decode(data)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise InvalidArgument(INVALID_TASK_TOKEN) from error
+    token = read_task(data)
     if token.namespace_id != namespace_id:
         raise InvalidArgument("Operation requested with a token from a different namespace.")
     return token
+
+
+def read_task(data: bytes) -> TaskToken:
+    """Of any namespace. Raises InvalidArgument for what is not a task token."""
+    try:
+        return _task_decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidArgument(INVALID_TASK_TOKEN) from error
 
 
 def decode_query(data: bytes, namespace_id: str) -> QueryToken:

@@ -43,6 +43,7 @@ from durably.engine.transition import (
     outstanding,
 )
 from durably.errors import NotFound, Refusal, Unavailable
+from durably.histogram import Histogram
 from durably.matching import Matching, Poll
 from durably.service.search_attributes import visibility_row
 from durably.store.store import (
@@ -212,6 +213,18 @@ class _Unit:
     tasks: list[TaskRow] = field(default_factory=list)
 
 
+@dataclass(slots=True, eq=False)
+class Tally:
+    """What the executions of this node have done since it was started."""
+
+    cache_hits: int = 0
+    cache_misses: int = 0
+    decided_again: int = 0
+    """Transitions that lost a race and were decided again."""
+    timer_lateness: Histogram = field(default_factory=Histogram)
+    """Seconds from a deadline to the moment at which its execution was woken."""
+
+
 class Executions:
     """The executions of this node: a cache over the store, and the one way to change them."""
 
@@ -240,6 +253,7 @@ class Executions:
         self.rule_for: RuleFor | None = None
         self.deliveries: asyncio.Queue[tuple[int, Delivery]] = asyncio.Queue()
         self._units_writing = 0
+        self.tally = Tally()
 
     # --- Load ---------------------------------------------------------------------------------
 
@@ -279,6 +293,7 @@ class Executions:
         if execution is None or run_id not in ("", execution.state.run_id):
             return None
         self._cache.move_to_end(execution.execution_id)
+        self.tally.cache_hits += 1
         return execution
 
     async def get(self, execution_id: int) -> Execution[Any]:
@@ -286,6 +301,7 @@ class Executions:
         cached = self._cache.get(execution_id)
         if cached is not None:
             self._cache.move_to_end(execution_id)
+            self.tally.cache_hits += 1
             return cached
         loading = self._loading.get(execution_id)
         if loading is None:
@@ -298,6 +314,7 @@ class Executions:
         settling = self._settling.pop(execution_id, None)
         if settling is not None and not settling.done():
             await asyncio.wait([settling])
+        self.tally.cache_misses += 1
         stored = await self.store.load(execution_id)
         if stored is None:
             raise NotFound("workflow execution not found; it may have passed its retention period")
@@ -342,6 +359,22 @@ class Executions:
             if execution is not None:
                 yield execution.state
 
+    def cached(self) -> int:
+        """How many executions are in the cache."""
+        return len(self._cache)
+
+    def ids(self, execution_id: int) -> dict[str, object]:
+        """What the log says of an execution."""
+        execution = self._cache.get(execution_id)
+        if execution is None:
+            return {"execution_id": execution_id}
+        state = execution.state
+        return {
+            "namespace": state.namespace,
+            "workflow_id": state.workflow_id,
+            "run_id": state.run_id,
+        }
+
     def writing(self) -> bool:
         """Whether a commit is on its way."""
         return self._units_writing > 0
@@ -368,6 +401,7 @@ class Executions:
                 else:
                     await self._wait_for_commit(execution)
             except Conflict:
+                self.tally.decided_again += 1
                 continue
             return result
         raise Unavailable("this execution is too busy; try again")
@@ -633,8 +667,15 @@ class Executions:
         """Take the executions whose near deadline has come; each once."""
         found: dict[int, None] = {}
         while self._near and self._near[0][0] <= now_ns:
-            found[heapq.heappop(self._near)[1]] = None
+            at_ns, execution_id = heapq.heappop(self._near)
+            if execution_id not in found:
+                self.tally.timer_lateness.observe((now_ns - at_ns) / 1e9)
+            found[execution_id] = None
         return list(found)
+
+    def near(self) -> int:
+        """How many deadlines are in memory."""
+        return len(self._near)
 
     def next_near(self) -> int:
         return self._near[0][0] if self._near else 0

@@ -19,6 +19,7 @@ from durably.engine.transition import Transition
 from durably.engine.workflow import ensure_running
 from durably.engine.workflow_task import Completion, TaskReference
 from durably.errors import InvalidArgument, NotFound
+from durably.histogram import Histogram
 from durably.service import search_attributes, tokens
 from durably.service.admission import Call
 from durably.service.namespaces import Namespaces
@@ -64,6 +65,8 @@ class WorkerTasks:
         self._queries = queries
         self._workers = workers
         self._task_queues = task_queues
+        self.schedule_to_start = {kind: Histogram() for kind in TaskKind}
+        """Seconds that tasks waited until a worker had them; one that was waited for: 0."""
         self._config = executions.config
         self._context = commands.CommandContext(
             config=executions.config,
@@ -74,6 +77,13 @@ class WorkerTasks:
 
     def _check_search_attributes(self, namespace: str, found: common.SearchAttributes) -> None:
         search_attributes.check(found, self._namespaces.by_name(namespace).search_attributes)
+
+    def ids_of_token(self, task_token: bytes) -> dict[str, object]:
+        """Whom a task token is about, for the log; nothing if it is none."""
+        try:
+            return self._executions.ids(tokens.read_task(task_token).execution_id)
+        except InvalidArgument:
+            return {}
 
     # --- Poll ---------------------------------------------------------------------------------
 
@@ -108,7 +118,7 @@ class WorkerTasks:
             item = await self._poll(request, TaskKind.ACTIVITY, call)
             match item:
                 case Granted(execution, activity.ActivityGrant() as grant):
-                    reply = activity_task_reply(execution, grant)
+                    reply = self._activity_reply(execution, grant)
                 case TaskRow():
                     reply = await self._start_activity(item, request.identity)
                 case _:
@@ -163,8 +173,17 @@ class WorkerTasks:
     async def _workflow_reply(
         self, execution: Execution, grant: workflow_task.WorkflowTaskGrant
     ) -> ws.PollWorkflowTaskQueueResponse:
+        waited_ns = grant.started_ns - grant.scheduled_ns
+        self.schedule_to_start[TaskKind.WORKFLOW].observe(waited_ns / 1e9)
         queries = self._queries.attach(execution.execution_id)
         return await workflow_task_reply(self._executions, execution, grant, queries)
+
+    def _activity_reply(
+        self, execution: Execution[Any], grant: activity.ActivityGrant
+    ) -> ws.PollActivityTaskQueueResponse:
+        waited_ns = grant.started_ns - grant.dispatched_ns
+        self.schedule_to_start[TaskKind.ACTIVITY].observe(waited_ns / 1e9)
+        return activity_task_reply(execution, grant)
 
     async def _start_workflow_task(
         self, row: TaskRow, identity: str
@@ -197,7 +216,7 @@ class WorkerTasks:
         except NotFound:
             await self._drop(row)
             return None
-        return activity_task_reply(execution, grant) if grant is not None else None
+        return self._activity_reply(execution, grant) if grant is not None else None
 
     async def _drop(self, row: TaskRow) -> None:
         await self._executions.store.commit(Commit(writes=[], tasks_removed=[row.task_id]))
@@ -221,7 +240,7 @@ class WorkerTasks:
         execution = await self._executions.get(token.execution_id)
         self._queries.answer_attached(execution, dict(request.query_results))
         response = ws.RespondWorkflowTaskCompletedResponse(
-            activity_tasks=[activity_task_reply(execution, g) for g in completed.activities],
+            activity_tasks=[self._activity_reply(execution, g) for g in completed.activities],
             reset_history_event_id=completed.reset_event_id,
         )
         if completed.new_task is not None:

@@ -19,6 +19,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -36,15 +37,18 @@ from durably.store.store import (
     JournalRow,
     NamespaceRow,
     NexusEndpointRow,
+    QueueBacklog,
     QueueKey,
     RunRow,
     StoredExecution,
     StoreLocked,
     StoreTooNew,
+    TaskKind,
     TaskOrder,
     TaskRow,
     VisibilityRow,
     VisibleExecution,
+    Writes,
 )
 from durably.store.visibility_query import (
     INDEXED_BYTES_MAX,
@@ -108,6 +112,11 @@ SHOWN = """SELECT namespace_id, kind, search_values, sort_close_ns, start_ns FRO
 ADD_VALUE = "INSERT OR REPLACE INTO attribute_values VALUES (0, ?, ?, ?, ?, ?, ?, ?, ?)"
 REMOVE_VALUE = """DELETE FROM attribute_values WHERE shard = 0 AND namespace_id = ? AND kind = ?
     AND name = ? AND value = ? AND sort_close_ns = ? AND start_ns = ? AND execution_id = ?"""
+# How many tasks wait in each queue; of the oldest, since when.
+BACKLOGS = """SELECT q.namespace_id, q.kind, q.queue, q.tasks, t.created_ns, t.sticky FROM
+    (SELECT namespace_id, kind, queue, COUNT(*) AS tasks, MIN(task_id) AS oldest FROM tasks
+        GROUP BY namespace_id, kind, queue) q
+    JOIN tasks t ON t.shard = 0 AND t.task_id = q.oldest"""
 # The row of an execution, by its id.
 READ_EXECUTION = """SELECT kind, namespace_id, workflow_id, run_id, version, status, next_event_id,
     next_deadline_ns FROM executions WHERE shard = 0 AND execution_id = ?"""
@@ -204,6 +213,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     for version, sql in known:
         if version > present:
             connection.executescript(f"BEGIN;\n{sql}\nPRAGMA user_version = {version};\nCOMMIT;")
+            logger.info("the schema was brought up to date", extra={"fields": {"schema": version}})
 
 
 def connect(target: str) -> sqlite3.Connection:
@@ -292,7 +302,7 @@ class SqliteStore:
             self._searching = _Readers(target, "durably-searching", SEARCHING_THREADS)
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._closed = False
-        self.commits = 0
+        self.writes = Writes()
         self._thread = threading.Thread(target=self._run, name="durably-writer", daemon=True)
         self._thread.start()
 
@@ -423,16 +433,24 @@ class SqliteStore:
 
     def _write_group(self, group: list[_Work]) -> None:
         """One transaction for the whole group; then every waiter hears of it at once."""
+        began_s = time.perf_counter()
         try:
             with self._reading if self._in_memory else _NO_LOCK:
                 self._writer.execute("BEGIN IMMEDIATE")
                 for work in group:
                     _attempt(self._writer, work)
                 self._writer.execute("COMMIT")
-            self.commits += 1
+            self._count(group, time.perf_counter() - began_s)
         except BaseException as error:
             self._roll_back(group, error)
         group[0].loop.call_soon_threadsafe(_resolve, group)
+
+    def _count(self, group: list[_Work], seconds: float) -> None:
+        self.writes.seconds.observe(seconds)
+        self.writes.units.observe(len(group))
+        for work in group:
+            if work.error is not None:
+                self.writes.conflicts += 1
 
     def _roll_back(self, group: list[_Work], error: BaseException) -> None:
         logger.error("commit of %d units failed: %s", len(group), error)
@@ -446,6 +464,7 @@ class SqliteStore:
         )
         for work in group:
             work.error = refusal
+        self.writes.failed_units += len(group)
 
     # --- Reading ------------------------------------------------------------------------------
 
@@ -490,6 +509,13 @@ class SqliteStore:
             TaskRow(
                 row[0], queue, row[1], row[2], row[3], row[4], bool(row[5]), TaskOrder(*row[6:])
             )
+            for row in rows
+        ]
+
+    async def backlogs(self) -> list[QueueBacklog]:
+        rows = await self._read_aside(self._searching, lambda c: c.execute(BACKLOGS).fetchall())
+        return [
+            QueueBacklog(QueueKey(row[0], TaskKind(row[1]), row[2]), row[3], row[4], bool(row[5]))
             for row in rows
         ]
 

@@ -16,7 +16,23 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
+from durably.histogram import Histogram
 from durably.store.visibility_query import Query
+
+GROUP_UNITS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+@dataclass(slots=True, eq=False)
+class Writes:
+    """What a store has written since it was opened. A group is what one fsync served."""
+
+    seconds: Histogram = field(default_factory=Histogram)
+    """Of each group that was committed."""
+    units: Histogram = field(default_factory=lambda: Histogram(GROUP_UNITS))
+    """In each group that was committed: what was acknowledged, or lost a race."""
+    conflicts: int = 0
+    failed_units: int = 0
+    """In groups that could not be committed."""
 
 
 class Conflict(Exception):
@@ -184,6 +200,17 @@ class RunRow:
     status: int
 
 
+@dataclass(frozen=True, slots=True)
+class QueueBacklog:
+    """How many tasks of a queue wait, and since when the oldest does."""
+
+    queue: QueueKey
+    tasks: int
+    oldest_ns: int
+    sticky: bool
+    """It is the queue of one worker."""
+
+
 @dataclass(slots=True)
 class NamespaceRow:
     """`record` is encoded by the service that owns namespaces."""
@@ -224,6 +251,8 @@ class StoreTooNew(Exception):
 
 class Store(Protocol):
     """What a dialect offers. All methods are called on the event loop."""
+
+    writes: Writes
 
     def commit(self, unit: Commit) -> asyncio.Future[None]:
         """Write a unit. The future raises Conflict, or errors.Unavailable if nothing can be written.
@@ -284,6 +313,9 @@ class Store(Protocol):
         """(execution id, deadline) of executions that want attention before `before_ns`."""
 
     async def backlog(self, queue: QueueKey, after_task_id: int, limit: int) -> list[TaskRow]: ...
+
+    async def backlogs(self) -> list[QueueBacklog]:
+        """Of all queues that have tasks; takes time in proportion to the tasks."""
 
     async def namespaces(self) -> list[NamespaceRow]: ...
 
