@@ -675,16 +675,6 @@ async def test_an_operation_on_an_endpoint_that_is_deleted_fails(client: Client)
     assert cause.message == "endpoint not registered"
 
 
-async def test_an_external_target_says_that_it_is_not_there(client: Client) -> None:
-    spec = nexus_messages.EndpointSpec(name=ENDPOINT)
-    spec.target.external.url = "http://localhost:1/nexus"
-    await client.operator_service.create_nexus_endpoint(ops.CreateNexusEndpointRequest(spec=spec))
-    raw = Raw(client)
-    await raw.start()
-    await raw.work()
-    assert kind_of((await raw.events())[5]) == "EVENT_TYPE_NEXUS_OPERATION_FAILED"
-
-
 # --- Standalone -------------------------------------------------------------------------------
 
 
