@@ -16,6 +16,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from durably.background.batches import BatchWork
 from durably.background.callbacks import CallbackDeliveries
 from durably.background.nexus import NexusDeliveries
+from durably.background.nexus_external import ExternalCalls
 from durably.background.outbound_http import OutboundHttp
 from durably.background.outbox import Outbox, child_request, parent_of
 from durably.config import Config
@@ -79,7 +80,11 @@ class Parts:
             NexusDeliveries(
                 self.executions,
                 endpoints,
-                NexusDispatch(NexusTasks(self.executions, namespaces, queues), namespaces),
+                NexusDispatch(
+                    NexusTasks(self.executions, namespaces, queues),
+                    namespaces,
+                    ExternalCalls(OutboundHttp(CONFIG), CONFIG, lambda: ""),
+                ),
                 CallbackTokens(b"key"),
                 CircuitBreakers(time.time_ns, 6, 60.0),
                 system,

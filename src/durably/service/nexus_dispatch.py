@@ -82,9 +82,7 @@ class ExternalCaller(Protocol):
 class NexusDispatch:
     """Starts and cancels operations on their targets."""
 
-    def __init__(
-        self, tasks: NexusTasks, namespaces: Namespaces, external: ExternalCaller | None = None
-    ) -> None:
+    def __init__(self, tasks: NexusTasks, namespaces: Namespaces, external: ExternalCaller) -> None:
         self._tasks = tasks
         self._namespaces = namespaces
         self._external = external
@@ -108,8 +106,6 @@ class NexusDispatch:
                 found = await self._ask(target, asked, header, timeout_s, now_ns)
                 return found if isinstance(found, Refused) else _started(found)
             case ExternalTarget():
-                if self._external is None:
-                    return NO_EXTERNAL
                 return await self._external.start_operation(target, request, header, timeout_s)
             case _:
                 assert_never(target)
@@ -131,8 +127,6 @@ class NexusDispatch:
                 found = await self._ask(target, asked, header, timeout_s, now_ns)
                 return found if isinstance(found, Refused) else None
             case ExternalTarget():
-                if self._external is None:
-                    return NO_EXTERNAL
                 return await self._external.cancel_operation(target, request, header, timeout_s)
             case _:
                 assert_never(target)
@@ -160,9 +154,6 @@ class NexusDispatch:
         if isinstance(answer, failure.Failure):
             return refused_with(answer)
         return answer
-
-
-NO_EXTERNAL = refused("NOT_IMPLEMENTED", "endpoints with an external target are not supported")
 
 
 def _started(response: nexus.Response) -> StartOutcome:
