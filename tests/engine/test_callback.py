@@ -262,6 +262,15 @@ def test_an_update_calls_when_it_completes() -> None:
     assert only(life).outcome_event_id == life.events[-1].event_id
 
 
+def test_the_event_of_an_accepted_update_leads_to_whom_its_callbacks_belong_to() -> None:
+    life = WorkflowLife()
+    wanted = callback()
+    link = wanted.links.add(batch_job=common.Link.BatchJob(job_id="j"))
+    admit(life, "u", "asked", wanted)
+    life.work(messages=[about_update("u", ACCEPTED)])
+    assert list(life.events[-1].links) == [link]
+
+
 def test_an_update_that_is_rejected_brings_nothing() -> None:
     life = WorkflowLife()
     admit(life, "u", "asked", callback())

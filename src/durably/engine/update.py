@@ -194,7 +194,8 @@ def _accept(t: Transition, message: protocol.Message, accepted: update.Acceptanc
             accepted_request_message_id=accepted.accepted_request_message_id,
             accepted_request_sequencing_event_id=accepted.accepted_request_sequencing_event_id,
             accepted_request=None if pending.admitted_event_id else request,
-        )
+        ),
+        links=[link for each in request.completion_callbacks for link in each.links],
     )
     for _, options in attached:
         _record_options(t, OptionsOfUpdate.FromString(options))

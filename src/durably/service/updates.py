@@ -100,9 +100,6 @@ class Updates:
                 "invalid update request: request_id is required when completion_callbacks are set"
             )
         callbacks.check(asked.completion_callbacks, self._config)
-        kept = links.without_repeats(asked.links, asked.completion_callbacks)
-        del asked.links[:]
-        asked.links.extend(kept)
         links.check(asked.links, asked.completion_callbacks, self._config)
         if not asked.meta.update_id:
             asked.meta.update_id = str(uuid.uuid4())
