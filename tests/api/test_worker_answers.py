@@ -126,7 +126,7 @@ async def test_an_activity_is_completed_once(hand: Hand) -> None:
 
 async def test_an_attempt_that_was_given_up_is_refused_and_the_next_one_counts(hand: Hand) -> None:
     await hand.start("w")
-    await hand.complete_task((await hand.workflow_task()).task_token, activity_command("a", 0.2))
+    await hand.complete_task((await hand.workflow_task()).task_token, activity_command("a", 1.0))
     first = await hand.activity_task()
     second = await hand.activity_task()
     assert (first.attempt, second.attempt) == (1, 2)

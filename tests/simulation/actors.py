@@ -1,5 +1,6 @@
 """Those who call the server of a simulation: clients that insist, and workers that fail and forget."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from google.protobuf.message import Message
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
+from temporalio.api.enums.v1 import schedule_pb2 as schedule_enums
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.enums.v1 import update_pb2 as update_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
@@ -133,6 +135,38 @@ class Client:
                     self.result = int(attributes.result.payloads[0].data)
                 elif hasattr(attributes, "new_execution_run_id"):
                     run_id = attributes.new_execution_run_id
+
+
+@dataclass
+class Scheduler:
+    """Has a schedule start a few workflows, waits for the end of the last, and removes the schedule."""
+
+    world: World
+    actions: int
+    taken: int = 0
+
+    async def run(self) -> None:
+        await self.world.pause(20)
+        asked = ws.CreateScheduleRequest(**WHERE, schedule_id="s", request_id="create s")
+        asked.schedule.spec.interval.add().interval.seconds = 15
+        asked.schedule.policies.overlap_policy = schedule_enums.SCHEDULE_OVERLAP_POLICY_ALLOW_ALL
+        asked.schedule.state.limited_actions = True
+        asked.schedule.state.remaining_actions = self.actions
+        started = asked.schedule.action.start_workflow
+        started.workflow_id, started.workflow_type.name = "s", "t"
+        started.task_queue.name = QUEUE
+        await insist(self.world, "CreateSchedule", asked)
+        while True:
+            described = ws.DescribeScheduleRequest(**WHERE, schedule_id="s")
+            info = (await insist(self.world, "DescribeSchedule", described)).info
+            if info.action_count >= self.actions and not info.running_workflows:
+                break
+            await asyncio.sleep(5)
+        self.taken = info.action_count
+        with suppress(NotFound):
+            # An earlier try of this very request removed it.
+            gone = ws.DeleteScheduleRequest(**WHERE, schedule_id="s")
+            await insist(self.world, "DeleteSchedule", gone)
 
 
 # --- Workers ----------------------------------------------------------------------------------

@@ -26,14 +26,14 @@ from durably.engine.transition import outstanding
 from durably.service import transact
 from durably.service.transact import rebuild
 from tests.crash import rules
-from tests.simulation.actors import WHERE, Client, Worker, insist
+from tests.simulation.actors import WHERE, Client, Scheduler, Worker, insist
 from tests.simulation.programs import program_of
 from tests.simulation.world import SimulatedLoop, SimulatedStore, World
 
 SEEDS_AT_ONCE = 20
 SEEDS_MAX = 120
 CRASHES_MAX = 8
-WORKFLOWS = 5
+WORKFLOWS = 4
 LONGEST_S = 6 * 3600.0
 
 
@@ -58,6 +58,7 @@ class Outcome:
     crashes: int
     seconds: float
     clients: list[Client]
+    scheduler: Scheduler
     runs: dict[str, list[Run]]
     listed: Counter[tuple[str, int]]
     tasks_left: int
@@ -88,15 +89,18 @@ async def _simulate(seed: int, folder: Path, loop: SimulatedLoop) -> Outcome:
     world = World(seed, folder, loop, CRASHES_MAX)
     names = [f"w{number}" for number in range(WORKFLOWS)]
     clients = [Client(world, name) for name in names]
+    scheduler = Scheduler(world, actions=world.random.randint(1, 4))
     async with beside(world, names), asyncio.timeout(LONGEST_S):
         async with asyncio.TaskGroup() as group:
-            for client in clients:
+            for client in (*clients, scheduler):
                 group.create_task(client.run())
         world.crashes_left = 0
         await all_is_quiet(world)
         listed = await everything_listed(world)
     runs = await stored(world)
-    return Outcome(world.crashes, loop.now_s, clients, runs, listed, count(world, "tasks"))
+    return Outcome(
+        world.crashes, loop.now_s, clients, scheduler, runs, listed, count(world, "tasks")
+    )
 
 
 @asynccontextmanager
@@ -171,6 +175,7 @@ def check(seed: int, outcome: Outcome) -> None:
         runs = outcome.runs[client.workflow_id]
         check_signals(client, runs)
         check_updates(client, list(chain.from_iterable(run.events for run in runs)))
+    check_schedule(outcome)
     for runs in outcome.runs.values():
         for run in runs:
             rules.check(run.events)
@@ -182,6 +187,18 @@ def check(seed: int, outcome: Outcome) -> None:
     shown = Counter((state.run_id, state.status) for state in every)
     assert outcome.listed == shown, "visibility agrees with the executions"
     assert outcome.tasks_left == 0
+
+
+def check_schedule(outcome: Outcome) -> None:
+    """Each of its actions started one workflow."""
+    marks = [
+        {run.state.scheduled_by for run in runs}
+        for name, runs in outcome.runs.items()
+        if name.startswith("s-") and "/" not in name
+    ]
+    numbers = sorted(mark.action for (mark,) in marks if mark is not None)
+    wanted = outcome.scheduler.actions
+    assert (outcome.scheduler.taken, numbers) == (wanted, list(range(1, wanted + 1)))
 
 
 def check_signals(client: Client, runs: list[Run]) -> None:
@@ -223,7 +240,7 @@ def check_chain(runs: list[Run]) -> None:
     assert following == [*(run.state.run_id for run in runs[1:]), ""]
 
 
-@pytest.mark.parametrize("some", list(seeds()), ids=str)
+@pytest.mark.parametrize("some", list(seeds()), ids=lambda some: f"{some[0]}-{some[-1]}")
 def test_what_was_promised_holds_after_crashes(
     some: range, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
