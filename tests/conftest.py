@@ -7,15 +7,22 @@ from pathlib import Path
 import hypothesis
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck
 from temporalio.client import Client
 
 from durably import Server
 from tests.processes import ServerProcess
 
-# The same examples in every run: a red run is a change's doing. `--hypothesis-profile=explore` looks
-# for new ones.
+# The same examples in every run: a red run is a change's doing. `make fuzz` looks for new ones, and
+# for many more.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
-hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.register_profile(
+    "explore",
+    deadline=None,
+    max_examples=3_000,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
 hypothesis.settings.load_profile("repeatable")
 
 

@@ -19,6 +19,11 @@ class Config:
 
     time_skipping: bool = False
 
+    # The web console
+    console: bool = True
+    console_hosts: tuple[str, ...] = ()
+    console_codec_endpoint: str = ""
+
     # What one call may carry
     message_bytes_max: int = 128 * MIB
     payload_bytes_max: int = 32 * MIB
@@ -38,6 +43,33 @@ class Config:
     updates_max: int = 100_000
     buffered_events_max: int = 10_000
     buffered_queries_max: int = 1_000
+    callbacks_max: int = 2_000
+
+    # Calls to others: completion callbacks
+    callback_addresses: tuple[str, ...] = ("https://*",)
+    private_networks_allowed: tuple[str, ...] = ()
+    callback_timeout_s: float = 10.0
+    callback_url_chars_max: int = 1_000
+    callback_header_bytes_max: int = 8 * 1024
+    calls_per_destination_max: int = 100
+    public_url: str = ""
+    endpoint_credentials: dict[str, str] = field(default_factory=dict)
+    links_per_request_max: int = 10
+    link_bytes_max: int = 4_000
+
+    # Nexus operations
+    nexus_operations_pending_max: int = 20_000
+    nexus_request_timeout_s: float = 10.0
+    nexus_call_timeout_s: float = 60.0
+    nexus_retry_initial_interval_s: float = 1.0
+    nexus_retry_maximum_interval_s: float = 3600.0
+    nexus_header_bytes_max: int = 8192
+    nexus_token_bytes_max: int = 4096
+    nexus_breaker_failures: int = 6
+    nexus_breaker_open_s: float = 60.0
+    nexus_endpoint_name_chars_max: int = 200
+    nexus_endpoint_description_bytes_max: int = 20_000
+    nexus_endpoint_url_chars_max: int = 4096
 
     # Rules of a namespace
     workflow_rules_max: int = 100
@@ -80,6 +112,15 @@ class Config:
     workers_max: int = 100_000
     cached_executions_max: int = 20_000
     cached_history_bytes_per_execution: int = 256 * 1024
+
+    # What is told of the server
+    metrics: bool = True
+    traces_endpoint: str = ""
+    traces_protocol: str = "grpc"
+    traces_content: bool = False
+    traces_interval_s: float = 2.0
+    metrics_queues_max: int = 200
+    metrics_count_interval_s: float = 10.0
 
     # Background
     deadline_sweep_interval_s: float = 15.0

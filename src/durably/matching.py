@@ -463,6 +463,15 @@ class Matching:
         queues = self._family(key) if of_all else [self._queues[key]]
         return [seen for queue in queues for seen in queue.pollers.values() if seen.at_ns >= since]
 
+    def waiting(self) -> list[tuple[QueueKey, int, Any]]:
+        """Of each queue: how many polls wait, and what one of its workers asked for."""
+        found = []
+        for key, queue in self._queues.items():
+            seen = next(reversed(queue.pollers.values()), None)
+            if seen is not None:
+                found.append((key, len(queue.waiting), seen.attributes))
+        return found
+
     # --- What is said of a queue --------------------------------------------------------------
 
     def stats(self, key: QueueKey, level: int | None = None, *, of_all: bool = False) -> Stats:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import common_pb2 as enums
 from temporalio.api.operatorservice.v1 import request_response_pb2 as ops
@@ -10,6 +11,7 @@ from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from temporalio.client import Client
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
+from temporalio.service import RPCError, RPCStatusCode
 
 QUEUE = taskqueue.TaskQueue(name="looked-at")
 COLOR = SearchAttributeKey.for_keyword("Color")
@@ -136,3 +138,37 @@ async def test_a_value_that_names_no_type_has_that_of_its_attribute(client: Clie
     (started,) = (await client.get_workflow_handle("due").fetch_history()).events[:1]
     kept = started.workflow_execution_started_event_attributes.search_attributes
     assert kept.indexed_fields["Due"].metadata["type"] == b"Datetime"
+
+
+async def test_texts_are_found_by_their_words(client: Client) -> None:
+    note = SearchAttributeKey.for_text("Note")
+    await client.operator_service.add_search_attributes(
+        ops.AddSearchAttributesRequest(
+            namespace="default", search_attributes={"Note": enums.INDEXED_VALUE_TYPE_TEXT}
+        )
+    )
+    for name, text in (
+        ("cafe", "Ein Café, am Rand der Stadt"),
+        ("town", "downtown; not far"),
+        ("other", "nothing of the kind"),
+    ):
+        attributes = TypedSearchAttributes([SearchAttributePair(note, text)])
+        await client.start_workflow(
+            "Type0", id=name, task_queue=QUEUE.name, search_attributes=attributes
+        )
+
+    async def found(query: str) -> list[str]:
+        return sorted([each.id async for each in client.list_workflows(query)])
+
+    assert await found("Note = 'cafe'") == ["cafe"]
+    assert await found("Note = 'STADT'") == ["cafe"]
+    assert await found("Note = 'town'") == []
+    assert await found("Note = 'far, kind'") == ["other", "town"]
+    assert await found("Note IN ('rand', 'far')") == ["cafe", "town"]
+    assert await found("Note != 'not'") == ["cafe", "other"]
+    assert await found("Note = 'far' AND WorkflowId STARTS_WITH 't'") == ["town"]
+    described = await client.get_workflow_handle("cafe").describe()
+    assert described.typed_search_attributes[note] == "Ein Café, am Rand der Stadt"
+    with pytest.raises(RPCError, match="there is no word in it") as refused:
+        await found("Note = '--'")
+    assert refused.value.status is RPCStatusCode.INVALID_ARGUMENT

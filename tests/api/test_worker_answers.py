@@ -126,7 +126,7 @@ async def test_an_activity_is_completed_once(hand: Hand) -> None:
 
 async def test_an_attempt_that_was_given_up_is_refused_and_the_next_one_counts(hand: Hand) -> None:
     await hand.start("w")
-    await hand.complete_task((await hand.workflow_task()).task_token, activity_command("a", 0.2))
+    await hand.complete_task((await hand.workflow_task()).task_token, activity_command("a", 1.0))
     first = await hand.activity_task()
     second = await hand.activity_task()
     assert (first.attempt, second.attempt) == (1, 2)
@@ -162,6 +162,32 @@ async def test_a_bad_command_in_the_middle_leaves_nothing_of_its_completion(hand
     assert again.attempt == 2
     await hand.complete_task(again.task_token, timer_command("t"))
     assert (await hand.events("w")).count("timer_started_event_attributes") == 1
+
+
+async def test_what_a_workflow_began_and_left_is_dropped_with_its_end(hand: Hand) -> None:
+    await hand.start("w")
+    task = await hand.workflow_task()
+    complete = command.Command(
+        command_type=command_types.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION,
+        complete_workflow_execution_command_attributes={},  # type: ignore[arg-type]
+    )
+    await hand.complete_task(task.task_token, activity_command("a"), complete)
+    assert (await hand.events("w"))[-2:] == [
+        "activity_task_scheduled_event_attributes",
+        "workflow_execution_completed_event_attributes",
+    ]
+
+
+async def test_an_activity_that_is_canceled_with_its_start_is_given_to_nobody(hand: Hand) -> None:
+    await hand.start("w")
+    task = await hand.workflow_task()
+    cancel = command.Command(
+        command_type=command_types.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK,
+        request_cancel_activity_task_command_attributes={"scheduled_event_id": 5},  # type: ignore[arg-type]
+    )
+    await hand.complete_task(task.task_token, activity_command("a"), cancel, activity_command("b"))
+    assert (await hand.activity_task()).activity_id == "b"
+    assert "activity_task_canceled_event_attributes" in await hand.events("w")
 
 
 class TestOverTheLimit:

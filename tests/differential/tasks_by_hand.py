@@ -55,11 +55,12 @@ class ByHand:
     def execution(self) -> common.WorkflowExecution:
         return common.WorkflowExecution(workflow_id=self.stage.id())
 
-    async def poll(self) -> ws.PollWorkflowTaskQueueResponse:
+    async def poll(self, sticky_queue: str = "") -> ws.PollWorkflowTaskQueueResponse:
+        queue = taskqueue.TaskQueue(name=self.queue)
+        if sticky_queue:
+            queue = taskqueue.TaskQueue(name=sticky_queue, kind=2, normal_name=self.queue)
         request = ws.PollWorkflowTaskQueueRequest(
-            namespace="default",
-            task_queue=taskqueue.TaskQueue(name=self.queue),
-            identity="by hand",
+            namespace="default", task_queue=queue, identity="by hand"
         )
         while True:
             task: ws.PollWorkflowTaskQueueResponse = (
@@ -137,6 +138,15 @@ class ByHand:
         """The kinds of its events."""
         fetched = await self.stage.client.get_workflow_handle(self.stage.id()).fetch_history()
         return [str(event.WhichOneof("attributes")) for event in fetched.events]
+
+    async def problems(self) -> Any:
+        """The search attribute that says why its worker cannot get on."""
+        request = ws.DescribeWorkflowExecutionRequest(namespace="default", execution=self.execution)
+        found = (
+            await self.stage.service.describe_workflow_execution(request)
+        ).workflow_execution_info.search_attributes.indexed_fields
+        payload = found.get("TemporalReportedProblems")
+        return None if payload is None else payload.data.decode()
 
     async def history_length(self) -> int:
         return len(await self.events())
@@ -345,11 +355,128 @@ async def a_heartbeat_of_the_task_of_an_update(stage: Stage) -> Any:
 
 
 @program
+async def a_task_on_the_sticky_queue_fails(stage: Stage) -> Any:
+    """The next is a first attempt again, on the normal queue."""
+    hand = await ByHand.start(stage)
+    await hand.signal()
+    sticky = f"sticky-{hand.queue}"
+    stage.names[sticky] = "<sticky>"
+    attributes = taskqueue.StickyExecutionAttributes(
+        worker_task_queue=taskqueue.TaskQueue(name=sticky),
+        schedule_to_start_timeout=Duration(seconds=10),
+    )
+    # Somebody polls the sticky queue, or else it is not waited for.
+    waiting = asyncio.create_task(hand.poll(sticky))
+    await hand.complete(await hand.poll(), sticky_attributes=attributes)
+    await hand.signal()
+    task = await waiting
+    told = [shown(task)]
+    await hand.fail(task)
+    for _ in range(2):
+        task = await hand.poll()
+        told.append(shown(task))
+        await hand.fail(task)
+    await hand.finish()
+    return told
+
+
+@program
+async def a_worker_that_fails_all_the_time_is_reported(stage: Stage) -> Any:
+    hand = await ByHand.start(stage)
+    await hand.signal()
+    told = []
+    for _ in range(5):
+        told.append(await hand.problems())
+        await hand.fail(await hand.poll())
+    told.append(await hand.problems())
+    found = (
+        f"TemporalReportedProblems = 'category=WorkflowTaskFailed' AND WorkflowId = '{stage.id()}'"
+    )
+
+    async def listed() -> bool:
+        return [row.id async for row in stage.client.list_workflows(found)] == [stage.id()]
+
+    await eventually(listed)
+    await hand.complete(await hand.poll())
+    told.append(await hand.problems())
+    await hand.finish()
+    # The timeouts of later attempts have a jitter there.
+    stage.names.clear()
+    return told
+
+
+@program
 async def an_update_of_a_workflow_whose_tasks_fail(stage: Stage) -> Any:
     hand = await ByHand.start(stage)
     await hand.signal()
     for _ in range(3):
         await hand.fail(await hand.poll())
     told = await refusal(hand.update())
+    await hand.finish()
+    return told
+
+
+CONTINUE = command.Command(
+    command_type=command_types.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION,
+    continue_as_new_workflow_execution_command_attributes=(
+        command.ContinueAsNewWorkflowExecutionCommandAttributes()
+    ),
+)
+COMPLETE = command.Command(
+    command_type=command_types.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION,
+    complete_workflow_execution_command_attributes=(
+        command.CompleteWorkflowExecutionCommandAttributes()
+    ),
+)
+
+
+def continuing(hand: ByHand) -> command.Command:
+    made = command.Command()
+    made.CopyFrom(CONTINUE)
+    attributes = made.continue_as_new_workflow_execution_command_attributes
+    attributes.workflow_type.name = "ByHand"
+    attributes.task_queue.name = hand.queue
+    return made
+
+
+@program
+async def an_accepted_update_whose_workflow_ends(stage: Stage) -> Any:
+    hand = await ByHand.start(stage)
+    asked = await hand.updating()
+    task = await hand.poll()
+    await hand.complete(task, (accepts(),), (*carries(accepts()), COMPLETE))
+    return (await asked).outcome
+
+
+@program
+async def an_accepted_update_whose_workflow_goes_on_in_another_run(stage: Stage) -> Any:
+    hand = await ByHand.start(stage)
+    # The next run begins at once if this one has lasted a second.
+    await asyncio.sleep(1.1)
+    asked = await hand.updating()
+    task = await hand.poll()
+    await hand.complete(task, (accepts(),), (*carries(accepts()), continuing(hand)))
+    told = (await asked).outcome
+    await hand.finish()
+    return told
+
+
+@program
+async def an_update_is_asked_for_by_its_id(stage: Stage) -> Any:
+    hand = await ByHand.start(stage)
+    asked = await hand.updating()
+    task = await hand.poll()
+    messages = (accepts(), completes())
+    await hand.complete(task, messages, carries(*messages))
+    await asked
+    request = ws.PollWorkflowExecutionUpdateRequest(namespace="default")
+    request.update_ref.workflow_execution.workflow_id = stage.id()
+    request.update_ref.update_id = "u"
+    request.wait_policy.lifecycle_stage = COMPLETED  # type: ignore[assignment]
+    found = await stage.service.poll_workflow_execution_update(request)
+    told = [found.outcome, found.stage]
+    request.update_ref.update_id = "other"
+    told.append(await refusal(stage.service.poll_workflow_execution_update(request)))
+    told.append((await hand.update()).outcome)
     await hand.finish()
     return told

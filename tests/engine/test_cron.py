@@ -2,7 +2,9 @@
 
 from datetime import UTC, datetime
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from durably.engine import cron
 from durably.errors import InvalidArgument
@@ -76,3 +78,45 @@ def test_what_has_no_time_is_refused() -> None:
         cron.check("0 0 30 2 *", ns("2026-03-01T00:00:00"))
     cron.check("0 0 29 2 *", ns("2026-03-01T00:00:00"))
     cron.check("", 0)
+
+
+NUMBER = st.integers(0, 70).map(str)
+FIELD = st.one_of(
+    st.just("*"),
+    NUMBER,
+    st.tuples(NUMBER, NUMBER).map("-".join),
+    st.tuples(st.just("*"), NUMBER).map("/".join),
+    st.sampled_from(["?", "mon", "L", ""]),
+)
+SCHEDULE = st.one_of(
+    st.lists(FIELD, min_size=4, max_size=6).map(" ".join),
+    st.sampled_from(["@daily", "@hourly", "@every 90s", "@every 0s", "@never"]),
+    st.text(max_size=20),
+)
+MOMENT = st.integers(ns("2024-01-01T00:00:00"), ns("2030-01-01T00:00:00"))
+
+
+@given(
+    schedule=SCHEDULE,
+    zone=st.sampled_from(["", "TZ=America/Havana ", "CRON_TZ=Asia/Tokyo "]),
+    begun=MOMENT,
+    took_ns=st.integers(0, 10**15),
+)
+def test_any_schedule_is_refused_or_says_when_the_next_run_begins(
+    schedule: str, zone: str, begun: int, took_ns: int
+) -> None:
+    text, now = zone + schedule, begun + took_ns
+    try:
+        cron.check(text, now)
+    except InvalidArgument:
+        return
+    delay = cron.delay_ns(text, begun, now)
+    if not text:
+        assert delay is None
+        return
+    assert delay is not None
+    assert delay >= 0
+    assert delay % SECOND_NS == 0
+    begins = (now + delay) // SECOND_NS * SECOND_NS
+    assert begins > begun or delay == 0, "a run begins after the one before it"
+    assert cron.delay_ns(text, begun, begins) == 0, "and at a time of its schedule"

@@ -1,20 +1,24 @@
-"""Random lives of a workflow: after every step the journal gives the state back.
+"""Random lives of a workflow: whatever happens to it, in any order, the rules of its engine hold.
 
-One hypothesis machine drives the whole engine: a worker that completes tasks with random commands,
-activities that end in every way, time that passes, signals and cancels from outside.
+A random plan drives everything that a run can meet: a worker that completes tasks with random
+commands, or fails; activities and children that end in every way, late or twice; time; signals, updates,
+cancels, pauses; operators; resets; and the runs that follow. What `lives.Life` checks of every step holds
+for each of these; an input is taken, or refused by a refusal that callers know.
+
+A plan is a list of (what happens, a seed for its details), which hypothesis makes shorter until only what
+breaks the rule is left. (Its state machines hardly ever choose a step that needs many details.)
 """
 
-import uuid
+from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import hypothesis.strategies as st
 from google.protobuf.duration_pb2 import Duration
-from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis import given
 from temporalio.api.activity.v1 import message_pb2 as activities
 from temporalio.api.command.v1 import message_pb2 as command
 from temporalio.api.common.v1 import message_pb2 as common
-from temporalio.api.enums.v1 import command_type_pb2 as command_types
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
 from temporalio.api.failure.v1 import message_pb2 as failure
@@ -22,97 +26,71 @@ from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.update.v1 import message_pb2 as update_messages
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
-from durably.config import Config
 from durably.engine import (
     activity,
     activity_control,
     commands,
     deadlines,
     external_workflow,
+    nexus_operation,
+    nexus_outcome,
+    reset,
     update,
     workflow,
     workflow_options,
     workflow_pause,
+    workflow_rule,
     workflow_task,
 )
-from durably.engine.apply import apply_event, apply_heartbeat, apply_record
-from durably.engine.refusals import BadCommand
-from durably.engine.snapshot import decode_state, encode_state
-from durably.engine.state import BUFFERED_EVENT_ID, Activity, WorkflowState
+from durably.engine.nexus_outcome import Refused, Started, Succeeded, Unsuccessful
+from durably.engine.state import Activity, ScheduledBy, WorkflowState
 from durably.engine.transition import PausingRule, Transition, outstanding
 from durably.engine.versioning.state import Notice
 from durably.engine.versioning.version import AUTO_UPGRADE, PINNED, VERSIONED, Version, Worker
-from durably.errors import Refusal
+from durably.errors import InvalidArgument
+from tests.engine import lives
+from tests.engine.lives import CONFIG, SECOND_NS, WorkflowLife, as_command
 
-CONFIG = Config()
-SECOND = 1_000_000_000
-START_NS = 1_700_000_000 * SECOND
+PARENT = workflow.Parent("default", "ns", "p", "p-run", 5, "root", "root-run")
+RULE = PausingRule("rule", "me", "why")
+EXISTS = causes.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
+NO_SIGNAL = (
+    causes.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND
+)
+NO_CANCEL = (
+    causes.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND
+)
+NULL = common.Payload(metadata={"encoding": b"binary/null"})
+STICKY = {"worker_task_queue": {"name": "sticky"}, "schedule_to_start_timeout": {"seconds": 5}}
 
-
-def fresh(run_id: str = "run") -> WorkflowState:
-    return WorkflowState(namespace_id="ns", namespace="default", workflow_id="w", run_id=run_id)
-
-
-def replay(state: WorkflowState, t: Transition) -> None:
-    """Apply a transition's journal entries to another state, in their order."""
-    position = 0
-    for before, record in t.records:
-        while position < before:
-            event = history.HistoryEvent.FromString(t.encoded[position])
-            apply_event(state, event, len(t.encoded[position]))
-            position += 1
-        apply_record(state, record)
-    for encoded in t.encoded[position:]:
-        apply_event(state, history.HistoryEvent.FromString(encoded), len(encoded))
-
-
-def timer_command(timer_id: str, seconds: int) -> command.Command:
-    return command.Command(
-        command_type=command_types.COMMAND_TYPE_START_TIMER,
-        start_timer_command_attributes=command.StartTimerCommandAttributes(
-            timer_id=timer_id, start_to_fire_timeout=Duration(seconds=seconds)
-        ),
-    )
-
-
-def activity_command(activity_id: str, attempts: int) -> command.Command:
-    return command.Command(
-        command_type=command_types.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK,
-        schedule_activity_task_command_attributes=command.ScheduleActivityTaskCommandAttributes(
-            activity_id=activity_id,
-            activity_type=common.ActivityType(name="a"),
-            start_to_close_timeout=Duration(seconds=10),
-            heartbeat_timeout=Duration(seconds=5),
-            retry_policy=common.RetryPolicy(maximum_attempts=attempts),
-        ),
-    )
+COMMANDS = (
+    "timer", "timer", "timer again", "cancel timer", "activity", "activity", "eager activity",
+    "cancel activity", "child", "signal", "cancel", "marker", "upsert", "modify", "operation",
+    "operation", "cancel operation", "wrong",
+)  # fmt: skip
+ANSWERS = ("accept", "accept", "reject", "ignore", "nonsense")
+"""What a worker says of the updates that its task carries."""
+ENDS = ("complete", "fail", "cancel", "continue")
+EXCLUDED: list[list[Any]] = [[], [1], [2], [1, 2]]
+OPERATION_TIMEOUTS = ("", "schedule_to_close", "schedule_to_start", "start_to_close")
+OPERATION_ANSWERS = {
+    "done": Succeeded(common.Payload(data=b"1")),
+    "started": Started("token"),
+    "failed": Unsuccessful(lives.application_failure()),
+    "canceled": Unsuccessful(failure.Failure(message="no", canceled_failure_info={})),
+    "refused for now": nexus_outcome.refused("UNAVAILABLE", "later"),
+    "refused for good": nexus_outcome.refused("NOT_FOUND", "never"),
+}
+CHILD_ENDS = ("COMPLETED", "FAILED", "CANCELED", "TIMED_OUT", "TERMINATED")
 
 
-def child_command(workflow_id: str) -> command.Command:
-    return command.Command(
-        command_type=command_types.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION,
-        start_child_workflow_execution_command_attributes=(
-            command.StartChildWorkflowExecutionCommandAttributes(
-                workflow_id=workflow_id, workflow_type=common.WorkflowType(name="c")
-            )
-        ),
-    )
+BUILDS = ("", "", "1", "2")
+"""The versions of the workers that come for tasks; without any: workers without versioning."""
+OPTIONS = ("pin", "once", "upgrade", "unset", "priority")
 
 
-def closing_command(kind: str) -> command.Command:
-    if kind == "complete":
-        return command.Command(
-            command_type=command_types.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION,
-            complete_workflow_execution_command_attributes=(
-                command.CompleteWorkflowExecutionCommandAttributes()
-            ),
-        )
-    return command.Command(
-        command_type=command_types.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION,
-        continue_as_new_workflow_execution_command_attributes=(
-            command.ContinueAsNewWorkflowExecutionCommandAttributes()
-        ),
-    )
+def version_of(build: str) -> Version | None:
+    return Version("shop", build) if build else None
 
 
 def options_of_kind(kind: str) -> workflow_options.Options:
@@ -128,238 +106,322 @@ def options_of_kind(kind: str) -> workflow_options.Options:
             asked.versioning_override.auto_upgrade = True
         case "priority":
             asked.priority.priority_key = 2
-        case _:
-            pass
     return asked
 
 
 def every_third(state: WorkflowState, pending: Activity, now_ns: int) -> PausingRule | None:
-    return PausingRule("rule", "me", "why") if pending.scheduled_event_id % 3 == 0 else None
+    return RULE if pending.scheduled_event_id % 3 == 0 else None
 
 
-class LifeOfAWorkflow(RuleBasedStateMachine):
-    """The live state, and beside it one that only ever sees the journal."""
+def longest(jitter_ns: int) -> int:
+    return jitter_ns
 
-    @initialize(run_timeout=st.sampled_from([0, 60]), retried=st.booleans())
-    def start(self, run_timeout: int, retried: bool) -> None:
-        self.now = START_NS
-        self.state, self.copy = fresh(), fresh()
-        self.events: list[history.HistoryEvent] = []
+
+def closed(name: str) -> history.HistoryEvent:
+    field = f"workflow_execution_{name.lower()}_event_attributes"
+    kind = event_types.EventType.Value(f"EVENT_TYPE_WORKFLOW_EXECUTION_{name}")
+    return history.HistoryEvent(event_type=kind, **{field: {}})  # type: ignore[arg-type]
+
+
+class LifeOfAWorkflow:
+    """A run and those that follow it. What happens is named; its details are chance."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = chance = Random(seed)
         self.names = 0
-        self.ruled = False
         self.build = ""
-        request = ws.StartWorkflowExecutionRequest(
-            workflow_id="w",
-            workflow_type=common.WorkflowType(name="t"),
-            task_queue={"name": "q"},  # type: ignore[arg-type]
-            workflow_run_timeout=Duration(seconds=run_timeout),
-        )
-        if retried:
-            request.retry_policy.maximum_attempts = 3
-        attributes = workflow.started_attributes(request, "run", self.now, CONFIG)
-        self.step(
-            lambda t: workflow.start(t, attributes, namespace="default", request_id="request")
+        retried, child, cron = chance.random() < 0.5, chance.random() < 0.5, chance.random() < 0.2
+        options: dict[str, Any] = {"retry_policy": {"maximum_attempts": 3}} if retried else {}
+        self.life = WorkflowLife(
+            parent=PARENT if child else None,
+            scheduled_by=None if child else ScheduledBy("s", "s-run", 1),
+            workflow_run_timeout=Duration(seconds=chance.choice([0, 0, 60])),
+            workflow_execution_timeout=Duration(seconds=chance.choice([0, 0, 300])),
+            workflow_start_delay=Duration(seconds=0 if cron else chance.choice([0, 0, 0, 3])),
+            cron_schedule="* * * * *" if cron else "",
+            **options,
         )
 
-    def step(self, decide: Any) -> Any:
-        """Decide, then check that the journal alone leads to the same state."""
-        before = encode_state(self.state)
-        t = Transition(self.state, self.now, lambda: str(uuid.uuid4()))
-        t.rule_for = every_third if self.ruled else None
-        try:
-            result = decide(t)
-        except (Refusal, BadCommand):
-            if t.changed:
-                self.state = decode_state(before)
-            assert encode_state(self.state) == before
-            return None
-        replay(self.copy, t)
-        self.events += t.events
-        assert encode_state(self.copy) == encode_state(self.state)
-        self.copy = decode_state(encode_state(self.copy))
-        for delivery in t.effects:
-            self.last_effect = delivery
-        return result
+    def happen(self, name: str, seed: int) -> None:
+        self.random = Random(seed)
+        if self.state.closed and self.random.random() < 0.3:
+            name = "go_on" if self.life.successor else "reset"
+        getattr(self, name)()
+        self.check()
 
-    @rule(ruled=st.booleans())
-    def change_rules(self, ruled: bool) -> None:
-        self.ruled = ruled
+    def maybe(self) -> bool:
+        return self.random.random() < 0.5
+
+    def which(self) -> int:
+        """One of what is pending; where there is less, or nothing, perhaps an id that never was."""
+        return self.random.randrange(10)
+
+    @property
+    def state(self) -> WorkflowState:
+        return self.life.state
+
+    def attempt(self, decide: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        return self.life.attempt(decide, *arguments, **named)
 
     def new_name(self) -> str:
         self.names += 1
         return f"n{self.names}"
 
-    def reference(self) -> workflow_task.TaskReference:
-        task = self.state.workflow_task
-        assert task is not None
-        return workflow_task.TaskReference(
-            task.scheduled_event_id, task.started_event_id, task.attempt
-        )
+    @staticmethod
+    def one_of(pending: Any, which: int) -> int:
+        """The id of something pending, or now and then of what is not."""
+        ids = [*pending] * 3 + [3]
+        return int(ids[which % len(ids)])
 
-    def has_started_task(self) -> bool:
-        return self.state.workflow_task is not None and self.state.workflow_task.started
+    # --- The worker's workflow tasks ----------------------------------------------------------
 
-    @precondition(lambda self: self.state.workflow_task and not self.state.workflow_task.started)
-    @rule(build=st.sampled_from(["", "", "1", "2"]))
-    def start_task(self, build: str) -> None:
+    def start_task(self) -> None:
         task = self.state.workflow_task
-        assert task is not None
-        scheduled, attempt = task.scheduled_event_id, task.attempt
-        version = Version("shop", build) if build else None
-        taken = self.step(
-            lambda t: workflow_task.start(
-                t,
-                scheduled,
-                attempt,
-                "worker",
-                "rq",
-                CONFIG,
-                worker=Worker("worker", version),
-                target=Notice(Version("shop", "2"), len(self.events)),
-            )
+        if task is None:
+            return
+        request_id = self.random.choice(["rq", "rq", "rq", "other"])
+        stale = self.random.choice([0, 0, 0, 1])
+        which = task.scheduled_event_id, task.attempt + stale
+        self.take(self.random.choice(BUILDS), *which, request_id)
+
+    def take(self, build: str, scheduled_event_id: int, attempt: int, request_id: str) -> bool:
+        """Whether a worker of that build gets the task."""
+        granted = self.attempt(
+            workflow_task.start,
+            scheduled_event_id,
+            attempt,
+            "worker",
+            request_id,
+            CONFIG,
+            worker=Worker("worker", version_of(build)),
+            target=Notice(Version("shop", "2"), len(self.life.events)),
         )
-        if taken is not None:
+        if granted is not None:
             self.build = build
+        return granted is not None
 
-    @rule(kind=st.sampled_from(["pin", "once", "upgrade", "unset", "priority"]))
-    def change_options(self, kind: str) -> None:
-        asked = options_of_kind(kind)
-        path = "priority" if kind == "priority" else "versioning_override"
-        self.step(lambda t: workflow_options.update(t, asked, [path], "operator"))
+    def work(self) -> None:
+        """A worker takes the task, if none has it; something happens; the worker completes it."""
+        if self.take_task():
+            happens = [None, None, self.signal, self.admit_update, self.pause, self.let_time_pass]
+            meanwhile = self.random.choice(happens)
+            if meanwhile is not None:
+                meanwhile()
+            self.complete([self.commanded() for _ in range(self.random.randrange(5))])
 
-    @precondition(has_started_task)
-    @rule(
-        timers=st.integers(0, 2),
-        scheduled=st.integers(0, 2),
-        children=st.integers(0, 1),
-        attempts=st.integers(0, 3),
-        sticky=st.booleans(),
-        close=st.sampled_from(["", "", "", "complete", "continue"]),
-        cancel=st.booleans(),
-        again=st.booleans(),
-        answer=st.sampled_from(["accept", "reject", "ignore", "nonsense"]),
-        forgets=st.booleans(),
-        behavior=st.sampled_from([PINNED, AUTO_UPGRADE]),
-    )
-    def complete_task(
-        self,
-        timers: int,
-        scheduled: int,
-        children: int,
-        attempts: int,
-        sticky: bool,
-        close: str,
-        cancel: bool,
-        again: bool,
-        answer: str,
-        forgets: bool,
-        behavior: int,
-    ) -> None:
+    def close(self) -> None:
+        if self.state.next_event_id > 12 and self.take_task():
+            made = [self.commanded()] if self.maybe() else []
+            self.complete([*made, self.closing(self.random.choice(ENDS))])
+
+    def take_task(self) -> bool:
+        """Whether a worker has it then."""
+        task = self.state.workflow_task
+        if task is not None and not task.started:
+            which = task.scheduled_event_id, task.attempt, "rq"
+            taken = any(self.take(build, *which) for build in self.random.sample(BUILDS[1:], 3))
+            assert taken, "it is for workers of some version"
+        return task is not None
+
+    def complete(self, made: list[command.Command]) -> None:
+        if self.state.workflow_task is None:
+            return  # Time took it from the worker.
+        again = self.random.random() < 0.2
         request = ws.RespondWorkflowTaskCompletedRequest(
-            identity="worker", return_new_workflow_task=again, force_create_new_workflow_task=again
+            identity="worker",
+            commands=made,
+            return_new_workflow_task=again,
+            force_create_new_workflow_task=again,
+            sticky_attributes=STICKY if self.maybe() else None,
+            worker_version_stamp={"build_id": f"b{self.which()}"},
         )
-        if self.build:
-            request.deployment_options.deployment_name = "shop"
-            request.deployment_options.build_id = self.build
-            request.deployment_options.worker_versioning_mode = VERSIONED
-            request.versioning_behavior = behavior  # type: ignore[assignment]
-        if sticky:
-            request.sticky_attributes.worker_task_queue.name = "sticky"
-            request.sticky_attributes.schedule_to_start_timeout.seconds = 5
-        request.commands.extend(timer_command(self.new_name(), 5) for _ in range(timers))
-        request.commands.extend(
-            activity_command(self.new_name(), attempts) for _ in range(scheduled)
+        self.add_version(request)
+        request.capabilities.discard_speculative_workflow_task_with_events = self.maybe()
+        self.add_answers(request, self.random.choice(ANSWERS))
+        request.commands.sort(key=lambda each: each.command_type in commands.CLOSING)
+        context = commands.CommandContext(
+            CONFIG, lives.namespace_id, lives.check_search_attributes, lives.nexus_endpoint_id
         )
-        request.commands.extend(child_command(self.new_name()) for _ in range(children))
-        self.add_update_messages(request, answer)
-        request.capabilities.discard_speculative_workflow_task_with_events = forgets
-        if cancel:
-            self.add_cancels(request)
-        if close:
-            request.commands.append(closing_command(close))
-        context = commands.CommandContext(CONFIG, lambda _: "ns", lambda _, __: None)
-        reference = self.reference()
-        self.step(lambda t: commands.complete_workflow_task(t, reference, request, context))
+        self.attempt(commands.complete_workflow_task, self.life.reference, request, context)
 
-    def add_cancels(self, request: ws.RespondWorkflowTaskCompletedRequest) -> None:
-        for event_id in list(self.state.activities)[:1]:
-            request.commands.add(
-                command_type=command_types.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK
-            ).request_cancel_activity_task_command_attributes.scheduled_event_id = event_id
-        for timer_id in list(self.state.timers)[:1]:
-            request.commands.add(
-                command_type=command_types.COMMAND_TYPE_CANCEL_TIMER
-            ).cancel_timer_command_attributes.timer_id = timer_id
+    def add_version(self, request: ws.RespondWorkflowTaskCompletedRequest) -> None:
+        if not self.build:
+            return
+        request.ClearField("worker_version_stamp")
+        request.deployment_options.deployment_name = "shop"
+        request.deployment_options.build_id = self.build
+        request.deployment_options.worker_versioning_mode = VERSIONED
+        request.versioning_behavior = self.random.choice([PINNED, AUTO_UPGRADE])
 
-    @precondition(has_started_task)
-    @rule()
+    def commanded(self) -> command.Command:
+        which = self.which()
+        made: dict[str, Callable[[], command.Command]] = {
+            "timer": lambda: lives.start_timer(self.new_name(), 5),
+            "timer again": lambda: lives.start_timer("again", 3),
+            "cancel timer": lambda: lives.cancel_timer(next(iter(self.state.timers), "again")),
+            "activity": lambda: self.activity_command(),
+            "eager activity": lambda: self.activity_command(request_eager_execution=True),
+            "cancel activity": lambda: lives.cancel_activity(
+                self.one_of(self.state.activities, which)
+            ),
+            "child": lambda: lives.start_child(
+                self.new_name(),
+                parent_close_policy=1 + which % 3,
+                namespace="nowhere" if which == 9 else "",
+            ),
+            "signal": lambda: as_command(
+                command.SignalExternalWorkflowExecutionCommandAttributes(
+                    execution=common.WorkflowExecution(workflow_id="other"), signal_name="s"
+                )
+            ),
+            "cancel": lambda: as_command(
+                command.RequestCancelExternalWorkflowExecutionCommandAttributes(
+                    workflow_id=f"n{self.names}"
+                )
+            ),
+            "marker": lambda: as_command(command.RecordMarkerCommandAttributes(marker_name="m")),
+            "upsert": lambda: as_command(
+                command.UpsertWorkflowSearchAttributesCommandAttributes(
+                    search_attributes=self.search_attributes(which)
+                )
+            ),
+            "modify": lambda: as_command(
+                command.ModifyWorkflowPropertiesCommandAttributes(
+                    upserted_memo=common.Memo(fields={f"m{which % 3}": self.value(which)})
+                )
+            ),
+            "operation": lambda: self.operation_command(OPERATION_TIMEOUTS[which % 4]),
+            "cancel operation": lambda: lives.cancel_nexus(
+                self.one_of([*self.state.nexus_operations, *self.ended_operations()], which)
+            ),
+            "wrong": lambda: lives.start_timer("") if which == 0 else lives.start_timer("again"),
+        }
+        return made[self.random.choice(COMMANDS)]()
+
+    def activity_command(self, **options: Any) -> command.Command:
+        attempts = self.random.randrange(4)
+        return lives.schedule_activity(
+            self.new_name(),
+            heartbeat_timeout={"seconds": 5},
+            schedule_to_start_timeout={"seconds": 20 * (attempts % 2)},
+            schedule_to_close_timeout={"seconds": 40 * (attempts % 3)},
+            retry_policy={"maximum_attempts": attempts},
+            **options,
+        )
+
+    @staticmethod
+    def operation_command(timeout: str) -> command.Command:
+        options = {f"{timeout}_timeout": Duration(seconds=7)} if timeout else {}
+        return lives.schedule_nexus(**options)
+
+    def ended_operations(self) -> list[int]:
+        """Of which the worker has not heard yet: it may still ask for their cancellation."""
+        ends = [e for e in self.state.buffered if e.event_type in nexus_operation.ENDS]
+        return [getattr(e, e.WhichOneof("attributes") or "").scheduled_event_id for e in ends]
+
+    @staticmethod
+    def value(which: int) -> common.Payload:
+        return NULL if which % 2 else common.Payload(data=b"1")
+
+    def search_attributes(self, which: int) -> common.SearchAttributes:
+        name = "Unknown" if which == 9 else f"k{which % 3}"
+        return common.SearchAttributes(indexed_fields={name: self.value(which)})
+
+    @staticmethod
+    def closing(end: str) -> command.Command:
+        return {
+            "complete": lives.complete_workflow,
+            "fail": lives.fail_workflow,
+            "cancel": lives.cancel_workflow,
+            "continue": lives.continue_as_new,
+        }[end]()
+
+    def add_answers(self, request: ws.RespondWorkflowTaskCompletedRequest, answer: str) -> None:
+        """What the worker says of the updates that its task carries, and of those it accepted."""
+        for pending in self.state.updates.values():
+            update_id, name = pending.update_id, self.new_name()
+            if pending.accepted_event_id and answer != "nonsense":
+                message = lives.completion(update_id, name)
+            elif not pending.sent or answer == "ignore":
+                continue
+            elif answer == "reject":
+                message = lives.rejection(update_id, name)
+            elif answer == "nonsense":
+                message = lives.about_update(update_id, update_messages.Acceptance(), name)
+            else:
+                message = lives.acceptance(update_id, name)
+            request.messages.append(message)
+            if answer == "accept":
+                request.commands.append(lives.protocol_command(message.id))
+
     def fail_task(self) -> None:
+        if not self.take_task():
+            return
         cause = causes.WORKFLOW_TASK_FAILED_CAUSE_NON_DETERMINISTIC_ERROR
-        reference = self.reference()
         completion = workflow_task.Completion("worker")
-        self.step(lambda t: workflow_task.fail(t, reference, cause, None, completion))
+        self.attempt(workflow_task.fail, self.life.reference, cause, None, completion)
 
-    @rule(request_id=st.sampled_from(["", "s1", "s2", "s3"]))
-    def signal(self, request_id: str) -> None:
+    def leave_the_sticky_queue(self) -> None:
+        """As the server does for a task whose sticky worker is gone, and for a worker that says so."""
+        task = self.state.workflow_task
+        if self.maybe():
+            self.attempt(workflow_task.reset_sticky)
+        elif task is not None and task.sticky and not task.started:
+            self.life.dispatched.add(self.life.step(workflow_task.move_to_normal_queue))
+
+    # --- Callers ------------------------------------------------------------------------------
+
+    def signal(self) -> None:
+        request_id = self.random.choice(["", "s1", "s2", "s3"])
         attributes = history.WorkflowExecutionSignaledEventAttributes(
             signal_name="s", request_id=request_id
         )
-        self.step(lambda t: workflow.signal(t, attributes, CONFIG))
+        self.attempt(workflow.signal, attributes, CONFIG)
 
-    @rule()
     def request_cancel(self) -> None:
+        request_id = self.random.choice(["", "c1"])
         attributes = history.WorkflowExecutionCancelRequestedEventAttributes()
-        self.step(lambda t: workflow.request_cancel(t, attributes))
+        self.attempt(workflow.request_cancel, attributes, request_id)
 
-    @rule(request_id=st.sampled_from(["", "p1"]))
-    def pause(self, request_id: str) -> None:
-        self.step(lambda t: workflow_pause.pause(t, "operator", "why", request_id))
+    def admit_update(self) -> None:
+        request = lives.update_request(self.random.choice(["u1", "u2", "u3", "u4"]))
+        self.attempt(update.admit, request, CONFIG)
 
-    @precondition(lambda self: self.state.held)
-    @rule()
-    def unpause(self) -> None:
-        self.step(lambda t: workflow_pause.unpause(t, "operator", "go on", ""))
-        task = self.state.workflow_task
-        assert task is not None, "a worker hears of what happened meanwhile"
-
-    @precondition(lambda self: self.state.next_event_id > 25)
-    @rule()
     def terminate(self) -> None:
-        self.step(lambda t: workflow.terminate(t, "enough", None, "operator"))
+        if self.state.next_event_id > 25:
+            self.attempt(workflow.terminate, "enough", None, "operator")
 
-    @precondition(lambda self: self.state.activities)
-    @rule(which=st.integers(0, 5), end=st.sampled_from(["start", "complete", "fail", "beat", "ok"]))
-    def touch_activity(self, which: int, end: str) -> None:
-        ids = list(self.state.activities)
-        event_id = ids[which % len(ids)]
-        attempt = self.state.activities[event_id].attempt
-        reason = failure.Failure(
-            message="x", application_failure_info=failure.ApplicationFailureInfo(type="E")
-        )
-        match end:
-            case "start":
-                stamp = self.state.activities[event_id].stamp
-                self.step(lambda t: activity.take(t, event_id, stamp, "worker", "r"))
-            case "complete":
-                self.step(lambda t: activity.complete(t, event_id, attempt, None, "worker"))
-            case "fail":
-                self.step(lambda t: activity.fail(t, event_id, attempt, reason, "worker"))
-            case "ok":
-                self.step(lambda t: activity.confirm_cancel(t, event_id, attempt, None, "worker"))
-            case _:
-                self.beat(event_id, attempt)
+    # --- Operators ----------------------------------------------------------------------------
 
-    @precondition(lambda self: self.state.activities)
-    @rule(
-        which=st.integers(0, 5),
-        what=st.sampled_from(["pause", "unpause", "reset", "options", "restore"]),
-        flag=st.booleans(),
-        jitter_ns=st.sampled_from([0, 3 * SECOND]),
-    )
-    def control_activity(self, which: int, what: str, flag: bool, jitter_ns: int) -> None:
-        ids = list(self.state.activities)
-        event_id = ids[which % len(ids)]
-        jitter: Any = {"jitter": lambda longest_ns: longest_ns, "jitter_ns": jitter_ns}
+    def pause(self) -> None:
+        request_id = self.random.choice(["", "p1"])
+        self.attempt(workflow_pause.pause, "operator", "why", request_id)
+
+    def unpause(self) -> None:
+        if not self.state.held:
+            return
+        self.life.step(workflow_pause.unpause, "operator", "go on", "")
+        waits = self.state.workflow_task is not None or self.state.backoff_pending
+        assert waits, "a worker hears of what happened meanwhile"
+
+    def change_rules(self) -> None:
+        self.life.rule_for = every_third if self.maybe() else None
+        if self.maybe() and self.state.running:
+            self.attempt(workflow_rule.trigger, lambda pending: pending.attempt > 1, RULE)
+
+    def change_options(self) -> None:
+        kind = self.random.choice(OPTIONS)
+        path = "priority" if kind == "priority" else "versioning_override"
+        self.attempt(workflow_options.update, options_of_kind(kind), [path], "operator")
+
+    def control_activity(self) -> None:
+        if not self.state.activities:
+            self.work()
+            return
+        event_id = self.random.choice(list(self.state.activities))
+        what = self.random.choice(["pause", "unpause", "reset", "options", "restore"])
+        flag, jitter_s = self.maybe(), self.random.choice([0, 3])
+        jitter: Any = {"jitter": longest, "jitter_ns": jitter_s * SECOND_NS}
         options = activities.ActivityOptions(
             heartbeat_timeout=Duration(seconds=2), retry_policy={"maximum_attempts": 4}
         )
@@ -388,142 +450,237 @@ class LifeOfAWorkflow(RuleBasedStateMachine):
                 case _:
                     activity_control.restore_options(t, chosen)
 
-        self.step(decide)
+        self.attempt(decide)
 
-    @rule(update_id=st.sampled_from(["u1", "u2", "u3", "u4"]))
-    def admit_update(self, update_id: str) -> None:
-        request = update_messages.Request(
-            meta=update_messages.Meta(update_id=update_id), input={"name": "change"}
+    # --- Those who work for it ----------------------------------------------------------------
+
+    def touch_activity(self) -> None:
+        what = self.random.choice(
+            ["take", "take", "take", "complete", "fail", "break", "cancel", "beat"]
         )
-        self.step(lambda t: update.admit(t, request, CONFIG))
-
-    def add_update_messages(
-        self, request: ws.RespondWorkflowTaskCompletedRequest, answer: str
-    ) -> None:
-        """What the worker says of the updates that its task carries, and of those it accepted."""
-        for pending in self.state.updates.values():
-            if pending.accepted_event_id:
-                body: Any = update_messages.Response(
-                    meta=update_messages.Meta(update_id=pending.update_id),
-                    outcome={"success": {}},
-                )
-            elif not pending.sent or answer == "ignore":
-                continue
-            elif answer == "reject":
-                body = update_messages.Rejection(failure=failure.Failure(message="no"))
-            else:
-                body = update_messages.Acceptance(
-                    accepted_request_message_id=f"{pending.update_id}/request",
-                    accepted_request_sequencing_event_id=int(answer == "accept"),
-                )
-            message = request.messages.add(
-                id=self.new_name(), protocol_instance_id=pending.update_id
-            )
-            message.body.Pack(body)
-
-    def beat(self, event_id: int, attempt: int) -> None:
-        """Heartbeats are a row that is overwritten, not entries: copy what the store would."""
-        t = Transition(self.state, self.now, lambda: "id")
-        try:
-            activity.heartbeat(t, event_id, attempt, None)
-        except Refusal:
+        if not self.state.activities and self.maybe():
+            self.work()
             return
-        apply_heartbeat(self.copy, event_id, self.now, None)
+        late, by_id = self.random.choice([0, 0, 0, 1]), self.random.random() < 0.2
+        event_id = self.one_of(self.state.activities, self.which())
+        pending = self.state.activities.get(event_id)
+        attempt = 0 if by_id else (pending.attempt if pending else 1) + late
+        stamp = (pending.stamp if pending else 1) - late
+        said = event_id, attempt
+        calls: dict[str, tuple[Any, ...]] = {
+            "take": (activity.take, event_id, stamp, "worker", "r"),
+            "complete": (activity.complete, *said, None, "worker"),
+            "fail": (activity.fail, *said, lives.application_failure(), "worker"),
+            "break": (activity.fail, *said, lives.application_failure(retryable=False), "worker"),
+            "cancel": (activity.confirm_cancel, *said, None, "worker"),
+            "beat": (activity.heartbeat, *said, lives.payloads(b"half")),
+        }
+        self.attempt(*calls[what])
 
-    @precondition(lambda self: self.state.children)
-    @rule(ending=st.booleans())
-    def touch_child(self, ending: bool) -> None:
-        initiated = next(iter(self.state.children))
-        closed = history.HistoryEvent(
-            event_type=event_types.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
-            workflow_execution_completed_event_attributes={},  # type: ignore[arg-type]
-        )
-        if ending:
-            self.step(
-                lambda t: external_workflow.child_closed(t, initiated, "child", "child", closed)
-            )
+    def hear_of_a_child(self) -> None:
+        if not self.state.children and self.maybe():
+            self.work()
+            return
+        initiated = self.one_of(self.state.children, self.which())
+        news = self.random.choice(["started", "started", "failed", *CHILD_ENDS])
+        match news:
+            case "started":
+                self.attempt(external_workflow.child_started, initiated, "c-run")
+            case "failed":
+                self.attempt(external_workflow.child_start_failed, initiated, EXISTS)
+            case _:
+                ended = initiated, "c-run", "c-last", closed(news)
+                self.attempt(external_workflow.child_closed, *ended)
+
+    def hear_of_an_operation(self) -> None:
+        if not self.state.nexus_operations and self.maybe():
+            self.work()
+            return
+        event_id = self.one_of(self.state.nexus_operations, self.which())
+        operation = self.state.nexus_operations.get(event_id)
+        answer: Any = self.random.choice(list(OPERATION_ANSWERS.values()))
+        late = self.random.choice([0, 0, 0, 1])
+        match self.random.choice(["start", "start", "cancel", "complete"]):
+            case "start":
+                sent = event_id, (operation.attempt if operation else 1) + late
+                self.attempt(nexus_operation.start_answered, *sent, answer, CONFIG)
+            case "cancel":
+                canceled = operation.cancel if operation else None
+                sent = event_id, (canceled.attempt if canceled else 0) + late
+                refused = answer if isinstance(answer, Refused) else None
+                self.attempt(nexus_operation.cancel_answered, *sent, refused, CONFIG)
+            case _ if isinstance(answer, Succeeded | Unsuccessful):
+                request_id = "other" if late or operation is None else operation.request_id
+                said = event_id, request_id, answer
+                self.attempt(nexus_operation.complete, *said, token="t")
+
+    def hear_of_others(self) -> None:
+        signaled = self.one_of(self.state.external_signals, self.which())
+        canceled = self.one_of(self.state.external_cancels, self.which())
+        if self.maybe():
+            self.attempt(external_workflow.signal_delivered, signaled)
+            self.attempt(external_workflow.cancel_delivered, canceled)
         else:
-            self.step(lambda t: external_workflow.child_started(t, initiated, "child"))
+            self.attempt(external_workflow.signal_failed, signaled, NO_SIGNAL)
+            self.attempt(external_workflow.cancel_failed, canceled, NO_CANCEL)
 
-    @rule(seconds=st.integers(1, 12))
-    def let_time_pass(self, seconds: int) -> None:
-        self.now += seconds * SECOND
+    def settle_debts(self) -> None:
+        """What the outbox says when it has told the parent, the schedule, a child."""
+        self.attempt(workflow.parent_reported)
+        self.attempt(workflow.schedule_reported)
+        self.attempt(
+            external_workflow.policy_applied, self.one_of(self.state.policies_due, self.which())
+        )
+        if self.state.closed and not self.state.policies_due:
+            assert outstanding(self.state) == []
+
+    # --- Time, and what comes after -----------------------------------------------------------
+
+    def let_time_pass(self) -> None:
+        self.life.wait(self.random.randint(1, 12))
         if self.state.running:
-            self.step(deadlines.fire_due)
-            if self.state.running:
-                upcoming = deadlines.next_deadline(self.state)
-                assert upcoming == 0 or upcoming > self.now
+            upcoming = deadlines.next_deadline(self.state)
+            assert upcoming == 0 or upcoming > self.life.now_ns, "what was due has happened"
 
-    @invariant()
-    def rules_hold(self) -> None:
-        ids = [event.event_id for event in self.events]
-        assert ids == list(range(1, len(ids) + 1))
-        assert BUFFERED_EVENT_ID not in ids
-        closing = [i for i, e in enumerate(self.events) if self.is_closing(e)]
-        assert closing in ([], [len(ids) - 1])
-        assert self.state.closed == bool(closing)
-        kinds = {event.event_id: event.event_type for event in self.events}
-        for pending in self.state.activities:
-            assert kinds[pending] == event_types.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
-        seen = [
-            e.workflow_execution_signaled_event_attributes.request_id
-            for e in self.events
-            if e.event_type == event_types.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
-        ]
-        named = [request_id for request_id in seen if request_id]
-        assert len(named) == len(set(named))
-        accepted = [
-            e.workflow_execution_update_accepted_event_attributes.protocol_instance_id
-            for e in self.events
-            if e.event_type == event_types.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED
-        ]
-        assert len(accepted) == len(set(accepted))
-        if self.state.held:
-            assert self.state.workflow_task is None or self.state.workflow_task.started
-        self.check_updates()
+    def go_on(self) -> None:
+        if self.life.successor is None:
+            return
+        following = self.life.follow()
+        following.now_ns, following.rule_for = self.life.now_ns, self.life.rule_for
+        self.life = following
+
+    def reset(self) -> None:
+        ends = self.finished()
+        if not ends:
+            return
+        at, exclude = self.random.choice(ends), self.random.choice(EXCLUDED)
+        run_id = f"reset-{self.new_name()}"
+        t = Transition(lives.fresh(run_id), self.life.now_ns, self.life.new_id)
+        taken, rest = self.life.events[: at - 1], self.life.events[at - 1 :]
+        try:
+            reset.begin(t, self.state, taken, reason="why", request_id="reset")
+        except InvalidArgument:
+            return
+        reset.reapply(t, rest, exclude)
+        reset.go_on(t)
+        self.attempt(reset.leave, run_id, "reset")
+        self.life.check()
+        self.life = WorkflowLife.of(t)
+
+    def finished(self) -> list[int]:
+        """The events that ended a workflow task: points at which a worker can decide again."""
+        ends = ("WORKFLOW_TASK_COMPLETED", "WORKFLOW_TASK_FAILED", "WORKFLOW_TASK_TIMED_OUT")
+        return [i for i, kind in enumerate(self.life.kinds, 1) if kind in ends]
+
+    # --- What holds always --------------------------------------------------------------------
+
+    def check(self) -> None:
+        self.life.check()
+        self.check_what_is_pending()
+        self.check_what_has_an_identity()
+        self.check_operations()
         self.check_pauses()
-        if self.state.closed:
-            assert not self.state.activities
-            assert not self.state.timers
-            assert all(policy is not None for policy in outstanding(self.state))
+        self.check_updates()
 
     def check_updates(self) -> None:
         task = self.state.workflow_task
         if task is not None and task.speculative:
             assert task.scheduled_event_id == self.state.next_event_id, "nothing came before it"
         waiting = [u for u in self.state.updates.values() if not u.accepted_event_id]
-        if waiting and not self.state.held:
+        if waiting and not self.state.held and not self.state.backoff_pending:
             assert task is not None, "a worker hears of an update"
         for pending in waiting:
             assert not pending.sent or (task is not None and task.started)
 
+    def check_what_is_pending(self) -> None:
+        kinds = self.life.kinds
+        for scheduled in self.state.activities:
+            assert kinds[scheduled - 1] == "ACTIVITY_TASK_SCHEDULED"
+        for initiated in self.state.children:
+            assert kinds[initiated - 1] == "START_CHILD_WORKFLOW_EXECUTION_INITIATED"
+        for scheduled in self.state.nexus_operations:
+            assert kinds[scheduled - 1] == "NEXUS_OPERATION_SCHEDULED"
+        for timer in self.state.timers.values():
+            assert kinds[timer.started_event_id - 1] == "TIMER_STARTED"
+        if self.state.closed:
+            assert not self.state.activities
+            assert not self.state.timers
+            assert not self.state.nexus_operations
+            assert self.state.workflow_task is None
+
+    def check_what_has_an_identity(self) -> None:
+        """It happens once."""
+        signals, accepted, completed, ends = [], [], [], []
+        for event in self.life.events:
+            attributes = getattr(event, event.WhichOneof("attributes") or "")
+            match event.event_type:
+                case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED if attributes.request_id:
+                    signals.append(attributes.request_id)
+                case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
+                    accepted.append(attributes.protocol_instance_id)
+                case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED:
+                    completed.append(attributes.meta.update_id)
+                case _ if hasattr(attributes, "started_event_id") and attributes.started_event_id:
+                    ends.append(attributes.started_event_id)
+        for once in (signals, accepted, completed, ends):
+            assert len(once) == len(set(once))
+
+    def check_operations(self) -> None:
+        """An operation starts once and ends once; what is pending has not ended."""
+        started: set[int] = set()
+        ended: set[int] = set()
+        for event in self.life.events:
+            if event.event_type == event_types.EVENT_TYPE_NEXUS_OPERATION_STARTED:
+                opened = event.nexus_operation_started_event_attributes.scheduled_event_id
+                assert opened not in started | ended
+                started.add(opened)
+            elif event.event_type in nexus_operation.ENDS:
+                opened = getattr(event, event.WhichOneof("attributes") or "").scheduled_event_id
+                assert opened not in ended
+                ended.add(opened)
+        assert not ended & set(self.state.nexus_operations)
+
     def check_pauses(self) -> None:
         paused = False
-        for event in self.events:
-            match event.event_type:
-                case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_PAUSED:
+        for kind in self.life.kinds:
+            match kind:
+                case "WORKFLOW_EXECUTION_PAUSED":
                     assert not paused
                     paused = True
-                case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_UNPAUSED:
+                case "WORKFLOW_EXECUTION_UNPAUSED":
                     assert paused
                     paused = False
-                case event_types.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED:
-                    assert not paused, "no workflow task is scheduled while the workflow is paused"
-
-    @staticmethod
-    def is_closing(event: history.HistoryEvent) -> bool:
-        name = event_types.EventType.Name(event.event_type).removeprefix("EVENT_TYPE_")
-        return name in {
-            "WORKFLOW_EXECUTION_COMPLETED",
-            "WORKFLOW_EXECUTION_FAILED",
-            "WORKFLOW_EXECUTION_TIMED_OUT",
-            "WORKFLOW_EXECUTION_TERMINATED",
-            "WORKFLOW_EXECUTION_CANCELED",
-            "WORKFLOW_EXECUTION_CONTINUED_AS_NEW",
-        }
+                case "WORKFLOW_TASK_SCHEDULED":
+                    assert not paused, "no worker gets a new task of a paused workflow"
+        if self.state.held:
+            assert self.state.workflow_task is None or self.state.workflow_task.started
 
 
-LifeOfAWorkflow.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None
+WEIGHTS = {
+    "let_time_pass": 3,
+    "signal": 2,
+    "work": 8,
+    "touch_activity": 8,
+    "control_activity": 3,
+    "hear_of_a_child": 2,
+    "hear_of_an_operation": 4,
+    "go_on": 2,
+    "settle_debts": 2,
+    "start_task": 2,
+}
+ONCE = (
+    "fail_task", "close", "leave_the_sticky_queue", "request_cancel", "admit_update", "terminate",
+    "pause", "unpause", "unpause", "change_rules", "change_options", "change_options",
+    "hear_of_others", "reset",
+)  # fmt: skip
+HAPPENINGS = [name for name, weight in WEIGHTS.items() for _ in range(weight)] + list(ONCE)
+SEED = st.integers(0, 2**16)
+
+
+@given(
+    seed=SEED, plan=st.lists(st.tuples(st.sampled_from(HAPPENINGS), SEED), min_size=40, max_size=80)
 )
-TestLifeOfAWorkflow = LifeOfAWorkflow.TestCase
+def test_life_of_a_workflow(seed: int, plan: list[tuple[str, int]]) -> None:
+    life = LifeOfAWorkflow(seed)
+    for name, details in plan:
+        life.happen(name, details)

@@ -1,11 +1,12 @@
-"""Makes the golden histories again: `python -m tests.histories.record`.
+"""Makes the golden histories that are missing: `python -m tests.histories.record`; or those named.
 
 They are kept so that a later server, or a later SDK, still replays what an earlier server wrote.
-Record anew only when a workflow of this folder changes.
+Record one anew only when its workflow changes.
 """
 
 import asyncio
 import re
+import sys
 from pathlib import Path
 
 from temporalio.client import Client, WorkflowFailureError
@@ -21,20 +22,25 @@ STACK_TRACE = re.compile(r'"stackTrace": "(?:[^"\\]|\\.)*"')
 
 
 async def record(client: Client, golden: Golden) -> str:
-    """Run one workflow to its end; the history of its first run as JSON."""
+    """Run one workflow to its end; the history of the run that is wanted, as JSON."""
     handle = await client.start_workflow(
-        golden.run.__name__, args=golden.arguments, id=golden.name, task_queue=QUEUE
+        golden.run.__name__,
+        args=golden.arguments,
+        id=golden.name,
+        task_queue=QUEUE,
+        **golden.options,
     )
     await golden.meanwhile(handle)
     try:
         await handle.result()
     except WorkflowFailureError:
         pass  # A cancelled workflow ends so, and its history is what is wanted.
-    first = client.get_workflow_handle(golden.name, run_id=handle.first_execution_run_id)
+    run_id = None if golden.last_run else handle.first_execution_run_id
+    first = client.get_workflow_handle(golden.name, run_id=run_id)
     return STACK_TRACE.sub('"stackTrace": ""', (await first.fetch_history()).to_json())
 
 
-async def main() -> None:
+async def main(names: list[str]) -> None:
     async with Server(store="memory:", port=0) as server:
         client = await Client.connect(server.address, identity="recorder")
         async with Worker(
@@ -45,9 +51,10 @@ async def main() -> None:
             workflow_runner=UnsandboxedWorkflowRunner(),
         ):
             for golden in GOLDEN:
-                text = await record(client, golden)
-                (FOLDER / f"{golden.name}.json").write_text(text + "\n")
+                path = FOLDER / f"{golden.name}.json"
+                if golden.name in names or not (names or path.exists()):
+                    path.write_text(await record(client, golden) + "\n")
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(sys.argv[1:]))

@@ -86,9 +86,15 @@ class BatchWork:
         except NotFound:
             pass  # The batch is gone.
         except Refusal as refusal:
-            logger.warning("batch %s will be gone on with: %s", execution_id, refusal.message)
+            logger.warning(
+                "a batch will be gone on with: %s",
+                refusal.message,
+                extra={"fields": self._executions.ids(execution_id)},
+            )
         except Exception:
-            logger.exception("work on batch %s failed", execution_id)
+            logger.exception(
+                "work on a batch failed", extra={"fields": self._executions.ids(execution_id)}
+            )
 
     async def _work(self, execution_id: int) -> None:
         batch = await self._executions.get(execution_id)

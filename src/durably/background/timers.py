@@ -9,7 +9,8 @@ import asyncio
 import logging
 
 from durably.engine import deadlines
-from durably.engine.transition import outstanding
+from durably.engine.snapshot import AnyState
+from durably.engine.transition import debts, outstanding
 from durably.errors import NotFound, Refusal
 from durably.service.transact import DELIVERY_RETRY_NS, Executions
 
@@ -38,9 +39,9 @@ async def _fire_logged(executions: Executions, execution_id: int) -> None:
         level = logging.WARNING if isinstance(error, Refusal) else logging.ERROR
         logger.log(
             level,
-            "execution %s: its deadline will be tried again: %r",
-            execution_id,
+            "a deadline will be tried again: %r",
             error,
+            extra={"fields": executions.ids(execution_id)},
         )
         executions.arm(execution_id, executions.clock() + RETRY_NS)
 
@@ -49,42 +50,60 @@ async def fire(executions: Executions, execution_id: int) -> None:
     """One execution's deadline has come: let time do its work, or deliver, or delete it."""
     execution = await executions.get(execution_id)
     state = execution.state
+    now_ns = executions.clock()
+    if state.closed and _may_go(executions, state, now_ns):
+        await executions.delete(execution)
+        return
     owed = outstanding(state)
     for delivery in owed:
         executions.deliveries.put_nowait((execution_id, delivery))
-    if owed:
-        executions.arm(execution_id, executions.clock() + DELIVERY_RETRY_NS)
-    if state.running:
+    if owed and not state.running:
+        executions.arm(execution_id, now_ns + DELIVERY_RETRY_NS)
+    due_ns = deadlines.next_deadline(state)
+    if state.running or 0 < due_ns <= now_ns:
         await executions.transact(execution_id, deadlines.fire_due)
-    elif not owed and state.close_ns + executions.retention_ns(state.namespace_id) <= (
-        executions.clock()
-    ):
-        await executions.delete(execution)
+    elif not owed:
+        removal_ns = state.close_ns + executions.retention_ns(state.namespace_id)
+        executions.arm(execution_id, min(due_ns or removal_ns, removal_ns))
 
 
-async def sweep(executions: Executions, horizon_ns: int) -> None:
-    """Arm the deadlines up to `horizon_ns` that are in the store."""
+def _may_go(executions: Executions, state: AnyState, now_ns: int) -> bool:
+    """Its retention is over. What it still owes to others keeps it, but a callback that nobody takes
+    does not."""
+    return not debts(state) and state.close_ns + executions.retention_ns(state.namespace_id) <= (
+        now_ns
+    )
+
+
+async def sweep(executions: Executions, horizon_ns: int) -> int:
+    """Arm the deadlines up to `horizon_ns` that are in the store; how many."""
+    armed = 0
     while True:
         found = await executions.store.due(horizon_ns, SWEEP_PAGE)
+        armed += len(found)
         for execution_id, at_ns in found:
             executions.arm(execution_id, at_ns)
         if len(found) < SWEEP_PAGE:
-            return
+            return armed
         # A full page: fire what is overdue, so that the next page is another one.
         if not await fire_due(executions, executions.clock()):
-            return
+            return armed
 
 
 async def run(executions: Executions) -> None:
     """Wake executions at their deadlines until cancelled."""
     interval_s = executions.config.deadline_sweep_interval_s
     next_sweep_ns = 0
+    first = True
     while True:
         now_ns = executions.clock()
         if now_ns >= next_sweep_ns:
             next_sweep_ns = now_ns + int(interval_s * 1e9)
             try:
-                await sweep(executions, now_ns + int(2e9 * interval_s))
+                armed = await sweep(executions, now_ns + int(2e9 * interval_s))
+                if first:
+                    first = False
+                    logger.info("recovered", extra={"fields": {"executions_soon_due": armed}})
             except Exception:
                 logger.exception("the sweep of deadlines failed and will be tried again")
         executions.near_changed.clear()

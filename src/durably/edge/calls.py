@@ -7,10 +7,18 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from google.protobuf.message import Message
 
-from durably.errors import DeadlineExceeded, Internal, Refusal, ResourceExhausted
+from durably.edge.traffic import ids_of
+from durably.errors import (
+    DeadlineExceeded,
+    Internal,
+    PermissionDenied,
+    Refusal,
+    ResourceExhausted,
+)
 from durably.service.admission import Call, Rpc
 
 logger = logging.getLogger(__name__)
@@ -78,6 +86,13 @@ def too_large(size: int, bytes_max: int) -> ResourceExhausted:
     )
 
 
+def check_origin(headers: Mapping[str, str]) -> None:
+    """Raises PermissionDenied for what a browser sends for another site."""
+    origin = headers.get("origin", "")
+    if origin and urlsplit(origin).netloc != headers.get("host", ""):
+        raise PermissionDenied(f"requests from the site {origin[:200]} are not served")
+
+
 async def disconnected(receive: Receive) -> None:
     """Until the caller has gone."""
     while (await receive())["type"] != "http.disconnect":
@@ -114,5 +129,5 @@ async def _refuse_bugs(rpc: Rpc, request: Message, call: Call) -> Message:
     except Refusal:
         raise
     except Exception as error:
-        logger.exception("%s failed", rpc.name)
+        logger.exception("%s failed", rpc.name, extra={"fields": ids_of(request)})
         raise Internal(f"{rpc.name} failed inside the server: see its log") from error

@@ -32,7 +32,8 @@ from durably.edge.calls import (
     too_large,
     unless_gone,
 )
-from durably.errors import Internal, Refusal, Unimplemented
+from durably.edge.traffic import Exchange, Traffic
+from durably.errors import Internal, Refusal, Status, Unimplemented
 from durably.service.admission import Call, Rpc
 
 logger = logging.getLogger(__name__)
@@ -68,27 +69,36 @@ class GrpcApp:
         streams: Mapping[str, Stream],
         clock: Clock,
         config: Config,
+        traffic: Traffic,
     ) -> None:
         self._table = dict(table)
         self._streams = dict(streams)
         self._clock = clock
         self._message_bytes_max = config.message_bytes_max
+        self._traffic = traffic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         send = unless_gone(send)
         stream = self._streams.get(scope["path"])
+        exchange = self._traffic.begin()
+        status = Status.CANCELLED
         try:
             if stream is not None:
                 await self._converse(stream, scope, receive, send)
+                status = Status.OK
                 return
             try:
-                reply = await self._answer(scope, receive)
+                reply = await self._answer(exchange, scope, receive)
             except Refusal as refusal:
+                status = refusal.status
                 await _send_refusal(send, refusal)
             else:
                 await _send_reply(send, reply)
+                status = Status.OK
         except ClientGone:
             return
+        finally:
+            self._traffic.end(exchange, status)
 
     async def _converse(self, stream: Stream, scope: Scope, receive: Receive, send: Send) -> None:
         """Read and answer side by side, until the answers end or the caller goes away."""
@@ -137,17 +147,19 @@ class GrpcApp:
             raise too_large(length, self._message_bytes_max)
         return PREFIX_BYTES + length
 
-    async def _answer(self, scope: Scope, receive: Receive) -> bytes:
+    async def _answer(self, exchange: Exchange, scope: Scope, receive: Receive) -> bytes:
         path: str = scope["path"]
         rpc = self._table.get(path)
         metadata = Headers(scope["headers"])
+        if rpc is not None:
+            exchange.rpc = rpc.name
         body = await read_body(receive, self._message_bytes_max + PREFIX_BYTES)
         if rpc is None:
             raise Unimplemented(f"unknown method {path}")
-        request = self._request(rpc, body, metadata)
+        request = exchange.request = self._request(rpc, body, metadata)
         limit_ns = timeout_ns(metadata)
         call = Call(rpc.name, metadata, self._clock() + limit_ns if limit_ns else 0)
-        reply = await answer(rpc, request, call, limit_ns, receive)
+        reply = exchange.reply = await answer(rpc, request, call, limit_ns, receive)
         return reply.SerializeToString()
 
     def _request(self, rpc: Rpc | Stream, body: bytes, metadata: Mapping[str, str]) -> Message:
@@ -243,7 +255,8 @@ async def _send_refusal(send: Send, refusal: Refusal) -> None:
 
 def status_headers(refusal: Refusal) -> list[tuple[bytes, bytes]]:
     """grpc-status, grpc-message and, with a detail, grpc-status-details-bin."""
-    shown = quote(refusal.message[:4096], safe=" !\"#$&'()*+,/:;<=>?@[\\]^_`{|}~-.")
+    # A header may not end with a space.
+    shown = quote(refusal.message[:4096].strip(), safe=" !\"#$&'()*+,/:;<=>?@[\\]^_`{|}~-.")
     headers = [
         (b"grpc-status", str(int(refusal.status)).encode()),
         (b"grpc-message", shown.encode("ascii")),

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, cast
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from google.protobuf import any_pb2, json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -29,17 +29,19 @@ from durably.edge.calls import (
     Scope,
     Send,
     answer,
+    check_origin,
     read_body,
     unless_gone,
 )
 from durably.edge.grpc import timeout_ns
 from durably.edge.openapi import document
 from durably.edge.routes import Router, routes
+from durably.edge.traffic import Exchange, Traffic
 from durably.errors import (
     HTTP_STATUS,
     InvalidArgument,
-    PermissionDenied,
     Refusal,
+    Status,
 )
 from durably.service.admission import Call, Rpc
 from durably.version import VERSION
@@ -52,12 +54,15 @@ HEADERS = [(b"content-type", b"application/json"), (b"x-content-type-options", b
 class HttpJson:
     """Answers requests whose path is a route of the API."""
 
-    def __init__(self, table: Mapping[str, Rpc], clock: Clock, config: Config) -> None:
+    def __init__(
+        self, table: Mapping[str, Rpc], clock: Clock, config: Config, traffic: Traffic
+    ) -> None:
         found = routes(table)
         self._router = Router(found)
         self._routes = found
         self._clock = clock
         self._bytes_max = config.message_bytes_max
+        self._traffic = traffic
         self._openapi = b""
 
     def serves(self, scope: Scope) -> bool:
@@ -68,18 +73,26 @@ class HttpJson:
         send = unless_gone(send)
         headers = Headers(scope["headers"])
         pretty = _is_pretty(scope, headers)
+        exchange = self._traffic.begin()
+        ended = Status.CANCELLED
         try:
+            allowed = self._methods(scope)
+            if scope["method"] not in allowed:
+                ended = Status.UNIMPLEMENTED
+                return await _not_allowed(send, allowed)
+            outcome = Status.OK
             try:
-                allowed = self._methods(scope)
-                if scope["method"] not in allowed:
-                    return await _not_allowed(send, allowed)
-                status, body = 200, await self._answer(scope, headers, receive, pretty)
+                status, body = 200, await self._answer(exchange, scope, headers, receive, pretty)
             except Refusal as refusal:
+                outcome = refusal.status
                 status, body = _refused(refusal, pretty)
             await send({"type": "http.response.start", "status": status, "headers": HEADERS})
             await send({"type": "http.response.body", "body": body, "more_body": False})
+            ended = outcome
         except ClientGone:
             pass
+        finally:
+            self._traffic.end(exchange, ended)
         return None
 
     def _methods(self, scope: Scope) -> list[str]:
@@ -87,7 +100,12 @@ class HttpJson:
         return ["GET"] if path == OPENAPI_PATH else sorted(self._router.find(path)[0])
 
     async def _answer(
-        self, scope: Scope, headers: Headers, receive: Receive, pretty: bool
+        self,
+        exchange: Exchange,
+        scope: Scope,
+        headers: Headers,
+        receive: Receive,
+        pretty: bool,
     ) -> bytes:
         path = _path(scope)
         body = await read_body(receive, self._bytes_max)
@@ -95,13 +113,14 @@ class HttpJson:
             return self._document()
         by_method, values = self._router.find(path)
         route = by_method[scope["method"]]
+        exchange.rpc = route.rpc.name
         shorthand = "no-payload-shorthand" not in headers.get("content-type", "")
-        request = route.rpc.request()
+        request = exchange.request = route.rpc.request()
         if route.has_body:
             _check_declared(headers, body)
             payload_json.read(body or b"{}", request, shorthand=shorthand)
         else:
-            _check_origin(headers)
+            check_origin(headers)
             payload_json.fill(
                 _query(scope, cast(Descriptor, request.DESCRIPTOR)), request, shorthand=shorthand
             )
@@ -109,7 +128,7 @@ class HttpJson:
             _set(request, name, value)
         limit_ns = timeout_ns(headers)
         call = Call(route.rpc.name, headers, self._clock() + limit_ns if limit_ns else 0)
-        reply = await answer(route.rpc, request, call, limit_ns, receive)
+        reply = exchange.reply = await answer(route.rpc, request, call, limit_ns, receive)
         accepted = headers.get("accept", "")
         shorthand = "no-payload-shorthand" not in accepted
         return payload_json.write(reply, shorthand=shorthand, pretty=pretty).encode()
@@ -135,16 +154,10 @@ def _is_pretty(scope: Scope, headers: Headers) -> bool:
 
 
 def _check_declared(headers: Headers, body: bytes) -> None:
-    _check_origin(headers)
+    check_origin(headers)
     kind = headers.get("content-type", "")
     if not JSON_TYPE.match(kind):
         raise InvalidArgument("send the header `content-type: application/json`")
-
-
-def _check_origin(headers: Headers) -> None:
-    origin = headers.get("origin", "")
-    if origin and urlsplit(origin).netloc != headers.get("host", ""):
-        raise PermissionDenied(f"requests from the site {origin[:200]} are not served")
 
 
 def _query(scope: Scope, kind: Descriptor) -> dict[str, Any]:

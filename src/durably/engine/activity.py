@@ -35,6 +35,7 @@ from durably.config import Config
 from durably.engine import priority, workflow_rule, workflow_task
 from durably.engine import records as r
 from durably.engine.apply import apply_heartbeat, nanoseconds
+from durably.engine.callback import machine as callback
 from durably.engine.refusals import BadCommand
 from durably.engine.retry import (
     RetryDecision,
@@ -241,17 +242,23 @@ def take(
     """
     activity = t.state.activities.get(scheduled_event_id)
     waits = activity is not None and not activity.started and activity.stamp == stamp
-    if activity is None or not waits:
-        raise NotFound(NOT_FOUND)
-    state = t.state
-    if isinstance(state, WorkflowState) and versioning.moving(state):
-        return None  # When the move is done it is put on its queue again.
-    if workflow_rule.pauses(t, activity):
-        return None
-    if worker is not None and versioning.activity_moves(t, worker, target):
-        workflow_task.redispatch(cast(Transition, t))
+    if activity is not None and waits and _is_held_back(t, activity, worker, target):
         return None
     return start(t, scheduled_event_id, stamp, identity, request_id, worker=worker)
+
+
+def _is_held_back(
+    t: Transition[HistoryState], activity: Activity, worker: Worker | None, target: Notice | None
+) -> bool:
+    state = t.state
+    if isinstance(state, WorkflowState) and versioning.moving(state):
+        return True  # When the move is done it is put on its queue again.
+    if workflow_rule.pauses(t, activity):
+        return True
+    if worker is None or not versioning.activity_moves(t, worker, target):
+        return False
+    workflow_task.redispatch(cast(Transition, t))
+    return True
 
 
 def start(
@@ -301,6 +308,7 @@ def _ended(t: Transition[HistoryState], activity: Activity) -> None:
         workflow_task.schedule_if_none(cast(Transition, t))
     else:
         t.visible = True
+        callback.invoke_due(t)
 
 
 def _ensure_running(state: HistoryState) -> None:
@@ -501,6 +509,7 @@ def ask_cancel(t: Transition[HistoryState], activity: Activity, completed_event_
     event_id = _record_cancel_requested(t, activity.scheduled_event_id, completed_event_id)
     if activity.started:
         return
+    t.withdraw(activity.scheduled_event_id)
     t.record(
         history.ActivityTaskCanceledEventAttributes(
             details=activity.heartbeat_details,

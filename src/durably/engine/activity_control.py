@@ -192,7 +192,9 @@ def _change_options(
             activity.scheduled_event_id, options.SerializeToString(), max(at_ns, 1)
         )
     )
-    if not t.state.held:
+    if t.state.held:
+        t.attend(next_deadline(activity, held=True))
+    else:
         dispatch_when_due(t, activity)
 
 

@@ -13,6 +13,7 @@ from durably.engine.batch.state import BatchState
 from durably.engine.deployment.state import DeploymentState
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.standalone.state import StandaloneActivityState
+from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import Kind, WorkflowState
 from durably.engine.version_sets.state import VersionSetsState
 
@@ -21,6 +22,7 @@ AnyState = (
     | ScheduleState
     | StandaloneActivityState
     | BatchState
+    | StandaloneNexusState
     | DeploymentState
     | VersionSetsState
 )
@@ -32,6 +34,7 @@ STATES: dict[Kind, type[AnyState]] = {
     Kind.BATCH: BatchState,
     Kind.DEPLOYMENT: DeploymentState,
     Kind.VERSION_SETS: VersionSetsState,
+    Kind.NEXUS_OPERATION: StandaloneNexusState,
 }
 
 
@@ -41,10 +44,9 @@ def _encode_message(value: Any) -> Any:
     raise NotImplementedError(f"cannot store a {type(value).__name__}")
 
 
-def _decode_message(kind: type, value: Any) -> Any:
-    if issubclass(kind, Message):
-        return kind.FromString(value)
-    raise NotImplementedError(f"cannot load a {kind.__name__}")
+def _decode_message(kind: Any, value: bytes) -> Any:
+    """Every type in a state that msgspec does not know is a message."""
+    return kind.FromString(value)
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=_encode_message)

@@ -35,6 +35,7 @@ from temporalio.api.sdk.v1 import task_complete_metadata_pb2 as sdk
 
 from durably.config import Config
 from durably.engine import records as r
+from durably.engine.apply import failed_problem, timed_out_problem
 from durably.engine.state import WorkflowState, WorkflowTask
 from durably.engine.transition import (
     SECOND_NS,
@@ -186,9 +187,8 @@ def set_duration(message: object, nanoseconds: int) -> None:
 
 def end_backoff(t: Transition) -> None:
     """The delay before the first task is over."""
-    if t.state.running and t.state.backoff_pending:
-        t.note(r.WorkflowTaskBackoffEnded())
-        schedule_if_none(t)
+    t.note(r.WorkflowTaskBackoffEnded())
+    schedule_if_none(t)
 
 
 def move_to_normal_queue(t: Transition) -> DispatchWorkflowTask:
@@ -431,12 +431,13 @@ def record_completed(t: Transition, reference: TaskReference, completion: Comple
 
 
 def _shown(state: WorkflowState) -> tuple[object, ...]:
-    """What lists show of the workers that have worked on it."""
+    """What lists show of the workers that have worked on it, and of what kept them from it."""
+    said = [*state.build_ids, *state.reported_problems]
     found = state.versioning
     if found is None:
-        return (list(state.build_ids),)
+        return (said,)
     return (
-        list(state.build_ids),
+        said,
         state.used_versions,
         found.shown_behavior,
         found.shown_version,
@@ -479,8 +480,9 @@ def fail(
 ) -> None:
     """The worker could not complete the task, or what it asked for is wrong: it is tried again."""
     task = _write_down(t, in_flight(t.state, reference))
+    problems = t.state.reported_problems
     if task.transient:
-        t.note(r.WorkflowTaskAttemptEnded(increment_attempt=True))
+        t.note(r.WorkflowTaskAttemptEnded(True, failed_problem(cause)))
     else:
         attributes = history.WorkflowTaskFailedEventAttributes(
             scheduled_event_id=task.scheduled_event_id,
@@ -494,6 +496,7 @@ def fail(
         if completion.worker_version is not None:
             attributes.worker_version.CopyFrom(completion.worker_version)
         t.record(attributes)
+    t.visible |= t.state.reported_problems != problems
     schedule(t)
 
 
@@ -561,8 +564,9 @@ def fire_due(t: Transition) -> None:
         else workflow_enums.TIMEOUT_TYPE_SCHEDULE_TO_START
     )
     task = _write_down(t, task)
+    problems = t.state.reported_problems
     if task.transient:
-        t.note(r.WorkflowTaskAttemptEnded(increment_attempt=True))
+        t.note(r.WorkflowTaskAttemptEnded(True, timed_out_problem(kind)))
     else:
         t.record(
             history.WorkflowTaskTimedOutEventAttributes(
@@ -571,4 +575,5 @@ def fire_due(t: Transition) -> None:
                 timeout_type=kind,
             )
         )
+    t.visible |= t.state.reported_problems != problems
     schedule(t)

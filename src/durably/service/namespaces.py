@@ -223,6 +223,9 @@ class Namespaces:
                 continue
             return result
 
+    def all(self) -> list[Namespace]:
+        return list(self._by_id.values())
+
     def id_of(self, name: str) -> str:
         return self.by_name(name).namespace_id
 
@@ -463,6 +466,7 @@ class Namespaces:
                     sync_update=True,
                     async_update=True,
                     poller_autoscaling=True,
+                    reported_problems_search_attribute=True,
                     workflow_pause=True,
                     worker_heartbeats=True,
                     worker_poll_complete_on_shutdown=True,

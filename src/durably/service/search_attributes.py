@@ -9,6 +9,7 @@ from typing import Any, assert_never
 
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import activity_pb2 as activity_enums
+from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 
 from durably.engine.apply import payload_is_null
@@ -18,6 +19,7 @@ from durably.engine.schedule import view
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.snapshot import AnyState
 from durably.engine.standalone.state import StandaloneActivityState
+from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import RUNNING, ExecutionState, WorkflowState
 from durably.engine.version_sets.state import VersionSetsState
 from durably.engine.versioning.version import AUTO_UPGRADE, PINNED
@@ -29,6 +31,7 @@ from durably.store.visibility_query import (
     SYSTEM_COLUMNS,
     time_ns,
     time_text,
+    words,
 )
 
 
@@ -104,6 +107,8 @@ def _values(found: common.SearchAttributes) -> dict[str, object]:
             continue
         try:
             values[name] = decode(payload, kind) if kind else json.loads(payload.data)
+            if kind == "Text":
+                values[name] = words(str(values[name]))
         except (ValueError, TypeError):
             continue  # Checked when it was set; an attribute whose type changed since is not shown.
     return values
@@ -133,6 +138,8 @@ def visibility_row(state: AnyState) -> VisibilityRow:
             return _plain_row(state, state.operation)
         case DeploymentState() | VersionSetsState():
             return _plain_row(state, "")
+        case StandaloneNexusState():
+            return _nexus_row(state)
         case _:
             assert_never(state)
 
@@ -234,13 +241,60 @@ def _activity_row(state: StandaloneActivityState) -> VisibilityRow:
     )
 
 
+LISTED_NEXUS_STATUS = {
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_RUNNING: RUNNING,
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_COMPLETED: (
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_COMPLETED
+    ),
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_FAILED: (
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_FAILED
+    ),
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_CANCELED: (
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_CANCELED
+    ),
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_TERMINATED: (
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_TERMINATED
+    ),
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_TIMED_OUT: (
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_TIMED_OUT
+    ),
+}
+"""Status of a standalone Nexus operation -> the status of the same name in its row."""
+
+
+def _nexus_row(state: StandaloneNexusState) -> VisibilityRow:
+    """Names are where NEXUS_COLUMNS of `visibility_query` says."""
+    scheduled = state.operation.scheduled
+    found = state.search_attributes
+    status: nexus_enums.NexusOperationExecutionStatus.ValueType = state.status  # type: ignore[assignment]
+    return VisibilityRow(
+        workflow_type=scheduled.operation,
+        task_queue=scheduled.endpoint,
+        status=LISTED_NEXUS_STATUS[status],
+        start_ns=state.start_ns,
+        execution_ns=state.start_ns,
+        close_ns=state.close_ns,
+        history_length=0,
+        history_size_bytes=state.history_size_bytes,
+        state_transitions=state.transitions,
+        parent_workflow_id=scheduled.service,
+        parent_run_id=scheduled.request_id,
+        root_workflow_id="",
+        root_run_id="",
+        memo=b"",
+        search_attributes=found.SerializeToString(),
+        search_values=_values(found) if found.indexed_fields else {},
+    )
+
+
 PAUSE_INFO = "TemporalPauseInfo"
 BUILD_IDS = "BuildIds"
+PROBLEMS = "TemporalReportedProblems"
 
 
 def shown_attributes(state: WorkflowState) -> common.SearchAttributes:
-    """The search attributes of a workflow, with those that say which builds have worked on it, and
-    what of it is paused."""
+    """The search attributes of a workflow, with those that say which builds have worked on it, what of
+    it is paused, and why its worker cannot get on."""
     said = []
     if state.pause is not None:
         said.append(f"Workflow:{state.workflow_id}")
@@ -248,12 +302,17 @@ def shown_attributes(state: WorkflowState) -> common.SearchAttributes:
             said.append(f"Reason:{state.pause.reason}")
     paused = (a.scheduled.activity_type.name for a in state.activities.values() if a.pause)
     said += [f"property:activityType={name}" for name in dict.fromkeys(paused)]
-    if not said and not state.build_ids and state.versioning is None:
+    shown: list[tuple[str, str | list[str]]] = [
+        (PAUSE_INFO, said),
+        (BUILD_IDS, state.build_ids),
+        (PROBLEMS, state.reported_problems),
+        *_versions(state),
+    ]
+    if not any(values for _, values in shown):
         return state.search_attributes
     found = common.SearchAttributes()
     found.CopyFrom(state.search_attributes)
-    shown: list[tuple[str, str | list[str]]] = [(PAUSE_INFO, said), (BUILD_IDS, state.build_ids)]
-    for name, values in shown + _versions(state):
+    for name, values in shown:
         if values:
             payload = found.indexed_fields[name]
             payload.metadata["encoding"] = b"json/plain"

@@ -29,6 +29,8 @@ from durably.store import visibility_query
 from durably.store.filter_syntax import quoted
 from durably.store.store import QueueKey, TaskKind, TaskRow
 
+KINDS = tuple(int(kind) for kind in TaskKind)
+"""The kinds of task queues, as the API numbers them."""
 BACKLOG_PAGE = 1000
 UNLIMITED_PER_S = 100_000.0
 """What is shown of a queue that nothing limits: the default of the API's own server."""
@@ -178,8 +180,8 @@ class TaskQueues:
         self._check_name(name)
         if request.api_mode == queue_enums.DESCRIBE_TASK_QUEUE_MODE_ENHANCED:
             return await self._enhanced(namespace_id, name, request)
-        activity = request.task_queue_type == queue_enums.TASK_QUEUE_TYPE_ACTIVITY
-        kind = TaskKind.ACTIVITY if activity else TaskKind.WORKFLOW
+        asked = request.task_queue_type
+        kind = TaskKind(asked) if asked in KINDS else TaskKind.WORKFLOW
         key = QueueKey(namespace_id, kind, name)
         await self.load(key)
         response = ws.DescribeTaskQueueResponse(
@@ -219,7 +221,7 @@ class TaskQueues:
             queue_enums.TASK_QUEUE_TYPE_WORKFLOW,
             queue_enums.TASK_QUEUE_TYPE_ACTIVITY,
         ]
-        keys = [QueueKey(namespace_id, TaskKind(kind), name) for kind in kinds if kind in (1, 2)]
+        keys = [QueueKey(namespace_id, TaskKind(kind), name) for kind in kinds if kind in KINDS]
         for key in keys:
             await self.load(key)
         response = ws.DescribeTaskQueueResponse()

@@ -47,6 +47,7 @@ from durably.engine.versioning.state import Notice
 from durably.engine.versioning.version import Route, Version, Worker
 from durably.engine.versioning.version import worker as worker_from
 from durably.errors import NotFound, Refusal, Unavailable
+from durably.histogram import Histogram
 from durably.matching import Matching, Poll
 from durably.routing import Routes
 from durably.service.search_attributes import visibility_row
@@ -172,6 +173,8 @@ class Execution(Generic[S]):
     update_watchers: dict[str, set[asyncio.Future[bool]]] = field(default_factory=dict)
     """Those who wait for one update: hundreds of readers of a stream are not woken by all that happens
     in its workflow."""
+    armed_ns: int = 0
+    """The nearest moment for which it is remembered that the execution wants attention."""
 
     dropped_updates: dict[str, failure.Failure | None] = field(default_factory=dict)
     """The latest that were rejected, and (None) those whose task failed with them: for callers that
@@ -215,6 +218,18 @@ class _Unit:
     tasks: list[TaskRow] = field(default_factory=list)
 
 
+@dataclass(slots=True, eq=False)
+class Tally:
+    """What the executions of this node have done since it was started."""
+
+    cache_hits: int = 0
+    cache_misses: int = 0
+    decided_again: int = 0
+    """Transitions that lost a race and were decided again."""
+    timer_lateness: Histogram = field(default_factory=Histogram)
+    """Seconds from a deadline to the moment at which its execution was woken."""
+
+
 class Executions:
     """The executions of this node: a cache over the store, and the one way to change them."""
 
@@ -244,6 +259,7 @@ class Executions:
         self.rule_for: RuleFor | None = None
         self.deliveries: asyncio.Queue[tuple[int, Delivery]] = asyncio.Queue()
         self._units_writing = 0
+        self.tally = Tally()
 
     # --- Load ---------------------------------------------------------------------------------
 
@@ -283,6 +299,7 @@ class Executions:
         if execution is None or run_id not in ("", execution.state.run_id):
             return None
         self._cache.move_to_end(execution.execution_id)
+        self.tally.cache_hits += 1
         return execution
 
     async def get(self, execution_id: int) -> Execution[Any]:
@@ -290,6 +307,7 @@ class Executions:
         cached = self._cache.get(execution_id)
         if cached is not None:
             self._cache.move_to_end(execution_id)
+            self.tally.cache_hits += 1
             return cached
         loading = self._loading.get(execution_id)
         if loading is None:
@@ -302,6 +320,7 @@ class Executions:
         settling = self._settling.pop(execution_id, None)
         if settling is not None and not settling.done():
             await asyncio.wait([settling])
+        self.tally.cache_misses += 1
         stored = await self.store.load(execution_id)
         if stored is None:
             raise NotFound("workflow execution not found; it may have passed its retention period")
@@ -346,6 +365,22 @@ class Executions:
             if execution is not None:
                 yield execution.state
 
+    def cached(self) -> int:
+        """How many executions are in the cache."""
+        return len(self._cache)
+
+    def ids(self, execution_id: int) -> dict[str, object]:
+        """What the log says of an execution."""
+        execution = self._cache.get(execution_id)
+        if execution is None:
+            return {"execution_id": execution_id}
+        state = execution.state
+        return {
+            "namespace": state.namespace,
+            "workflow_id": state.workflow_id,
+            "run_id": state.run_id,
+        }
+
     def writing(self) -> bool:
         """Whether a commit is on its way."""
         return self._units_writing > 0
@@ -372,6 +407,7 @@ class Executions:
                 else:
                     await self._wait_for_commit(execution)
             except Conflict:
+                self.tally.decided_again += 1
                 continue
             return result
         raise Unavailable("this execution is too busy; try again")
@@ -614,8 +650,8 @@ class Executions:
         if outstanding(t.state):
             return t.now_ns
         if t.state.closed:
-            closed_ns: int = t.state.close_ns
-            return closed_ns + self.retention_ns(t.state.namespace_id)
+            removal_ns: int = t.state.close_ns + self.retention_ns(t.state.namespace_id)
+            return min(removal_ns, deadlines.next_deadline(t.state) or removal_ns)
         if t.reschedule or not execution.deadline_ns:
             return t.deadline_ns
         if execution.deadline_ns <= t.now_ns:
@@ -648,14 +684,11 @@ class Executions:
             key = _key(t.state)
             if self._current.get(key) == execution.execution_id:
                 del self._current[key]
-        owed = False
         for effect in t.effects:
             if isinstance(effect, Delivery):
-                owed = True
                 self.deliveries.put_nowait((execution.execution_id, effect))
         if execution.deadline_ns:
-            at_ns = execution.deadline_ns
-            self.arm(execution.execution_id, at_ns + DELIVERY_RETRY_NS if owed else at_ns)
+            self._arm(execution, self._wake_ns(execution))
         execution.drop_updates(t.rejected, t.abandoned)
         if t.events:
             execution.committed_event_id = t.events[-1].event_id
@@ -666,6 +699,22 @@ class Executions:
             execution.wake_update_watchers(every if t.state.closed else _updates_changed(t))
 
     # --- Deadlines ----------------------------------------------------------------------------
+
+    def _wake_ns(self, execution: Execution[Any]) -> int:
+        """When to look at an execution again. While it owes something, its row says that it wants
+        attention now, for the next server; on this one the delivery is on its way."""
+        state, now_ns = execution.state, self.clock()
+        if execution.deadline_ns > now_ns or not outstanding(state):
+            return execution.deadline_ns
+        again_ns = now_ns + DELIVERY_RETRY_NS
+        wanted_ns = deadlines.next_deadline(state)
+        return min(again_ns, wanted_ns) if wanted_ns else again_ns
+
+    def _arm(self, execution: Execution[Any], at_ns: int) -> None:
+        """Once is enough, until it comes: whoever is woken is armed again."""
+        if not self.clock() < execution.armed_ns <= at_ns:
+            execution.armed_ns = at_ns
+            self.arm(execution.execution_id, at_ns)
 
     def arm(self, execution_id: int, at_ns: int) -> None:
         """Remember a deadline in memory, if it comes before the next sweep of the store."""
@@ -680,8 +729,15 @@ class Executions:
         """Take the executions whose near deadline has come; each once."""
         found: dict[int, None] = {}
         while self._near and self._near[0][0] <= now_ns:
-            found[heapq.heappop(self._near)[1]] = None
+            at_ns, execution_id = heapq.heappop(self._near)
+            if execution_id not in found:
+                self.tally.timer_lateness.observe((now_ns - at_ns) / 1e9)
+            found[execution_id] = None
         return list(found)
+
+    def near(self) -> int:
+        """How many deadlines are in memory."""
+        return len(self._near)
 
     def next_near(self) -> int:
         return self._near[0][0] if self._near else 0
@@ -885,6 +941,17 @@ def rebuild(stored: StoredExecution) -> Execution[AnyState]:
         execution.committed_event_id = state.next_event_id - 1
     state.transitions = stored.version
     return execution
+
+
+def journal_entries(row: JournalRow) -> Iterator[history.HistoryEvent | AnyRecord]:
+    """What one commit added, in its order: a record stands before the event of its number."""
+    events = history.History.FromString(row.events).events
+    position = 0
+    for before, record in _records_decoder.decode(row.records) if row.records else []:
+        yield from events[position:before]
+        position = max(position, before)
+        yield record
+    yield from events[position:]
 
 
 def _replay(execution: Execution[Any], row: JournalRow) -> None:

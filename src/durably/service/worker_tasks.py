@@ -4,6 +4,7 @@ Rule 1: a task that a poller is handed has been started in a committed transitio
 Rule 2: a row of the backlog whose task is stale is dropped, and the poll goes on.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from durably.engine.versioning.version import Worker, of_options
 from durably.engine.workflow import ensure_running
 from durably.engine.workflow_task import Completion, TaskReference
 from durably.errors import InvalidArgument, NotFound
+from durably.histogram import Histogram
 from durably.service import search_attributes, tokens
 from durably.service.admission import Call
 from durably.service.deployments import Deployments
@@ -34,7 +36,7 @@ from durably.service.replies import (
     workflow_task_reply,
 )
 from durably.service.standalone_activities import find_activity
-from durably.service.task_queues import TaskQueues
+from durably.service.task_queues import KINDS, TaskQueues
 from durably.service.transact import Execution, Executions, Granted, new_id, worker_of
 from durably.service.workers import Workers
 from durably.service.workflows import check_execution, poll_seconds
@@ -61,6 +63,7 @@ class WorkerTasks:
         workers: Workers,
         task_queues: TaskQueues,
         deployments: Deployments,
+        nexus_endpoint_id: Callable[[str, commands.NexusCommand], str],
     ) -> None:
         self._executions = executions
         self._deployments = deployments
@@ -69,16 +72,26 @@ class WorkerTasks:
         self._queries = queries
         self._workers = workers
         self._task_queues = task_queues
+        self.schedule_to_start = {kind: Histogram() for kind in TaskKind}
+        """Seconds that tasks waited until a worker had them; one that was waited for: 0."""
         self._config = executions.config
         self._context = commands.CommandContext(
             config=executions.config,
             namespace_id=namespaces.id_of,
             check_search_attributes=self._check_search_attributes,
             in_version=executions.in_version,
+            nexus_endpoint_id=nexus_endpoint_id,
         )
 
     def _check_search_attributes(self, namespace: str, found: common.SearchAttributes) -> None:
         search_attributes.check(found, self._namespaces.by_name(namespace).search_attributes)
+
+    def ids_of_token(self, task_token: bytes) -> dict[str, object]:
+        """Whom a task token is about, for the log; nothing if it is none."""
+        try:
+            return self._executions.ids(tokens.read_task(task_token).execution_id)
+        except InvalidArgument:
+            return {}
 
     # --- Poll ---------------------------------------------------------------------------------
 
@@ -113,7 +126,7 @@ class WorkerTasks:
             item = await self._poll(request, TaskKind.ACTIVITY, call)
             match item:
                 case Granted(execution, activity.ActivityGrant() as grant):
-                    reply = activity_task_reply(execution, grant)
+                    reply = self._activity_reply(execution, grant)
                 case TaskRow():
                     reply = await self._start_activity(item, worker_of(request))
                 case _:
@@ -188,8 +201,17 @@ class WorkerTasks:
     async def _workflow_reply(
         self, execution: Execution, grant: workflow_task.WorkflowTaskGrant
     ) -> ws.PollWorkflowTaskQueueResponse:
+        waited_ns = grant.started_ns - grant.scheduled_ns
+        self.schedule_to_start[TaskKind.WORKFLOW].observe(waited_ns / 1e9)
         queries = self._queries.attach(execution.execution_id)
         return await workflow_task_reply(self._executions, execution, grant, queries)
+
+    def _activity_reply(
+        self, execution: Execution[Any], grant: activity.ActivityGrant
+    ) -> ws.PollActivityTaskQueueResponse:
+        waited_ns = grant.started_ns - grant.dispatched_ns
+        self.schedule_to_start[TaskKind.ACTIVITY].observe(waited_ns / 1e9)
+        return activity_task_reply(execution, grant)
 
     async def _start_workflow_task(
         self, row: TaskRow, worker: Worker
@@ -240,7 +262,7 @@ class WorkerTasks:
         except NotFound:
             await self._drop(row)
             return None
-        return activity_task_reply(execution, grant) if grant is not None else None
+        return self._activity_reply(execution, grant) if grant is not None else None
 
     async def _drop(self, row: TaskRow) -> None:
         await self._executions.store.commit(Commit(writes=[], tasks_removed=[row.task_id]))
@@ -264,7 +286,7 @@ class WorkerTasks:
         execution = await self._executions.get(token.execution_id)
         self._queries.answer_attached(execution, dict(request.query_results))
         response = ws.RespondWorkflowTaskCompletedResponse(
-            activity_tasks=[activity_task_reply(execution, g) for g in completed.activities],
+            activity_tasks=[self._activity_reply(execution, g) for g in completed.activities],
             reset_history_event_id=completed.reset_event_id,
         )
         if completed.new_task is not None:
@@ -336,8 +358,8 @@ class WorkerTasks:
         namespace_id = self._namespaces.id_of(request.namespace)
         if request.worker_instance_key and request.task_queue:
             self._matching.shut_down(request.worker_instance_key)
-            for kind in request.task_queue_types or (TaskKind.WORKFLOW, TaskKind.ACTIVITY):
-                if kind in (TaskKind.WORKFLOW, TaskKind.ACTIVITY):
+            for kind in request.task_queue_types or KINDS:
+                if kind in KINDS:
                     key = QueueKey(namespace_id, TaskKind(kind), request.task_queue)
                     self._matching.forget_poller(key, request.identity)
         if request.HasField("worker_heartbeat"):

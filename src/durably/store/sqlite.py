@@ -19,6 +19,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -30,21 +31,27 @@ import msgspec
 from durably.engine.versioning.version import decode_route, encode_route
 from durably.errors import InvalidArgument, Unavailable
 from durably.store.store import (
+    ClosedRun,
     Commit,
     Conflict,
+    Cursor,
     ExecutionWrite,
     Heartbeat,
     JournalRow,
     NamespaceRow,
+    NexusEndpointRow,
+    QueueBacklog,
     QueueKey,
     RunRow,
     StoredExecution,
     StoreLocked,
     StoreTooNew,
+    TaskKind,
     TaskOrder,
     TaskRow,
     VisibilityRow,
     VisibleExecution,
+    Writes,
 )
 from durably.store.visibility_query import (
     INDEXED_BYTES_MAX,
@@ -108,6 +115,16 @@ SHOWN = """SELECT namespace_id, kind, search_values, sort_close_ns, start_ns FRO
 ADD_VALUE = "INSERT OR REPLACE INTO attribute_values VALUES (0, ?, ?, ?, ?, ?, ?, ?, ?)"
 REMOVE_VALUE = """DELETE FROM attribute_values WHERE shard = 0 AND namespace_id = ? AND kind = ?
     AND name = ? AND value = ? AND sort_close_ns = ? AND start_ns = ? AND execution_id = ?"""
+# Executions in the order in which they closed, after one of them. Open ones close in OPEN_LAST.
+CLOSED_RUNS = """SELECT execution_id, workflow_id, run_id, sort_close_ns, start_ns FROM visibility
+    WHERE namespace_id = ? AND kind = ? AND sort_close_ns >= ? AND sort_close_ns < ?
+        AND (sort_close_ns, start_ns, execution_id) > (?, ?, ?)
+    ORDER BY sort_close_ns, start_ns, execution_id LIMIT ?"""
+# How many tasks wait in each queue; of the oldest, since when.
+BACKLOGS = """SELECT q.namespace_id, q.kind, q.queue, q.tasks, t.created_ns, t.sticky FROM
+    (SELECT namespace_id, kind, queue, COUNT(*) AS tasks, MIN(task_id) AS oldest FROM tasks
+        GROUP BY namespace_id, kind, queue) q
+    JOIN tasks t ON t.shard = 0 AND t.task_id = q.oldest"""
 # The row of an execution, by its id.
 READ_EXECUTION = """SELECT kind, namespace_id, workflow_id, run_id, version, status, next_event_id,
     next_deadline_ns FROM executions WHERE shard = 0 AND execution_id = ?"""
@@ -151,6 +168,11 @@ DELETE_NAMESPACE = (
     "DELETE FROM queue_configs WHERE namespace_id = ?",
     "DELETE FROM namespaces WHERE namespace_id = ?",
 )
+NEXUS_ENDPOINTS = "SELECT endpoint_id, name, version, record FROM nexus_endpoints"
+CREATE_NEXUS_ENDPOINT = "INSERT INTO nexus_endpoints VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+UPDATE_NEXUS_ENDPOINT = """UPDATE OR IGNORE nexus_endpoints SET name = ?, version = ?, record = ?
+    WHERE endpoint_id = ? AND version = ?"""
+DELETE_NEXUS_ENDPOINT = "DELETE FROM nexus_endpoints WHERE endpoint_id = ?"
 # Some executions of a namespace.
 EXECUTIONS_OF = """SELECT execution_id FROM executions WHERE shard = 0 AND namespace_id = ?
     LIMIT ?"""
@@ -202,6 +224,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     for version, sql in known:
         if version > present:
             connection.executescript(f"BEGIN;\n{sql}\nPRAGMA user_version = {version};\nCOMMIT;")
+            logger.info("the schema was brought up to date", extra={"fields": {"schema": version}})
 
 
 def connect(target: str) -> sqlite3.Connection:
@@ -290,7 +313,7 @@ class SqliteStore:
             self._searching = _Readers(target, "durably-searching", SEARCHING_THREADS)
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._closed = False
-        self.commits = 0
+        self.writes = Writes()
         self._thread = threading.Thread(target=self._run, name="durably-writer", daemon=True)
         self._thread.start()
 
@@ -355,6 +378,27 @@ class SqliteStore:
 
         return self._submit(delete)
 
+    def put_nexus_endpoint(
+        self, row: NexusEndpointRow, expected_version: int
+    ) -> asyncio.Future[None]:
+        def put(connection: sqlite3.Connection) -> None:
+            if expected_version == 0:
+                created = (row.endpoint_id, row.name, row.version, row.record)
+                written = connection.execute(CREATE_NEXUS_ENDPOINT, created)
+            else:
+                changed = (row.name, row.version, row.record, row.endpoint_id, expected_version)
+                written = connection.execute(UPDATE_NEXUS_ENDPOINT, changed)
+            if written.rowcount != 1:
+                raise Conflict
+
+        return self._submit(put)
+
+    def delete_nexus_endpoint(self, endpoint_id: str) -> asyncio.Future[None]:
+        def delete(connection: sqlite3.Connection) -> None:
+            connection.execute(DELETE_NEXUS_ENDPOINT, (endpoint_id,))
+
+        return self._submit(delete)
+
     def put_queue_config(self, queue: QueueKey, config: bytes) -> asyncio.Future[None]:
         values = (queue.namespace_id, int(queue.kind), queue.name, config)
 
@@ -400,16 +444,24 @@ class SqliteStore:
 
     def _write_group(self, group: list[_Work]) -> None:
         """One transaction for the whole group; then every waiter hears of it at once."""
+        began_s = time.perf_counter()
         try:
             with self._reading if self._in_memory else _NO_LOCK:
                 self._writer.execute("BEGIN IMMEDIATE")
                 for work in group:
                     _attempt(self._writer, work)
                 self._writer.execute("COMMIT")
-            self.commits += 1
+            self._count(group, time.perf_counter() - began_s)
         except BaseException as error:
             self._roll_back(group, error)
         group[0].loop.call_soon_threadsafe(_resolve, group)
+
+    def _count(self, group: list[_Work], seconds: float) -> None:
+        self.writes.seconds.observe(seconds)
+        self.writes.units.observe(len(group))
+        for work in group:
+            if work.error is not None:
+                self.writes.conflicts += 1
 
     def _roll_back(self, group: list[_Work], error: BaseException) -> None:
         logger.error("commit of %d units failed: %s", len(group), error)
@@ -423,6 +475,7 @@ class SqliteStore:
         )
         for work in group:
             work.error = refusal
+        self.writes.failed_units += len(group)
 
     # --- Reading ------------------------------------------------------------------------------
 
@@ -455,6 +508,22 @@ class SqliteStore:
             lambda c: _events(c, EVENTS_BACKWARD, execution_id, last_event_id, bytes_max),
         )
 
+    async def read_journal(
+        self, execution_id: int, after_version: int, bytes_max: int
+    ) -> list[JournalRow]:
+        return await self._read_aside(
+            self._searching, lambda c: _journal(c, execution_id, after_version, bytes_max)
+        )
+
+    async def closed_runs(
+        self, kind: int, namespace_id: str, after: Cursor, before_ns: int, limit: int
+    ) -> list[ClosedRun]:
+        values = (namespace_id, kind, after[0], before_ns, *after, limit)
+        rows = await self._read_aside(
+            self._searching, lambda c: c.execute(CLOSED_RUNS, values).fetchall()
+        )
+        return [ClosedRun(row[0], row[1], row[2], (row[3], row[4], row[0])) for row in rows]
+
     async def due(self, before_ns: int, limit: int) -> list[tuple[int, int]]:
         return await self._read_aside(
             self._loading, lambda c: c.execute(DUE, (before_ns, limit)).fetchall()
@@ -479,11 +548,21 @@ class SqliteStore:
             for row in rows
         ]
 
+    async def backlogs(self) -> list[QueueBacklog]:
+        rows = await self._read_aside(self._searching, lambda c: c.execute(BACKLOGS).fetchall())
+        return [
+            QueueBacklog(QueueKey(row[0], TaskKind(row[1]), row[2]), row[3], row[4], bool(row[5]))
+            for row in rows
+        ]
+
     async def executions_of(self, namespace_id: str, limit: int) -> list[int]:
         return [row[0] for row in self._rows(EXECUTIONS_OF, (namespace_id, limit))]
 
     async def namespaces(self) -> list[NamespaceRow]:
         return [NamespaceRow(*row) for row in self._rows(NAMESPACES, ())]
+
+    async def nexus_endpoints(self) -> list[NexusEndpointRow]:
+        return [NexusEndpointRow(*row) for row in self._rows(NEXUS_ENDPOINTS, ())]
 
     async def metadata(self, key: str) -> bytes | None:
         row = self._row(METADATA, (key,))
@@ -813,6 +892,22 @@ def _events(
         if rows and total > bytes_max:
             break
         rows.append(JournalRow(version, first_event_id, events, b""))
+    cursor.close()
+    return rows
+
+
+def _journal(
+    connection: sqlite3.Connection, execution_id: int, after_version: int, bytes_max: int
+) -> list[JournalRow]:
+    rows: list[JournalRow] = []
+    total = 0
+    cursor = connection.execute(READ_TAIL, (execution_id, after_version, 2**62))
+    for values in cursor:
+        row = JournalRow(*values)
+        total += len(row.events) + len(row.records)
+        if rows and total > bytes_max:
+            break
+        rows.append(row)
     cursor.close()
     return rows
 

@@ -17,7 +17,23 @@ from enum import IntEnum
 from typing import Protocol
 
 from durably.engine.versioning.version import ANY, Route
+from durably.histogram import Histogram
 from durably.store.visibility_query import Query
+
+GROUP_UNITS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+@dataclass(slots=True, eq=False)
+class Writes:
+    """What a store has written since it was opened. A group is what one fsync served."""
+
+    seconds: Histogram = field(default_factory=Histogram)
+    """Of each group that was committed."""
+    units: Histogram = field(default_factory=lambda: Histogram(GROUP_UNITS))
+    """In each group that was committed: what was acknowledged, or lost a race."""
+    conflicts: int = 0
+    failed_units: int = 0
+    """In groups that could not be committed."""
 
 
 class Conflict(Exception):
@@ -27,6 +43,8 @@ class Conflict(Exception):
 class TaskKind(IntEnum):
     WORKFLOW = 1
     ACTIVITY = 2
+    NEXUS = 3
+    """In memory only: who asks a handler waits for the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +207,44 @@ class RunRow:
     status: int
 
 
+Cursor = tuple[int, int, int]
+"""When an execution closed, when it started, and its id: the order in which executions close."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedRun:
+    execution_id: int
+    workflow_id: str
+    run_id: str
+    cursor: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class QueueBacklog:
+    """How many tasks of a queue wait, and since when the oldest does."""
+
+    queue: QueueKey
+    tasks: int
+    oldest_ns: int
+    sticky: bool
+    """It is the queue of one worker."""
+
+
 @dataclass(slots=True)
 class NamespaceRow:
     """`record` is encoded by the service that owns namespaces."""
 
     namespace_id: str
+    name: str
+    version: int
+    record: bytes
+
+
+@dataclass(slots=True)
+class NexusEndpointRow:
+    """`record` is encoded by the service that owns endpoints."""
+
+    endpoint_id: str
     name: str
     version: int
     record: bytes
@@ -220,6 +271,8 @@ class StoreTooNew(Exception):
 class Store(Protocol):
     """What a dialect offers. All methods are called on the event loop."""
 
+    writes: Writes
+
     def commit(self, unit: Commit) -> asyncio.Future[None]:
         """Write a unit. The future raises Conflict, or errors.Unavailable if nothing can be written.
 
@@ -234,6 +287,15 @@ class Store(Protocol):
 
     def delete_namespace(self, namespace_id: str) -> asyncio.Future[None]:
         """Remove a namespace whose executions are all gone, and what is stored of its queues."""
+
+    def put_nexus_endpoint(
+        self, row: NexusEndpointRow, expected_version: int
+    ) -> asyncio.Future[None]:
+        """Write an endpoint; version 0 creates it. Conflict if another was first, or has the name."""
+
+    def delete_nexus_endpoint(self, endpoint_id: str) -> asyncio.Future[None]: ...
+
+    async def nexus_endpoints(self) -> list[NexusEndpointRow]: ...
 
     async def executions_of(self, namespace_id: str, limit: int) -> list[int]:
         """Ids of some executions of a namespace, of any kind."""
@@ -266,10 +328,24 @@ class Store(Protocol):
     ) -> list[JournalRow]:
         """The same backwards, from the row that holds `last_event_id`."""
 
+    async def read_journal(
+        self, execution_id: int, after_version: int, bytes_max: int
+    ) -> list[JournalRow]:
+        """Rows after a version, records and all: at least one if there is one, then as many as fit
+        into `bytes_max`."""
+
+    async def closed_runs(
+        self, kind: int, namespace_id: str, after: Cursor, before_ns: int, limit: int
+    ) -> list[ClosedRun]:
+        """Executions that closed after `after` and before `before_ns`, first closed first."""
+
     async def due(self, before_ns: int, limit: int) -> list[tuple[int, int]]:
         """(execution id, deadline) of executions that want attention before `before_ns`."""
 
     async def backlog(self, queue: QueueKey, after_task_id: int, limit: int) -> list[TaskRow]: ...
+
+    async def backlogs(self) -> list[QueueBacklog]:
+        """Of all queues that have tasks; takes time in proportion to the tasks."""
 
     async def namespaces(self) -> list[NamespaceRow]: ...
 

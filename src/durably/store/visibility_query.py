@@ -9,6 +9,7 @@ be in backticks, times are RFC 3339.
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -104,6 +105,21 @@ def _activity_columns() -> dict[str, Column]:
 
 ACTIVITY_COLUMNS = _activity_columns()
 """The same for standalone activities, which have these names beside."""
+
+
+def _nexus_columns() -> dict[str, Column]:
+    columns = dict(SYSTEM_COLUMNS)
+    columns["OperationId"] = columns["WorkflowId"]
+    columns["Operation"] = columns["WorkflowType"]
+    columns["Endpoint"] = columns["TaskQueue"]
+    columns["Service"] = columns["ParentWorkflowId"]
+    columns["RequestId"] = columns["ParentRunId"]
+    return columns
+
+
+NEXUS_COLUMNS = _nexus_columns()
+"""The same for standalone Nexus operations. Service and request id are in columns that only workflows
+have otherwise."""
 
 PREDEFINED: dict[str, str] = {
     "BatcherNamespace": "Keyword",
@@ -247,13 +263,13 @@ def _part(node: Condition, attributes: Mapping[str, str], columns: Mapping[str, 
 def _on_value(node: Comparison | In | Between, kind: str, values: list[object]) -> str:
     """What is asked of one value of an attribute, in SQL with the same values to bind; empty if its
     values cannot be looked up that way."""
-    if node.name.text in UNINDEXED_ATTRIBUTES or kind == "Text":
+    if node.name.text in UNINDEXED_ATTRIBUTES:
         return ""
     if any(isinstance(each, str) and len(each.encode()) > INDEXED_BYTES_MAX for each in values):
         return ""
-    several = kind == "KeywordList"
+    several = kind in ("KeywordList", "Text")
     match node:
-        case Comparison(operator="="):
+        case Comparison(operator="=") if len(values) == 1:
             return "value = ?"
         case In() if not (several and len(values) > 1):
             return f"value IN ({', '.join('?' * len(values))})"
@@ -369,15 +385,20 @@ class _SqlWriter:
         return f"({both} AND {column.guard})" if column.guard else f"({both})"
 
     def _contains(self, name: Name, column: Column, values: tuple[Value, ...]) -> str:
-        """A list contains one of the values; a text contains one as a part of it."""
+        """A list contains one of the values; a text one of their words."""
         if column.type == "Text":
-            return _joined(
-                [
-                    f"instr(lower({column.sql}), lower({self._bind(name, column, each)})) > 0"
-                    for each in values
-                ],
-                "OR",
-            )
+            found = [word for each in values for word in words(str(_value(name, column, each)))]
+            if not found:
+                raise refusal(
+                    "invalid expression: unexpected value for Text type search attribute"
+                    f" '{name.text}': there is no word in it",
+                    values[0].at,
+                )
+            self.values += found
+            marks = ", ".join("?" * len(found))
+            path = name.text.replace('"', "")
+            each_word = f"json_each(search_values, '$.\"{path}\"')"
+            return f"EXISTS (SELECT 1 FROM {each_word} WHERE value IN ({marks}))"
         marks = ", ".join(self._bind(name, column, each) for each in values)
         return f"EXISTS (SELECT 1 FROM json_each({column.sql}) WHERE value IN ({marks}))"
 
@@ -481,6 +502,12 @@ def _fault(name: Name, column: Column, value: Value) -> str:
 _TYPE_NAMES = {str: "string", int: "int64", float: "float64", bool: "bool"}
 
 Found = str | int | float | bool
+
+
+def words(text: str) -> list[str]:
+    """The words of a text as they are compared: each once, without case and accents."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return list(dict.fromkeys(re.findall(r"[^\W_]+", plain.casefold())))
 
 
 def _text(found: Found) -> str:

@@ -1,0 +1,1 @@
+"""What agents did, read from event histories alone: model calls, tools, tokens. Pure."""

@@ -1,0 +1,150 @@
+"""The activities of a run, in the order in which they were scheduled, with the calls they made.
+
+Rule 1: events are taken one by one, in their order; what is held is what is pending, and the tools that
+        models have asked for.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from temporalio.api.failure.v1 import message_pb2 as failure
+from temporalio.api.history.v1 import message_pb2 as history
+
+from durably.agents.calls import Call, Json, ModelCall, Part, ToolCall
+from durably.agents.decoders import decode
+from durably.agents.payloads import Opaque, read_all
+
+ENDS = {
+    "activity_task_completed_event_attributes": "completed",
+    "activity_task_failed_event_attributes": "failed",
+    "activity_task_timed_out_event_attributes": "timed out",
+    "activity_task_canceled_event_attributes": "canceled",
+}
+
+
+@dataclass(slots=True)
+class Step:
+    """One activity. Times are nanoseconds since the epoch; 0: not yet, or never."""
+
+    scheduled_event_id: int
+    activity_id: str
+    activity_type: str
+    task_queue: str
+    scheduled_ns: int
+    started_ns: int = 0
+    """Of its last attempt."""
+    ended_ns: int = 0
+    attempt: int = 1
+    """The last."""
+    status: str = "pending"
+    """pending, completed, failed, timed out or canceled."""
+    failure_type: str = ""
+    calls: list[Call] = field(default_factory=list)
+
+    @property
+    def model_calls(self) -> list[ModelCall]:
+        return [call for call in self.calls if isinstance(call, ModelCall)]
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        return [call for call in self.calls if isinstance(call, ToolCall)]
+
+
+class StepReader:
+    """Takes the events of one run; gives each activity when it has ended."""
+
+    def __init__(self) -> None:
+        self._pending: dict[int, tuple[Step, list[Json | Opaque]]] = {}
+        self._asked: list[tuple[str, str, Part]] = []
+        """Framework, agent and tool of each call of a tool that was asked for and not seen yet."""
+
+    def take(self, event: history.HistoryEvent) -> Step | None:
+        """The activity that this event ends."""
+        kind = event.WhichOneof("attributes")
+        if kind == "activity_task_scheduled_event_attributes":
+            self._schedule(event)
+        elif kind == "activity_task_started_event_attributes":
+            started = event.activity_task_started_event_attributes
+            found = self._pending.get(started.scheduled_event_id)
+            if found is not None:
+                found[0].started_ns = nanoseconds(event.event_time)
+                found[0].attempt = max(1, started.attempt)
+        elif kind in ENDS:
+            return self._end(event, kind)
+        return None
+
+    def pending(self) -> list[Step]:
+        """The activities that have not ended, with what is known of their calls."""
+        for step, inputs in self._pending.values():
+            step.calls = self._calls(step, inputs, None)
+        return [step for step, _ in self._pending.values()]
+
+    def _schedule(self, event: history.HistoryEvent) -> None:
+        scheduled = event.activity_task_scheduled_event_attributes
+        step = Step(
+            scheduled_event_id=event.event_id,
+            activity_id=scheduled.activity_id,
+            activity_type=scheduled.activity_type.name,
+            task_queue=scheduled.task_queue.name,
+            scheduled_ns=nanoseconds(event.event_time),
+        )
+        self._pending[event.event_id] = (step, read_all(scheduled.input.payloads))
+
+    def _end(self, event: history.HistoryEvent, kind: str) -> Step | None:
+        ended = getattr(event, kind)
+        found = self._pending.pop(ended.scheduled_event_id, None)
+        if found is None:
+            return None
+        step, inputs = found
+        step.ended_ns = nanoseconds(event.event_time)
+        step.status = ENDS[kind]
+        output: Json | Opaque = None
+        if step.status == "completed":
+            output = next(iter(read_all(ended.result.payloads)), None)
+        elif step.status in ("failed", "timed out"):
+            step.failure_type = failure_type(ended.failure)
+        step.calls = self._calls(step, inputs, output)
+        for call in step.calls:
+            if isinstance(call, ModelCall):
+                self._asked += [(call.framework, call.agent, part) for part in call.tools_asked]
+        return step
+
+    def _calls(self, step: Step, inputs: list[Json | Opaque], output: Json | Opaque) -> list[Call]:
+        calls = decode(step.activity_type, inputs, output)
+        if calls:
+            ids = {call.id for call in calls if isinstance(call, ToolCall)}
+            self._asked = [each for each in self._asked if each[2].id not in ids]
+            return calls
+        return self._as_tool(step, inputs, output)
+
+    def _as_tool(
+        self, step: Step, inputs: list[Json | Opaque], output: Json | Opaque
+    ) -> list[Call]:
+        """An activity that has the name of a tool which a model asked for is that tool."""
+        for index, (framework, agent, part) in enumerate(self._asked):
+            if part.name == step.activity_type:
+                if step.ended_ns:
+                    del self._asked[index]
+                result = None if isinstance(output, Opaque) else output
+                return [ToolCall(framework, agent, part.name, part.id, part.value, result)]
+        return []
+
+
+def steps(events: Iterable[history.HistoryEvent]) -> list[Step]:
+    """All activities of a history."""
+    reader = StepReader()
+    ended = [step for event in events if (step := reader.take(event)) is not None]
+    return sorted([*ended, *reader.pending()], key=lambda step: step.scheduled_event_id)
+
+
+def nanoseconds(at: Timestamp) -> int:
+    return at.seconds * 1_000_000_000 + at.nanos
+
+
+def failure_type(found: failure.Failure) -> str:
+    """What kind of failure it is: its type if it has one, else what the API calls it."""
+    if found.application_failure_info.type:
+        return found.application_failure_info.type
+    kind = found.WhichOneof("failure_info") or "failure"
+    return kind.removesuffix("_info")
