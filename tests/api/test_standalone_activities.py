@@ -355,7 +355,9 @@ async def test_the_same_request_starts_and_attaches_once(client: Client) -> None
     attaching: dict[str, Any] = {
         "request_id": "s",
         "id_conflict_policy": use_existing,
-        "completion_callbacks": [common.Callback(nexus=common.Callback.Nexus(url="https://a.invalid/b"))],
+        "completion_callbacks": [
+            common.Callback(nexus=common.Callback.Nexus(url="https://a.invalid/b"))
+        ],
         "on_conflict_options": common.OnConflictOptions(
             attach_request_id=True, attach_completion_callbacks=True
         ),
