@@ -1,6 +1,6 @@
 # Every target has a sentence; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format lint types imports engine tests fuzz differential bench build clean
+.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential bench build clean
 
 UV = $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN = $(UV) run --frozen --all-extras
@@ -11,6 +11,13 @@ help: ## List the targets.
 install: ## Install everything into .venv: fetches uv if there is none, then the locked packages.
 	@command -v uv >/dev/null 2>&1 || test -x .uv/bin/uv || python3 scripts/bootstrap.py
 	@$(UV) sync --frozen --all-extras --quiet
+
+browser: ## Install Debian's Chromium for the tests of the console, where apt-get and root are there.
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
+	else echo "There is no Chromium: install it, or the tests of the console fail."; fi
 
 demo: install ## Run the research agent, which survives the kill of its worker and of its server.
 	@$(RUN) durably demo
@@ -38,7 +45,7 @@ engine: install ## Test the engine alone: tests/engine takes every branch of it,
 	$(RUN) coverage run -m pytest -m "not hypothesis" tests/engine
 	$(RUN) coverage report
 
-tests: engine ## Run the tests alone, fast ones in parallel first.
+tests: engine browser ## Run the tests alone, fast ones in parallel first.
 	$(RUN) pytest -n 2 --dist loadfile -m "not model and not peer" tests
 
 fuzz: install ## Search for lives and crashes that break a rule, with other seeds than the tests, for long.

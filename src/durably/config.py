@@ -19,6 +19,11 @@ class Config:
 
     time_skipping: bool = False
 
+    # The web console
+    console: bool = True
+    console_hosts: tuple[str, ...] = ()
+    console_codec_endpoint: str = ""
+
     # What one call may carry
     message_bytes_max: int = 128 * MIB
     payload_bytes_max: int = 32 * MIB
@@ -101,6 +106,10 @@ class Config:
 
     # What is told of the server
     metrics: bool = True
+    traces_endpoint: str = ""
+    traces_protocol: str = "grpc"
+    traces_content: bool = False
+    traces_interval_s: float = 2.0
     metrics_queues_max: int = 200
     metrics_count_interval_s: float = 10.0
 

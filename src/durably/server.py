@@ -6,12 +6,13 @@ import importlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 import h2corn
+from google.protobuf.message import Message
 
 from durably.background import namespaces as namespace_removal
 from durably.background import outbox, time_skipping, timers
@@ -22,7 +23,8 @@ from durably.background.nexus_external import ExternalCalls
 from durably.background.outbound_http import OutboundHttp
 from durably.clock import SkippingClock
 from durably.config import Config
-from durably.edge.app import App, Page
+from durably.edge.app import App, Console, Page
+from durably.edge.console import guard
 from durably.edge.grpc import GrpcApp
 from durably.edge.health import NAME as HEALTH
 from durably.edge.health import Health
@@ -67,6 +69,7 @@ from durably.version import VERSION
 logger = logging.getLogger(__name__)
 
 METRICS_PATH = "/metrics"
+Ask = Callable[[str, Message], Awaitable[Any]]
 FOREVER_NS = 50 * 365 * 24 * 3600 * 1_000_000_000
 
 
@@ -208,6 +211,9 @@ class Server:
             nexus.callbacks,
         )
         _run_beside(stack, deliveries.run(), "outbox")
+        if self.config.traces_endpoint:
+            export = _trace_export(executions, namespaces)
+            _run_beside(stack, export, "traces")
         _run_beside(stack, namespace_removal.run(executions, namespaces), "namespace removal")
         if self._skipping is not None:
             skips = time_skipping.run(executions, self._skipping, deliveries.delivering)
@@ -273,8 +279,20 @@ class Server:
             return Metrics(executions, namespaces, traffic, worker_tasks, deliveries)
 
         pages = {METRICS_PATH: metrics} if self.config.metrics else {}
-        app = App(grpc, http, Nexus(calls, self.config), pages)
+        console = self._console(admission.answers(table)) if self.config.console else None
+        app = App(grpc, http, Nexus(calls, self.config), pages, console)
         await self._listen(stack, app, executions.matching, health)
+
+    def _console(self, ask: Ask) -> Callable[[], Console]:
+        """Made when it is first asked for; its libraries are not imported before."""
+        guard.headers(self.config)  # A wrong setting is refused now, not when a page is asked for.
+
+        def make() -> Console:
+            from durably.edge.console.app import WebConsole
+
+            return WebConsole(ask, self.config, self._clock)
+
+        return make
 
     async def _close(self, store: SqliteStore) -> None:
         await store.close()
@@ -296,7 +314,7 @@ class Server:
         if serving.done():
             started.cancel()
             await serving
-        stack.push_async_callback(self._drain, http, serving, matching, health)
+        stack.push_async_callback(self._drain, http, serving, app, matching, health)
         port = http.addresses[0].rsplit(":", 1)[1] if self.config.port == 0 else self.config.port
         self.address = f"{host}:{port}"
         fields = {"address": self.address, "version": VERSION}
@@ -317,12 +335,14 @@ class Server:
         self,
         http: h2corn.Server,
         serving: "asyncio.Task[None]",
+        app: App,
         matching: Matching,
         health: Health,
     ) -> None:
         """Take no new connections, answer the long polls, let what is under way finish."""
         logger.info("draining: no new connections, long polls are answered")
         health.stop()
+        app.stop()
         http.shutdown()
         give_up = asyncio.get_running_loop().time() + self.config.shutdown_drain_s + 1
         while not serving.done() and asyncio.get_running_loop().time() < give_up:
@@ -355,6 +375,20 @@ async def _cluster_id(store: SqliteStore) -> str:
         found = str(uuid.uuid4()).encode()
         await store.put_metadata("cluster_id", found)
     return found.decode()
+
+
+def _trace_export(executions: Executions, namespaces: Namespaces) -> Coroutine[Any, Any, None]:
+    """Raises ValueError without the packages that it needs, or for an unknown protocol."""
+    try:
+        from durably.background.traces import TraceExport
+        from durably.traces.otlp import OtlpExporter
+    except ImportError as error:
+        raise ValueError(
+            f"traces_endpoint needs more packages ({error.name}): pip install 'durably[otel]'"
+        ) from error
+    config = executions.config
+    exporter = OtlpExporter(config.traces_endpoint, config.traces_protocol)
+    return TraceExport(executions, namespaces, exporter).run()
 
 
 def _run_beside(stack: contextlib.AsyncExitStack, loop: Any, name: str) -> None:
