@@ -68,6 +68,8 @@ class Load:
     worker: bool = True
     kept: str = ""
     prepare: Callable[[Client, int], Awaitable[int]] | None = None
+    aimed: bool = True
+    """Whether it is among the loads that throughput and CPU have an aim for."""
 
 
 def fresh_id() -> str:
@@ -285,12 +287,26 @@ LOADS = {
         Load("activity-20", "workflows of 20 activities", "workflow", 50, twenty_activities),
         Load("sequential", "sequential activities of one workflow", "step", 100, sequential),
         Load("signals", "signals to one workflow", "signal", 1000, signals),
-        Load("updates", "updates of one workflow", "update", 1000, updates),
-        Load("stream", f"items to each of {READERS} readers of one stream", "read", 20, stream),
+        Load("updates", "updates of one workflow", "update", 1000, updates, aimed=False),
+        Load(
+            "stream",
+            f"items to each of {READERS} readers of one stream",
+            "read",
+            20,
+            stream,
+            aimed=False,
+        ),
         Load("starts", "starts only", "start", 1000, starts, worker=False),
         Load("sleepers", "sleeping workflows", "start", 10_000, sleepers, kept="workflow asleep"),
         Load(
-            "schedules", "schedules", "creation", 10_000, schedules, worker=False, kept="schedule"
+            "schedules",
+            "schedules",
+            "creation",
+            10_000,
+            schedules,
+            worker=False,
+            kept="schedule",
+            aimed=False,
         ),
         Load(
             "firings",
@@ -300,6 +316,7 @@ LOADS = {
             firings,
             worker=False,
             prepare=prepare_firings,
+            aimed=False,
         ),
     ]
 }

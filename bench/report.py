@@ -93,11 +93,13 @@ def _load_rows(pair: dict[str, Measurement]) -> list[Row]:
         return Row(title, measure, values[0], values[1], decimals, aim)
 
     step_aim = STEP_LATENCY if sequential else None
+    throughput = THROUGHPUT if load.aimed and not sequential else None
+    cpu = CPU if load.aimed else None
     found = [
-        row("actions/s", lambda m: m.actions_per_s, 0, None if sequential else THROUGHPUT),
+        row("actions/s", lambda m: m.actions_per_s, 0, throughput),
         row(f"p50 of a {load.timed}, ms", lambda m: 1000 * m.p50_s, 1, step_aim),
         row(f"p99 of a {load.timed}, ms", lambda m: 1000 * m.p99_s, 1),
-        row("server CPU per action, ms", lambda m: 1000 * m.server_cpu_s, 2, CPU),
+        row("server CPU per action, ms", lambda m: 1000 * m.server_cpu_s, 2, cpu),
         row("worker and client CPU per action, ms", lambda m: 1000 * m.client_cpu_s, 2),
         row("server memory before, MiB", lambda m: m.idle_rss_bytes / 2**20, 0),
         row("server memory after, MiB", lambda m: m.rss_bytes / 2**20, 0),

@@ -9,8 +9,10 @@ import dataclasses
 import gc
 import signal
 import sys
+from collections.abc import Callable, Coroutine
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -216,7 +218,7 @@ def _announce(address: str, config: Config) -> None:
     sys.stdout.flush()
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     err.print(f"[bold red]durably:[/] {escape(message)}", soft_wrap=True)
     raise typer.Exit(code)
 
@@ -241,6 +243,102 @@ def demo(
         _fail(f"the demo needs more packages ({error.name}): pip install 'durably[demo]'", 1)
         return
     raise typer.Exit(run_demo(docs, question, kill))
+
+
+class FileFormat(StrEnum):
+    PARQUET = "parquet"
+    CSV = "csv"
+    JSONL = "jsonl"
+
+
+class Shown(StrEnum):
+    TABLE = "table"
+    CSV = "csv"
+    JSONL = "jsonl"
+
+
+ADDRESS = Annotated[
+    str, typer.Option("--address", envvar="DURABLY_ADDRESS", help="Of the server that is asked.")
+]
+NAMESPACE = Annotated[
+    str, typer.Option("--namespace", envvar="DURABLY_NAMESPACE", help="Whose runs are read.")
+]
+WHERE = Annotated[
+    str, typer.Option("--where", help="A List Filter: only the runs that it finds are read.")
+]
+
+
+@app.command()
+def query(
+    sql: Annotated[
+        str, typer.Argument(help="Over workflows, activities, model_calls and tool_calls.")
+    ],
+    address: ADDRESS = "127.0.0.1:7233",
+    namespace: NAMESPACE = "default",
+    where: WHERE = "",
+    shown: Annotated[
+        Shown, typer.Option("--format", help="How the result is shown: table, csv or jsonl.")
+    ] = Shown.TABLE,
+) -> None:
+    """SQL (DuckDB's) over what happened: runs, activities, calls of models and tools, tokens, cost."""
+    commands = _analytics()
+
+    async def run(client: Any) -> None:
+        await commands.query(client, sql, where, shown)
+
+    _ask(address, namespace, run)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where a file for each table is written.")],
+    address: ADDRESS = "127.0.0.1:7233",
+    namespace: NAMESPACE = "default",
+    where: WHERE = "",
+    file_format: Annotated[
+        FileFormat, typer.Option("--format", help="parquet, csv or jsonl.")
+    ] = FileFormat.PARQUET,
+) -> None:
+    """Write what happened to files: runs, activities, calls of models and tools, tokens, cost."""
+    commands = _analytics()
+
+    async def run(client: Any) -> None:
+        counts = await commands.export(client, folder, where, file_format)
+        for table, rows in counts.items():
+            out.print(f"{rows:>10,}  {folder / table}.{file_format}", soft_wrap=True)
+
+    _ask(address, namespace, run)
+
+
+def _analytics() -> Any:
+    try:
+        from durably.analytics import commands
+    except ImportError as error:
+        _fail(f"this needs more packages ({error.name}): pip install 'durably[analytics]'", 1)
+    return commands
+
+
+def _ask(address: str, namespace: str, run: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+    from temporalio.client import Client
+    from temporalio.service import RPCError
+
+    from durably.analytics.commands import QueryError
+
+    async def connected() -> None:
+        try:
+            client = await Client.connect(address, namespace=namespace)
+        except RuntimeError as error:
+            _fail(f"no server answers on {address}: start one, or give its --address ({error})", 1)
+        await run(client)
+
+    try:
+        asyncio.run(connected())
+    except QueryError as error:
+        _fail(str(error), 2)
+    except RPCError as error:
+        _fail(f"{address} refuses: {error.message}", 1)
+    except OSError as error:
+        _fail(f"cannot write: {error}", 1)
 
 
 def main() -> None:

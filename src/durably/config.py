@@ -79,6 +79,10 @@ class Config:
 
     # What is told of the server
     metrics: bool = True
+    traces_endpoint: str = ""
+    traces_protocol: str = "grpc"
+    traces_content: bool = False
+    traces_interval_s: float = 2.0
     metrics_queues_max: int = 200
     metrics_count_interval_s: float = 10.0
 

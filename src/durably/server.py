@@ -6,7 +6,7 @@ import importlib
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -151,6 +151,9 @@ class Server:
             BatchWork(executions, batches, admission.answers(table)),
         )
         _run_beside(stack, deliveries.run(), "outbox")
+        if self.config.traces_endpoint:
+            export = _trace_export(executions, namespaces)
+            _run_beside(stack, export, "traces")
         _run_beside(stack, namespace_removal.run(executions, namespaces), "namespace removal")
         if self._skipping is not None:
             skips = time_skipping.run(executions, self._skipping, deliveries.delivering)
@@ -276,6 +279,20 @@ async def _cluster_id(store: SqliteStore) -> str:
         found = str(uuid.uuid4()).encode()
         await store.put_metadata("cluster_id", found)
     return found.decode()
+
+
+def _trace_export(executions: Executions, namespaces: Namespaces) -> Coroutine[Any, Any, None]:
+    """Raises ValueError without the packages that it needs, or for an unknown protocol."""
+    try:
+        from durably.background.traces import TraceExport
+        from durably.traces.otlp import OtlpExporter
+    except ImportError as error:
+        raise ValueError(
+            f"traces_endpoint needs more packages ({error.name}): pip install 'durably[otel]'"
+        ) from error
+    config = executions.config
+    exporter = OtlpExporter(config.traces_endpoint, config.traces_protocol)
+    return TraceExport(executions, namespaces, exporter).run()
 
 
 def _run_beside(stack: contextlib.AsyncExitStack, loop: Any, name: str) -> None:

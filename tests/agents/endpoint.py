@@ -1,4 +1,5 @@
-"""A scripted model behind OpenAI's HTTP API: chat completions and responses, without streaming.
+"""A scripted model behind OpenAI's HTTP API: chat completions, streamed if that is asked for, and
+responses.
 
 It asks for the tool `get_weather` first, and answers when it has the tool's result. What it has served
 is written down: the truth for everything that is said of tokens and calls.
@@ -68,12 +69,18 @@ class _Handler(BaseHTTPRequestHandler):
         number = len(self.endpoint.served)
         if self.path.endswith("/responses"):
             return self._send(200, _response(served, number))
+        if request.get("stream"):
+            chunks = [f"data: {json.dumps(each)}\n\n" for each in _chunks(served, number)]
+            return self._write(200, "text/event-stream", "".join(chunks) + "data: [DONE]\n\n")
         return self._send(200, _completion(served, number))
 
     def _send(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
+        self._write(status, "application/json", json.dumps(body))
+
+    def _write(self, status: int, kind: str, body: str) -> None:
+        data = body.encode()
         self.send_response(status)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", kind)
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -104,6 +111,24 @@ def _completion(served: Served, number: int) -> dict[str, Any]:
             "prompt_tokens_details": {"cached_tokens": served.cached_tokens},
         },
     }
+
+
+def _chunks(served: Served, number: int) -> list[dict[str, Any]]:
+    """The same completion in pieces."""
+    whole = _completion(served, number)
+    (choice,) = whole.pop("choices")
+    usage = whole.pop("usage")
+    whole["object"] = "chat.completion.chunk"
+    delta = choice["message"]
+    for index, call in enumerate(delta.get("tool_calls", ())):
+        call["index"] = index
+    begun = {"index": 0, "delta": delta, "finish_reason": None}
+    ended = {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}
+    return [
+        {**whole, "choices": [begun]},
+        {**whole, "choices": [ended]},
+        {**whole, "choices": [], "usage": usage},
+    ]
 
 
 def _response(served: Served, number: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ its own, the packages that are named in `FRAMEWORKS`, and a server at ADDRESS.
 """
 
 import asyncio
+import base64
 import json
 import os
 import sys
@@ -26,7 +27,7 @@ from tests.agents.endpoint import MODEL, Endpoint, endpoint
 FOLDER = Path(__file__).parent / "histories"
 QUESTION = "What is the weather in Oslo?"
 RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_attempts=5)
-START_TO_CLOSE = timedelta(seconds=30)
+START_TO_CLOSE = timedelta(minutes=2)
 
 
 @activity.defn
@@ -54,6 +55,7 @@ async def run(client: Client, name: str, activities: list[Callable[..., Any]] | 
         workflows=[Forecast],
         activities=activities or [],
         workflow_runner=UnsandboxedWorkflowRunner(),
+        debug_mode=True,  # Some import for seconds inside the workflow.
     ):
         await client.execute_workflow(Forecast.run, QUESTION, id=workflow_id, task_queue=queue)
     return workflow_id
@@ -160,6 +162,89 @@ async def langgraph(address: str) -> str:
     return await run(client, "langgraph")
 
 
+async def strands(address: str) -> str:
+    from strands.models.openai import OpenAIModel
+    from temporalio.strands_agents import StrandsPlugin, TemporalAgent
+    from temporalio.strands_agents.workflow import activity_as_tool
+
+    async def asked(question: str) -> str:
+        tool = activity_as_tool(get_weather, start_to_close_timeout=START_TO_CLOSE)
+        agent = TemporalAgent(
+            model=MODEL,
+            start_to_close_timeout=START_TO_CLOSE,
+            retry_policy=RETRY,
+            system_prompt="Be brief.",
+            tools=[tool],
+        )
+        return str(await agent.invoke_async(question))
+
+    Forecast.asked = staticmethod(asked)
+
+    def model() -> OpenAIModel:
+        return OpenAIModel(client_args={"max_retries": 0}, model_id=MODEL)
+
+    client = await Client.connect(address, plugins=[StrandsPlugin(models={MODEL: model})])
+    return await run(client, "strands", [get_weather])
+
+
+async def deepagents(address: str) -> str:
+    from temporalio.deepagents import (
+        DeepAgentsPlugin,
+        activity_as_tool,
+        create_temporal_deep_agent,
+    )
+
+    tool = activity_as_tool(get_weather, start_to_close_timeout=START_TO_CLOSE)
+
+    async def asked(question: str) -> str:
+        agent = create_temporal_deep_agent(
+            model=f"openai:{MODEL}",
+            system_prompt="Be brief.",
+            tools=[tool],
+            activity_options={"start_to_close_timeout": START_TO_CLOSE, "retry_policy": RETRY},
+        )
+        found = await agent.ainvoke({"messages": [{"role": "user", "content": question}]})
+        return str(found["messages"][-1].content)
+
+    Forecast.asked = staticmethod(asked)
+    client = await Client.connect(address, plugins=[DeepAgentsPlugin()])
+    return await run(client, "deepagents", [get_weather])
+
+
+async def google_adk(address: str) -> str:
+    from google.adk.agents import LlmAgent
+    from google.adk.runners import InMemoryRunner
+    from google.genai import types
+    from temporalio.google_adk import GoogleAdkPlugin, TemporalModel
+    from temporalio.google_adk.workflow import activity_as_tool
+    from temporalio.workflow import ActivityConfig
+
+    step = ActivityConfig(start_to_close_timeout=START_TO_CLOSE, retry_policy=RETRY)
+    tool = activity_as_tool(get_weather, start_to_close_timeout=START_TO_CLOSE)
+
+    async def asked(question: str) -> str:
+        agent = LlmAgent(
+            name="forecaster",
+            model=TemporalModel(f"openai/{MODEL}", activity_config=step),
+            instruction="Be brief.",
+            tools=[tool],
+        )
+        runner = InMemoryRunner(agent=agent, app_name="forecasts")
+        session = await runner.session_service.create_session(app_name="forecasts", user_id="u")
+        content = types.Content(role="user", parts=[types.Part(text=question)])
+        answer = ""
+        async for event in runner.run_async(
+            user_id="u", session_id=session.id, new_message=content
+        ):
+            for part in event.content.parts if event.content and event.content.parts else ():
+                answer = part.text or answer
+        return answer
+
+    Forecast.asked = staticmethod(asked)
+    client = await Client.connect(address, plugins=[GoogleAdkPlugin()])
+    return await run(client, "google-adk", [get_weather])
+
+
 FRAMEWORKS: dict[str, Callable[[str], Awaitable[str]]] = {
     # pydantic-ai-slim[openai,temporal]
     "pydantic_ai": pydantic_ai,
@@ -167,15 +252,38 @@ FRAMEWORKS: dict[str, Callable[[str], Awaitable[str]]] = {
     "openai_agents": openai_agents,
     # temporalio-langgraph langchain-openai
     "langgraph": langgraph,
+    # temporalio-strands-agents strands-agents[openai]
+    "strands": strands,
+    # temporalio-google-adk litellm
+    "google_adk": google_adk,
+    # temporalio-deepagents langchain-openai
+    "deepagents": deepagents,
 }
 
 
-def without_places(value: Any) -> Any:
-    """Nothing of the machine that it was recorded on."""
+LEFT_OUT = ("stackTrace", "identity", "tool_schemas")
+
+
+def shortened(value: Any) -> Any:
+    """Without places on the machine that it was recorded on, nor what tools say of themselves."""
     if isinstance(value, dict):
-        names = ("stackTrace", "identity")
-        return {name: without_places(v) for name, v in value.items() if name not in names}
-    return [without_places(each) for each in value] if isinstance(value, list) else value
+        kept = {name: shortened(v) for name, v in value.items() if name not in LEFT_OUT}
+        if isinstance(kept.get("data"), str) and "metadata" in kept:
+            kept["data"] = base64.b64encode(
+                _shortened_json(base64.b64decode(kept["data"]))
+            ).decode()
+        return kept
+    return [shortened(each) for each in value] if isinstance(value, list) else value
+
+
+def _shortened_json(data: bytes) -> bytes:
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return data
+    if not isinstance(value, dict):
+        return data
+    return json.dumps({name: v for name, v in value.items() if name not in LEFT_OUT}).encode()
 
 
 async def record(address: str, name: str, served: Endpoint) -> None:
@@ -183,7 +291,7 @@ async def record(address: str, name: str, served: Endpoint) -> None:
     workflow_id = await FRAMEWORKS[name](address)
     client = await Client.connect(address)
     history = await client.get_workflow_handle(workflow_id).fetch_history()
-    kept = without_places(history.to_json_dict())
+    kept = shortened(history.to_json_dict())
     found = {"served": [asdict(each) for each in served.served], "history": kept}
     (FOLDER / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
 
@@ -193,6 +301,7 @@ def main(address: str, names: list[str]) -> None:
         with endpoint() as served:
             os.environ |= {"OPENAI_BASE_URL": served.url, "OPENAI_API_KEY": "none"}
             os.environ["OPENAI_AGENTS_DISABLE_TRACING"] = "1"
+            os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
             asyncio.run(record(address, name, served))
             print(f"{name}: {len(served.served)} model calls")
 

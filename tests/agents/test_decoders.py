@@ -19,6 +19,11 @@ from durably.agents.steps import Step, StepReader, steps
 from tests.agents.endpoint import ANSWER, ARGUMENTS, MODEL
 
 HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
+SAY_NO_PROVIDER = ("strands",)
+SAY_NO_ID = ("strands", "google_adk")
+"""Frameworks whose payloads name no provider, or no response."""
+TRY_AGAIN_THEMSELVES = ("google_adk",)
+"""LiteLLM, behind it, repeats the request that was refused: the activity knows nothing of it."""
 QUESTION = "What is the weather in Oslo?"
 
 
@@ -39,13 +44,14 @@ def test_calls_and_tokens_are_those_that_were_served(path: Path) -> None:
         for each in served
     ]
     assert {call.model for call in calls} == {MODEL}
-    assert {call.provider for call in calls} == {"openai"}
+    says_provider = path.stem not in SAY_NO_PROVIDER
+    assert {call.provider for call in calls} == {"openai" if says_provider else ""}
+    assert all(bool(call.response_id) == (path.stem not in SAY_NO_ID) for call in calls)
     first, last = calls
     assert [(part.name, part.value) for part in first.tools_asked] == [("get_weather", ARGUMENTS)]
     assert last.reply is not None
     assert [part.text for part in last.reply.parts] == [ANSWER]
     assert any(part.text == QUESTION for m in first.prompt for part in m.parts if m.role == "user")
-    assert all(call.response_id for call in calls)
 
     tools = [call for step in found for call in step.tool_calls]
     assert [(tool.name, tool.arguments, tool.result) for tool in tools] == [
@@ -62,7 +68,8 @@ def test_steps_have_times_and_attempts(path: Path) -> None:
     _, events = recorded(path)
     found = steps(events)
     assert [step.status for step in found] == ["completed"] * 3
-    assert [step.attempt for step in found] == [2, 1, 1]  # The first call was refused once.
+    first = 1 if path.stem in TRY_AGAIN_THEMSELVES else 2  # The first call was refused once.
+    assert [step.attempt for step in found] == [first, 1, 1]
     for step in found:
         assert 0 < step.scheduled_ns <= step.started_ns <= step.ended_ns
 

@@ -414,3 +414,69 @@ async def an_update_of_a_workflow_whose_tasks_fail(stage: Stage) -> Any:
     told = await refusal(hand.update())
     await hand.finish()
     return told
+
+
+CONTINUE = command.Command(
+    command_type=command_types.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION,
+    continue_as_new_workflow_execution_command_attributes=(
+        command.ContinueAsNewWorkflowExecutionCommandAttributes()
+    ),
+)
+COMPLETE = command.Command(
+    command_type=command_types.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION,
+    complete_workflow_execution_command_attributes=(
+        command.CompleteWorkflowExecutionCommandAttributes()
+    ),
+)
+
+
+def continuing(hand: ByHand) -> command.Command:
+    made = command.Command()
+    made.CopyFrom(CONTINUE)
+    attributes = made.continue_as_new_workflow_execution_command_attributes
+    attributes.workflow_type.name = "ByHand"
+    attributes.task_queue.name = hand.queue
+    return made
+
+
+@program
+async def an_accepted_update_whose_workflow_ends(stage: Stage) -> Any:
+    hand = await ByHand.start(stage)
+    asked = await hand.updating()
+    task = await hand.poll()
+    await hand.complete(task, (accepts(),), (*carries(accepts()), COMPLETE))
+    return (await asked).outcome
+
+
+@program
+async def an_accepted_update_whose_workflow_goes_on_in_another_run(stage: Stage) -> Any:
+    hand = await ByHand.start(stage)
+    # The next run begins at once if this one has lasted a second.
+    await asyncio.sleep(1.1)
+    asked = await hand.updating()
+    task = await hand.poll()
+    await hand.complete(task, (accepts(),), (*carries(accepts()), continuing(hand)))
+    told = (await asked).outcome
+    await hand.finish()
+    return told
+
+
+@program
+async def an_update_is_asked_for_by_its_id(stage: Stage) -> Any:
+    hand = await ByHand.start(stage)
+    asked = await hand.updating()
+    task = await hand.poll()
+    messages = (accepts(), completes())
+    await hand.complete(task, messages, carries(*messages))
+    await asked
+    request = ws.PollWorkflowExecutionUpdateRequest(namespace="default")
+    request.update_ref.workflow_execution.workflow_id = stage.id()
+    request.update_ref.update_id = "u"
+    request.wait_policy.lifecycle_stage = COMPLETED  # type: ignore[assignment]
+    found = await stage.service.poll_workflow_execution_update(request)
+    told = [found.outcome, found.stage]
+    request.update_ref.update_id = "other"
+    told.append(await refusal(stage.service.poll_workflow_execution_update(request)))
+    told.append((await hand.update()).outcome)
+    await hand.finish()
+    return told

@@ -1,4 +1,26 @@
-"""Every program does the same on durably as on Temporal's own server: replies, refusals, histories."""
+"""Every program does the same on durably as on Temporal's own server: replies, refusals, histories.
+
+What is compared where; each has programs in which it fails, or is refused:
+
+    activities, retries, timeouts, heartbeats, local ones    programs.py: activity_*, local_activity*
+    timers, patches, memos, search attributes, details       programs.py: timer*, patch, memo_*, attribute_*
+    ends, retries, timeouts, continue-as-new, cron           programs.py: workflow_*, run_*, a_cron_chain
+    starts and ids, start delay, options, eager start        programs.py: a_*_id_*; operations.py: *_eagerly
+    signals, queries, children, external workflows           programs.py: signal*, child_*, another_*
+    updates, speculative tasks, rejections                   programs.py: updates; tasks_by_hand.py
+    updates with a start                                     operations.py: an_update_*
+    failing workers, sticky queues                           tasks_by_hand.py: a_task_*, a_worker_*
+    resets                                                   programs.py: reset_*; operations.py: a_reset_*
+    batch operations                                         operations.py: a_batch_*, batches_*
+    schedules                                                operations.py: a_schedule_*, schedules_*
+    pausing, resetting, changing activities                  operations.py: an_activity_*, activities_*
+    paused workflows, workflow rules                         operations.py: a_workflow_is_paused_*, rules_*
+    standalone activities                                    operations.py: a_standalone_*, standalone_*
+    priorities, task queue configuration                     operations.py: *_priority, a_task_queue_*
+    lists, counts, archived, search attributes               programs.py: lists_*; operations.py: counts_*
+    namespaces, user metadata, time skipping                 operations.py: a_namespace_*, *_about, time_*
+    deletes, histories backwards, refusals of starts         programs.py: deleted, history_*, bad_*
+"""
 
 import asyncio
 import contextlib
@@ -10,19 +32,28 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from temporalio.api.operatorservice.v1 import request_response_pb2 as operator
 from temporalio.client import Client
 from temporalio.service import RPCError
 
 from durably import Server
-from tests.differential import tasks_by_hand
+from tests.differential import operations, tasks_by_hand
 from tests.differential.normalise import Normaliser
 from tests.differential.programs import PROGRAMS, Program, Stage
 from tests.differential.worker import worker
 from tests.processes import free_port, wait_for_port
 
-assert tasks_by_hand.program, "its programs are among PROGRAMS"
+assert operations.program, "its programs are among PROGRAMS"
+assert tasks_by_hand.program, "and so are these"
+PEER_ENABLES = (
+    "system.forceSearchAttributesCacheRefreshOnRead",
+    "frontend.WorkflowPauseEnabled",
+    "frontend.workflowRulesAPIsEnabled",
+    "activity.enableStandalone",
+)
+"""What is switched off there, and on here."""
 TEMPORAL = Path(sysconfig.get_path("scripts")) / "temporal"
 
 
@@ -32,7 +63,8 @@ async def peer(log: Path) -> AsyncIterator[str]:
     port = free_port()
     command = [str(TEMPORAL), "server", "start-dev", "--headless", "--ip", "127.0.0.1"]
     command += ["--port", str(port), "--log-level", "error"]
-    command += ["--dynamic-config-value", "system.forceSearchAttributesCacheRefreshOnRead=true"]
+    for enabled in PEER_ENABLES:
+        command += ["--dynamic-config-value", f"{enabled}=true"]
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: ASYNC220  nothing else runs in this loop meanwhile
             command, stdout=output, stderr=output
@@ -90,7 +122,7 @@ async def outcome(run: Program, client: Client) -> dict[str, Any]:
 def plain(value: Any) -> Any:
     """Messages within what a program gave, as JSON."""
     if isinstance(value, Message):
-        return Normaliser({}).message(value)
+        return MessageToDict(value)
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
     return value
@@ -126,4 +158,4 @@ async def test_both_do_the_same(clients: tuple[Client, Client], name: str) -> No
 
 
 def test_there_are_programs_enough() -> None:
-    assert len(PROGRAMS) >= 60
+    assert len(PROGRAMS) >= 120

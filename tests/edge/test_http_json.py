@@ -3,10 +3,13 @@
 import asyncio
 import http.client
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
+import grpc
 import pytest
+from google.api import annotations_pb2
 from google.protobuf import json_format
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
@@ -19,6 +22,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from durably import Server
 from durably.edge import payload_json
 from durably.edge.routes import Router, routes
+from durably.errors import HTTP_STATUS, Status
 from durably.service import admission
 from tests.api.bad_input.test_bad_input import messages
 from tests.cli.test_temporal_cli import Basket
@@ -214,3 +218,56 @@ def test_any_json_is_a_payload_and_comes_back(value: Any) -> None:
     found = common.Payloads()
     payload_json.fill([value], found, shorthand=True)  # type: ignore[arg-type]
     assert json.loads(payload_json.write(found, shorthand=True, pretty=False)) == [value]
+
+
+def annotated() -> list[tuple[str, str, str]]:
+    """RPC, HTTP method and path of every binding in the API's own descriptors."""
+    found = []
+    for service in admission.SERVICES:
+        for method in service.methods:
+            rule = method.GetOptions().Extensions[annotations_pb2.http]
+            for each in (rule, *rule.additional_bindings):
+                verb = each.WhichOneof("pattern")
+                if verb is not None:
+                    path = f"/{service.full_name}/{method.name}"
+                    found.append((path, verb.upper(), getattr(each, verb)))
+    return found
+
+
+async def test_every_annotated_rpc_is_answered_as_over_grpc(server: Server) -> None:
+    """The same request, with nothing but the variables of its path, hears the same either way."""
+    bindings = annotated()
+    assert len({rpc for rpc, _, _ in bindings}) > 100
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        for rpc, method, template in bindings:
+            row = TABLE[rpc]
+            variables = re.findall(r"{([^}=]+)[^}]*}", template)
+            values = {name: "default" if name == "namespace" else "none-such" for name in variables}
+            path = re.sub(r"{([^}=]+)[^}]*}", lambda found: values[found[1]], template)  # noqa: B023
+            request = row.request()
+            for name, value in values.items():
+                *outer, last = name.split(".")
+                owner = request
+                for part in outer:
+                    owner = getattr(owner, part)
+                kind = owner.DESCRIPTOR.fields_by_name[last].enum_type
+                if kind is None:
+                    setattr(owner, last, value)
+                else:
+                    setattr(owner, last, kind.values[1].number)
+                    path = path.replace(value, kind.values[1].name)
+            call = channel.unary_unary(
+                rpc,
+                request_serializer=lambda m: m.SerializeToString(),
+                response_deserializer=row.response.FromString,
+            )
+            try:
+                await call(request, timeout=20)
+                expected = (200, None)
+            except grpc.aio.AioRpcError as error:
+                code = Status(error.code().value[0])
+                expected = (HTTP_STATUS[code], error.details())
+            body = {} if method in ("POST", "PUT", "PATCH") else None
+            status, answer = await ask(server, method, path, body)
+            said = answer.get("message") if status != 200 else None
+            assert (status, said) == expected, f"{method} {path}"

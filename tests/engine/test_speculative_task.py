@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import command_type_pb2 as command_types
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
 from temporalio.api.failure.v1 import message_pb2 as failure
@@ -370,3 +371,17 @@ def test_what_an_accepted_update_cannot_be_told(body: object, wrong: str) -> Non
     life.take()
     with pytest.raises(BadCommand, match=wrong):
         life.complete(answer(body))
+
+
+def test_a_workflow_does_not_end_before_its_worker_has_seen_an_update() -> None:
+    life = Life()
+    life.admit("u")
+    life.take()
+    life.admit("v")
+    request = answer(rejection())
+    closing = request.commands.add(
+        command_type=command_types.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION
+    )
+    closing.complete_workflow_execution_command_attributes.SetInParent()
+    with pytest.raises(BadCommand, match="UnhandledCommand"):
+        life.complete(request)

@@ -20,11 +20,13 @@ def model_call(inputs: list[Json], output: Json) -> list[Call]:
     replies = [each for each in objects(output) if not either(each, "partial")]
     last = replies[-1] if replies else None
     usage = next((u for each in reversed(replies) if (u := either(each, "usage_metadata"))), None)
+    provider, _, model = text(get(asked, "model")).rpartition("/")
     return [
         ModelCall(
             framework=FRAMEWORK,
-            provider="gcp.gemini" if "gemini" in text(get(asked, "model")) else "",
-            request_model=text(get(asked, "model")),
+            agent=text(get(asked, "config", "labels", "adk_agent_name")),
+            provider="gcp.gemini" if "gemini" in model else provider,
+            request_model=model,
             response_model=text(either(last, "model_version")),
             tokens=_tokens(usage) if isinstance(usage, dict) else None,
             prompt=tuple(_prompt(asked)),
@@ -86,7 +88,10 @@ def _part(part: dict[str, Json]) -> Part:
         return Part("tool_call", "", text(call.get("id")), text(call.get("name")), call.get("args"))
     if isinstance(response, dict):
         name, call_id = text(response.get("name")), text(response.get("id"))
-        return Part("tool_call_response", "", call_id, name, response.get("response"))
+        came = response.get("response")
+        wrapped = isinstance(came, dict) and came.keys() == {"result"}
+        value = get(came, "result") if wrapped else came  # ADK makes an object of what is none.
+        return Part("tool_call_response", "", call_id, name, value)
     if isinstance(part.get("text"), str):
         return Part("reasoning" if part.get("thought") else "text", part["text"])
     return Part("content", value=part)

@@ -24,7 +24,8 @@ def deepagents_model_call(name: re.Match[str], inputs: list[Json], output: Json)
     asked = inputs[0] if inputs else None
     prompt = [_message(each) for each in _messages(get(asked, "messages"))]
     reply = next((each for each in _messages(output) if _kind(each) == "ai"), None)
-    return [_model_call("deepagents", "", text(get(asked, "model_name")), prompt, reply)]
+    model = text(get(asked, "model_name")).rpartition(":")[2]
+    return [_model_call("deepagents", "", model, prompt, reply)]
 
 
 def deepagents_tool_call(name: re.Match[str], inputs: list[Json], output: Json) -> list[Call]:

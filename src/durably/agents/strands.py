@@ -4,7 +4,7 @@ in the form of Bedrock's converse API."""
 from typing import Final
 
 from durably.agents.calls import Call, Json, Message, ModelCall, Part, Tokens
-from durably.agents.payloads import arguments, count, get, objects, text
+from durably.agents.payloads import arguments, count, entries, get, objects, text
 
 FRAMEWORK: Final = "strands"
 
@@ -57,8 +57,9 @@ def _block(block: dict[str, Json]) -> Part:
         call_id, name = text(use.get("toolUseId")), text(use.get("name"))
         return Part("tool_call", "", call_id, name, arguments(use.get("input")))
     if isinstance(result, dict):
-        call_id = text(result.get("toolUseId"))
-        return Part("tool_call_response", id=call_id, value=result.get("content"))
+        call_id, content = text(result.get("toolUseId")), result.get("content")
+        only = get(content, 0, "text") if len(entries(content)) == 1 else None
+        return Part("tool_call_response", id=call_id, value=content if only is None else only)
     if isinstance(block.get("text"), str):
         return Part("text", block["text"])
     return Part("content", value=block)

@@ -154,7 +154,6 @@ def _request(
                 namespace=namespace,
                 workflow_execution=which,
                 identity=asked.identity,
-                reason=reason,
                 request_id=request_id,
             )
         case batch.BatchOperationDeletion():

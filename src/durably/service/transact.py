@@ -861,6 +861,17 @@ def rebuild(stored: StoredExecution) -> Execution[AnyState]:
     return execution
 
 
+def journal_entries(row: JournalRow) -> Iterator[history.HistoryEvent | AnyRecord]:
+    """What one commit added, in its order: a record stands before the event of its number."""
+    events = history.History.FromString(row.events).events
+    position = 0
+    for before, record in _records_decoder.decode(row.records) if row.records else []:
+        yield from events[position:before]
+        position = max(position, before)
+        yield record
+    yield from events[position:]
+
+
 def _replay(execution: Execution[Any], row: JournalRow) -> None:
     events = list(history.History.FromString(row.events).events)
     encoded = [e.SerializeToString() for e in events]

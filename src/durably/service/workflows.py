@@ -224,6 +224,10 @@ class Workflows:
         t = self._executions.begin(state)
         parent = origin if isinstance(origin, workflow.Parent) else None
         attributes = workflow.started_attributes(request, run_id, t.now_ns, self._config, parent)
+        if isinstance(also, _EagerStart) and not nanoseconds(
+            attributes.first_workflow_task_backoff
+        ):
+            attributes.eager_execution_accepted = True
         workflow.start(
             t,
             attributes,

@@ -30,8 +30,10 @@ import msgspec
 
 from durably.errors import InvalidArgument, Unavailable
 from durably.store.store import (
+    ClosedRun,
     Commit,
     Conflict,
+    Cursor,
     ExecutionWrite,
     Heartbeat,
     JournalRow,
@@ -111,6 +113,11 @@ SHOWN = """SELECT namespace_id, kind, search_values, sort_close_ns, start_ns FRO
 ADD_VALUE = "INSERT OR REPLACE INTO attribute_values VALUES (0, ?, ?, ?, ?, ?, ?, ?, ?)"
 REMOVE_VALUE = """DELETE FROM attribute_values WHERE shard = 0 AND namespace_id = ? AND kind = ?
     AND name = ? AND value = ? AND sort_close_ns = ? AND start_ns = ? AND execution_id = ?"""
+# Executions in the order in which they closed, after one of them. Open ones close in OPEN_LAST.
+CLOSED_RUNS = """SELECT execution_id, workflow_id, run_id, sort_close_ns, start_ns FROM visibility
+    WHERE namespace_id = ? AND kind = ? AND sort_close_ns >= ? AND sort_close_ns < ?
+        AND (sort_close_ns, start_ns, execution_id) > (?, ?, ?)
+    ORDER BY sort_close_ns, start_ns, execution_id LIMIT ?"""
 # How many tasks wait in each queue; of the oldest, since when.
 BACKLOGS = """SELECT q.namespace_id, q.kind, q.queue, q.tasks, t.created_ns, t.sticky FROM
     (SELECT namespace_id, kind, queue, COUNT(*) AS tasks, MIN(task_id) AS oldest FROM tasks
@@ -470,6 +477,22 @@ class SqliteStore:
             lambda c: _events(c, EVENTS_BACKWARD, execution_id, last_event_id, bytes_max),
         )
 
+    async def read_journal(
+        self, execution_id: int, after_version: int, bytes_max: int
+    ) -> list[JournalRow]:
+        return await self._read_aside(
+            self._searching, lambda c: _journal(c, execution_id, after_version, bytes_max)
+        )
+
+    async def closed_runs(
+        self, kind: int, namespace_id: str, after: Cursor, before_ns: int, limit: int
+    ) -> list[ClosedRun]:
+        values = (namespace_id, kind, after[0], before_ns, *after, limit)
+        rows = await self._read_aside(
+            self._searching, lambda c: c.execute(CLOSED_RUNS, values).fetchall()
+        )
+        return [ClosedRun(row[0], row[1], row[2], (row[3], row[4], row[0])) for row in rows]
+
     async def due(self, before_ns: int, limit: int) -> list[tuple[int, int]]:
         return await self._read_aside(
             self._loading, lambda c: c.execute(DUE, (before_ns, limit)).fetchall()
@@ -825,6 +848,22 @@ def _events(
         if rows and total > bytes_max:
             break
         rows.append(JournalRow(version, first_event_id, events, b""))
+    cursor.close()
+    return rows
+
+
+def _journal(
+    connection: sqlite3.Connection, execution_id: int, after_version: int, bytes_max: int
+) -> list[JournalRow]:
+    rows: list[JournalRow] = []
+    total = 0
+    cursor = connection.execute(READ_TAIL, (execution_id, after_version, 2**62))
+    for values in cursor:
+        row = JournalRow(*values)
+        total += len(row.events) + len(row.records)
+        if rows and total > bytes_max:
+            break
+        rows.append(row)
     cursor.close()
     return rows
 

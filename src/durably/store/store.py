@@ -198,6 +198,18 @@ class RunRow:
     status: int
 
 
+Cursor = tuple[int, int, int]
+"""When an execution closed, when it started, and its id: the order in which executions close."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedRun:
+    execution_id: int
+    workflow_id: str
+    run_id: str
+    cursor: Cursor
+
+
 @dataclass(frozen=True, slots=True)
 class QueueBacklog:
     """How many tasks of a queue wait, and since when the oldest does."""
@@ -287,6 +299,17 @@ class Store(Protocol):
         self, execution_id: int, last_event_id: int, bytes_max: int
     ) -> list[JournalRow]:
         """The same backwards, from the row that holds `last_event_id`."""
+
+    async def read_journal(
+        self, execution_id: int, after_version: int, bytes_max: int
+    ) -> list[JournalRow]:
+        """Rows after a version, records and all: at least one if there is one, then as many as fit
+        into `bytes_max`."""
+
+    async def closed_runs(
+        self, kind: int, namespace_id: str, after: Cursor, before_ns: int, limit: int
+    ) -> list[ClosedRun]:
+        """Executions that closed after `after` and before `before_ns`, first closed first."""
 
     async def due(self, before_ns: int, limit: int) -> list[tuple[int, int]]:
         """(execution id, deadline) of executions that want attention before `before_ns`."""

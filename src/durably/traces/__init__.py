@@ -1,0 +1,1 @@
+"""Spans, made from journals and exported over OTLP."""
