@@ -152,6 +152,19 @@ def test_a_reset_attaches_nothing_twice() -> None:
     assert len(again.state.callbacks) == 2
 
 
+def test_a_reset_repeats_once_what_a_forgotten_request_attached_again() -> None:
+    life = WorkflowLife()
+    life.work()
+    attach(life, "second", "x")
+    for of in (life.state, life.copy):
+        del of.requests["second"]
+    attach(life, "second", "x")
+    assert life.kinds.count("WORKFLOW_EXECUTION_OPTIONS_UPDATED") == 2
+    new = reset_to(life, 4)
+    assert new.kinds.count("WORKFLOW_EXECUTION_OPTIONS_UPDATED") == 1
+    assert states(new) == [STANDBY]
+
+
 def test_callbacks_stay_with_an_update_that_a_reset_leaves_behind() -> None:
     life = WorkflowLife()
     life.work()

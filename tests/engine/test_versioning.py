@@ -402,6 +402,7 @@ def test_what_a_retry_has_from_the_one_before() -> None:
     pinned = state(behavior=PINNED, version=ONE)
     assert retry(pinned) == nothing
     pinned.started.inherited_pinned_version.CopyFrom(ONE.message)
+    assert not retry(pinned).HasField("declined_target_version_upgrade")
     pinned.started.declined_target_version_upgrade.revision_number = 5
     found = retry(pinned)
     assert found.inherited_pinned_version == ONE.message
