@@ -293,7 +293,7 @@ async def refused_query(handle: Handle, name: str) -> Any:
 
 @program
 async def updates(stage: Stage) -> Any:
-    handle = await stage.start(["wait", 9])
+    handle = await stage.start(["wait", 2])
     await stage.idle(handle)
     given = [await handle.execute_update("change", "one", id="u1")]
     given.append(await handle.execute_update("change", "one", id="u1"))
