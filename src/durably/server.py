@@ -64,6 +64,7 @@ from durably.service.workflow_pause import WorkflowPause
 from durably.service.workflow_rules import WorkflowRules
 from durably.service.workflows import Workflows
 from durably.store.sqlite import SqliteStore
+from durably.store.store import TaskKind
 from durably.version import VERSION
 
 logger = logging.getLogger(__name__)
@@ -187,9 +188,7 @@ class Server:
             table |= admission.table((self._skipping,), admission.TEST_SERVICES)
         batch_work = BatchWork(executions, batches, admission.answers(table))
         deliveries = self._run_loops(stack, executions, namespaces, workflows, batch_work, nexus)
-        await self._serve(
-            stack, table, executions, namespaces, worker_tasks, deliveries, nexus.calls
-        )
+        await self._serve(stack, table, executions, namespaces, worker_tasks, deliveries, nexus)
 
     def _run_loops(
         self,
@@ -262,7 +261,7 @@ class Server:
         namespaces: Namespaces,
         worker_tasks: WorkerTasks,
         deliveries: outbox.Outbox,
-        calls: NexusCalls,
+        nexus: _NexusParts,
     ) -> None:
         """The edge: what answers on the port, and the port."""
         services = frozenset(path.split("/")[1] for path in table)
@@ -277,11 +276,15 @@ class Server:
         def metrics() -> Page:
             from durably.edge.metrics import Metrics
 
-            return Metrics(executions, namespaces, traffic, worker_tasks, deliveries)
+            waits = {
+                **worker_tasks.schedule_to_start,
+                TaskKind.NEXUS: nexus.tasks.schedule_to_start,
+            }
+            return Metrics(executions, namespaces, traffic, waits, deliveries)
 
         pages = {METRICS_PATH: metrics} if self.config.metrics else {}
         console = self._console(admission.answers(table)) if self.config.console else None
-        app = App(grpc, http, Nexus(calls, self.config), pages, console)
+        app = App(grpc, http, Nexus(nexus.calls, self.config), pages, console)
         await self._listen(stack, app, executions.matching, health)
 
     def _console(self, ask: Ask) -> Callable[[], Console]:

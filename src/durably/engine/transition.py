@@ -159,10 +159,9 @@ def outstanding(state: ExecutionState) -> list[Delivery]:
             return [WorkOnBatch()] if state.running else []
         case StandaloneNexusState():
             return [*_callbacks_due(state), *(_nexus_owes(state) if state.running else [])]
-        case AwaitedState():
-            return _callbacks_due(state)
         case _:
-            return []
+            assert isinstance(state, AwaitedState)
+            return _callbacks_due(state)
 
 
 def _callbacks_due(state: AwaitedState) -> list[Delivery]:

@@ -65,7 +65,10 @@ class WorkerTasks:
         self._queries = queries
         self._workers = workers
         self._task_queues = task_queues
-        self.schedule_to_start = {kind: Histogram() for kind in TaskKind}
+        self.schedule_to_start = {
+            TaskKind.WORKFLOW: Histogram(),
+            TaskKind.ACTIVITY: Histogram(),
+        }
         """Seconds that tasks waited until a worker had them; one that was waited for: 0."""
         self._config = executions.config
         self._context = commands.CommandContext(
