@@ -156,5 +156,18 @@ class Agentic:
         self.agreed = True
 
 
-WORKFLOWS = [Agentic, Child, Research, Stuck, Fails, Chain, Waits]
+@workflow.defn
+class Team:
+    """An agent that has another one work for it."""
+
+    @workflow.run
+    async def run(self, question: str) -> str:
+        said = [{"role": "user", "content": question}]
+        await workflow.execute_activity(call_model, said, start_to_close_timeout=LIMIT)
+        child = await workflow.start_child_workflow(Agentic.run, question)
+        await child.signal(Agentic.agree)
+        return await child
+
+
+WORKFLOWS = [Agentic, Child, Team, Research, Stuck, Fails, Chain, Waits]
 ACTIVITIES = [call_model, search, flaky, refused]

@@ -444,6 +444,16 @@ async def test_an_agents_run_is_a_conversation_with_its_tools_and_tokens(
     await assert_fits(page)
 
 
+async def test_what_children_called_is_added_up(world: World, page: Page) -> None:
+    await world.client.execute_workflow(runs.Team.run, "Why?", id="team", task_queue=runs.QUEUE)
+    await page.goto(await world.workflow_place("team", "/agent"))
+    family = page.locator("section", has=page.get_by_role("heading", name="With its children"))
+    await expect(family.locator("tbody tr").first).to_contain_text("6,000")
+    await expect(family.locator(".whole")).to_contain_text("7,000")
+    await family.get_by_role("link").click()
+    await expect(page.locator(".turn")).to_have_count(2)
+
+
 # --- Schedules, activities, queues, workers -----------------------------------------------------
 
 

@@ -11,11 +11,14 @@ from starlette.routing import Route
 from durably.edge.console import prices
 from durably.edge.console.agent_frameworks import Usage
 from durably.edge.console.agent_run import AgentRun, ModelCall, Step
-from durably.edge.console.folds import EVENTS_PER_REFRESH_MAX, Folds
+from durably.edge.console.folds import EVENTS_PER_REFRESH_MAX, Folds, Run
 from durably.edge.console.site import Site
 from durably.edge.console.workflow import describe, head_of, run_of, until_changed
+from durably.errors import NotFound
 
 CALLS_PER_PAGE = 50
+FAMILY_MAX = 50
+"""Descendants whose calls are added up."""
 
 
 class Agent:
@@ -49,12 +52,32 @@ class Agent:
             "cost_of": cost_of,
             "sums": sums(found.calls, head["row"]["start_ns"], end_ns),
             "by_model": by_model(found.calls),
+            "family": await self._family(run, found),
             "has_prices": has_prices,
             "events_read": found.next_event_id - 1,
             "complete": complete,
             "next_event_id": found.next_event_id,
             "is_final": complete and not head["is_open"],
         }
+
+    async def _family(self, run: Run, found: AgentRun) -> dict[str, Any]:
+        """What the children of a run, and theirs, called; and the sum of all of them with the run."""
+        rows: list[dict[str, Any]] = []
+        calls = list(found.calls)
+        waiting = list(found.children)
+        while waiting and len(rows) < FAMILY_MAX:
+            child = waiting.pop(0)
+            try:
+                inner, _ = await self._runs.read(
+                    Run(run.namespace, child.workflow_id, child.run_id)
+                )
+            except NotFound:  # Its retention is over, or it is in another namespace.
+                continue
+            waiting += inner.children
+            calls += inner.calls
+            rows.append({"child": child, **_summed(inner.calls)})
+        rows = [row for row in rows if row["calls"]]
+        return {"rows": rows, "whole": _summed(calls), "left_out": len(waiting)}
 
     async def _wait(self, request: Request, values: dict[str, Any]) -> None:
         if values["complete"]:
@@ -87,15 +110,15 @@ def by_model(calls: list[ModelCall]) -> list[dict[str, Any]]:
     found: dict[str, list[ModelCall]] = {}
     for call in calls:
         found.setdefault(call.model or "unknown", []).append(call)
-    return [
-        {
-            "model": model,
-            "calls": len(some),
-            "usage": sum((call.usage for call in some), Usage()),
-            "cost": prices.money_text(_cost(some)),
-        }
-        for model, some in sorted(found.items())
-    ]
+    return [{"model": model, **_summed(some)} for model, some in sorted(found.items())]
+
+
+def _summed(calls: list[ModelCall]) -> dict[str, Any]:
+    return {
+        "calls": len(calls),
+        "usage": sum((call.usage for call in calls), Usage()),
+        "cost": prices.money_text(_cost(calls)),
+    }
 
 
 def _dollars(call: ModelCall) -> Decimal | None:

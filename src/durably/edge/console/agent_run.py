@@ -74,11 +74,21 @@ class ModelCall(Step):
     unreadable: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ChildRun:
+    """The first run of a child workflow."""
+
+    workflow_id: str
+    run_id: str
+    workflow_type: str
+
+
 @dataclass(slots=True)
 class AgentRun:
     """The calls of a run, as far as its events were added."""
 
     calls: list[ModelCall] = field(default_factory=list)
+    children: list[ChildRun] = field(default_factory=list)
     next_event_id: int = 1
     _open: dict[int, "_Activity"] = field(default_factory=dict)
     _told: dict[str, list[int]] = field(default_factory=dict)
@@ -88,6 +98,8 @@ class AgentRun:
         for event in events:
             self.next_event_id = event.event_id + 1
             kind = event.WhichOneof("attributes") or ""
+            if kind == "child_workflow_execution_started_event_attributes":
+                self._child(event.child_workflow_execution_started_event_attributes)
             if not kind.startswith("activity_task_"):
                 continue
             attributes = getattr(event, kind)
@@ -95,6 +107,10 @@ class AgentRun:
                 self._scheduled(event, attributes)
             elif attributes.scheduled_event_id in self._open:
                 self._goes_on(event, kind, attributes)
+
+    def _child(self, a: history.ChildWorkflowExecutionStartedEventAttributes) -> None:
+        child = a.workflow_execution
+        self.children.append(ChildRun(child.workflow_id, child.run_id, a.workflow_type.name))
 
     # --- Activities ---------------------------------------------------------------------------
 
