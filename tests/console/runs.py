@@ -126,7 +126,12 @@ async def call_model(messages: list[dict[str, Any]]) -> dict[str, Any]:
         call = {"id": "call_1", "type": "function", "function": function}
         message = {"role": "assistant", "content": None, "tool_calls": [call]}
     usage = {"prompt_tokens": 1000 * len(messages), "completion_tokens": 10}
-    return {"model": "gpt-4.1-mini", "choices": [{"message": message}], "usage": usage}
+    return {
+        "object": "chat.completion",
+        "model": "gpt-4.1-mini",
+        "choices": [{"message": message}],
+        "usage": usage,
+    }
 
 
 @workflow.defn

@@ -38,6 +38,7 @@ from durably.store.store import (
     Heartbeat,
     JournalRow,
     NamespaceRow,
+    NexusEndpointRow,
     QueueBacklog,
     QueueKey,
     RunRow,
@@ -163,6 +164,11 @@ DELETE_NAMESPACE = (
     "DELETE FROM queue_configs WHERE namespace_id = ?",
     "DELETE FROM namespaces WHERE namespace_id = ?",
 )
+NEXUS_ENDPOINTS = "SELECT endpoint_id, name, version, record FROM nexus_endpoints"
+CREATE_NEXUS_ENDPOINT = "INSERT INTO nexus_endpoints VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+UPDATE_NEXUS_ENDPOINT = """UPDATE OR IGNORE nexus_endpoints SET name = ?, version = ?, record = ?
+    WHERE endpoint_id = ? AND version = ?"""
+DELETE_NEXUS_ENDPOINT = "DELETE FROM nexus_endpoints WHERE endpoint_id = ?"
 # Some executions of a namespace.
 EXECUTIONS_OF = """SELECT execution_id FROM executions WHERE shard = 0 AND namespace_id = ?
     LIMIT ?"""
@@ -368,6 +374,27 @@ class SqliteStore:
 
         return self._submit(delete)
 
+    def put_nexus_endpoint(
+        self, row: NexusEndpointRow, expected_version: int
+    ) -> asyncio.Future[None]:
+        def put(connection: sqlite3.Connection) -> None:
+            if expected_version == 0:
+                created = (row.endpoint_id, row.name, row.version, row.record)
+                written = connection.execute(CREATE_NEXUS_ENDPOINT, created)
+            else:
+                changed = (row.name, row.version, row.record, row.endpoint_id, expected_version)
+                written = connection.execute(UPDATE_NEXUS_ENDPOINT, changed)
+            if written.rowcount != 1:
+                raise Conflict
+
+        return self._submit(put)
+
+    def delete_nexus_endpoint(self, endpoint_id: str) -> asyncio.Future[None]:
+        def delete(connection: sqlite3.Connection) -> None:
+            connection.execute(DELETE_NEXUS_ENDPOINT, (endpoint_id,))
+
+        return self._submit(delete)
+
     def put_queue_config(self, queue: QueueKey, config: bytes) -> asyncio.Future[None]:
         values = (queue.namespace_id, int(queue.kind), queue.name, config)
 
@@ -520,6 +547,9 @@ class SqliteStore:
 
     async def namespaces(self) -> list[NamespaceRow]:
         return [NamespaceRow(*row) for row in self._rows(NAMESPACES, ())]
+
+    async def nexus_endpoints(self) -> list[NexusEndpointRow]:
+        return [NexusEndpointRow(*row) for row in self._rows(NEXUS_ENDPOINTS, ())]
 
     async def metadata(self, key: str) -> bytes | None:
         row = self._row(METADATA, (key,))
