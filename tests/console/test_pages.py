@@ -430,7 +430,7 @@ async def test_an_agents_run_is_a_conversation_with_its_tools_and_tokens(
     await expect(turns).to_have_count(1)
     await expect(turns.first).to_contain_text("What do <b>otters</b> eat?")
     await expect(turns.first.locator(".tools li")).to_contain_text(['search {"words": "otters"}'])
-    await expect(turns.first.locator(".tools pre")).to_have_text("otters\nfound")
+    await expect(turns.first.locator(".tools pre")).to_have_text('["otters", "found"]')
     await handle.signal(runs.Agentic.agree)
     await expect(turns).to_have_count(2)
     await expect(turns.nth(1).locator(".said")).to_have_count(1)
