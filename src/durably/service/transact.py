@@ -564,6 +564,7 @@ class Executions:
             records=records,
             heartbeats=[_heartbeat(state, i) for i in t.heartbeats if i in state.activities],
             replaces_current=execution.replaces_current,
+            decided_on=execution.last_commit,
         )
         if t.visible or execution.version == 0:
             write.visibility = visibility_row(state)

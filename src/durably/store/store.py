@@ -17,6 +17,7 @@ from enum import IntEnum
 from typing import Protocol
 
 from durably.histogram import Histogram
+from durably.store.filter_dialects import Dialect
 from durably.store.visibility_query import Query
 
 GROUP_UNITS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -149,6 +150,9 @@ class ExecutionWrite:
     may live for ever."""
     visibility: VisibilityRow | None = None
     heartbeats: list[Heartbeat] = field(default_factory=list)
+    decided_on: asyncio.Future[None] | None = None
+    """The last commit before this one that this server has asked for. If that one has failed, what
+    was decided on top of it is a Conflict, whatever version another server has written meanwhile."""
     replaces_current: int | None = None
     """On creation: the execution id that `current_runs` names now for this workflow id (0: no row).
     If it names another, the commit is a Conflict. None: `current_runs` is not touched."""
@@ -253,6 +257,10 @@ class Store(Protocol):
     """What a dialect offers. All methods are called on the event loop."""
 
     writes: Writes
+    dialect: Dialect
+    """How it says what a List Filter asks for."""
+    shared: bool
+    """Whether other servers may write to it too."""
 
     def commit(self, unit: Commit) -> asyncio.Future[None]:
         """Write a unit. The future raises Conflict, or errors.Unavailable if nothing can be written.
