@@ -11,6 +11,7 @@ from hypothesis import HealthCheck
 from temporalio.client import Client
 
 from durably import Server
+from tests.postgres import PostgresServer
 from tests.processes import ServerProcess
 
 # The same examples in every run: a red run is a change's doing. `make fuzz` looks for new ones, and
@@ -26,10 +27,38 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repeatable")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--store",
+        choices=("sqlite", "postgres"),
+        default="sqlite",
+        help="what the servers of the tests keep their state in",
+    )
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL that the tests of this process share; each takes a database of its own."""
+    server = PostgresServer()
+    try:
+        yield server.create().start()
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new store: an SQLite file, or where the tests are run with `--store=postgres` a database."""
+    if request.config.getoption("--store") == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        return server.database()
+    return f"sqlite:///{tmp_path}/store.db"
+
+
 @pytest_asyncio.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    """A server in this process, on an SQLite file."""
-    async with Server(store=f"sqlite:///{tmp_path}/store.db", port=0) as running:
+async def server(store_url: str) -> AsyncIterator[Server]:
+    """A server in this process."""
+    async with Server(store=store_url, port=0) as running:
         yield running
 
 

@@ -24,6 +24,12 @@ class Config:
     console_hosts: tuple[str, ...] = ()
     console_codec_endpoint: str = ""
 
+    # PostgreSQL
+    postgres_reading_connections_max: int = 8
+    postgres_prepared_statements: int = 1000
+    postgres_statement_timeout_s: float = 30.0
+    postgres_unavailable_s: float = 10.0
+
     # What one call may carry
     message_bytes_max: int = 128 * MIB
     payload_bytes_max: int = 32 * MIB

@@ -49,7 +49,8 @@ from durably.service.workers import Workers
 from durably.service.workflow_pause import WorkflowPause
 from durably.service.workflow_rules import WorkflowRules
 from durably.service.workflows import Workflows
-from durably.store.sqlite import SqliteStore
+from durably.store.opening import open_store
+from durably.store.store import Store
 from durably.version import VERSION
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class Server:
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         """Store, then what stands on it, then the port: the last to open is the first to close."""
-        store = self._open_store()
+        store = await self._open_store()
         stack.push_async_callback(self._close, store)
         opened = {"store": without_password(self.config.store)}
         logger.info("the store is open", extra={"fields": opened})
@@ -138,7 +139,7 @@ class Server:
             Visibility(executions, namespaces),
             Schedules(executions, namespaces, workflows),
             namespaces,
-            System(await _cluster_id(store), "sqlite", lambda: self.address),
+            System(await _cluster_id(store), store.name, lambda: self.address),
         )
         table = admission.table(handlers)
         if self._skipping is not None:
@@ -160,8 +161,8 @@ class Server:
             _run_beside(stack, skips, "time skipping")
         await self._serve(stack, table, executions, namespaces, worker_tasks, deliveries)
 
-    def _open_store(self) -> SqliteStore:
-        return SqliteStore.open(self.config.store)
+    async def _open_store(self) -> Store:
+        return await open_store(self.config.store, self.config)
 
     async def _serve(
         self,
@@ -202,7 +203,7 @@ class Server:
 
         return make
 
-    async def _close(self, store: SqliteStore) -> None:
+    async def _close(self, store: Store) -> None:
         await store.close()
         logger.info("stopped: all that was acknowledged is in the store")
 
@@ -273,7 +274,7 @@ def _no_banner() -> Iterator[None]:
         native.emit_banner = emit
 
 
-async def _cluster_id(store: SqliteStore) -> str:
+async def _cluster_id(store: Store) -> str:
     found = await store.metadata("cluster_id")
     if found is None:
         found = str(uuid.uuid4()).encode()

@@ -227,6 +227,7 @@ class _Work:
 class SqliteStore:
     """One SQLite file, or `memory:`."""
 
+    name = "sqlite"
     dialect: Dialect = SQLITE
     shared = False
 
@@ -255,7 +256,9 @@ class SqliteStore:
         if url == "memory:":
             return cls(":memory:")
         if not url.startswith("sqlite:///") or url == "sqlite:///":
-            raise ValueError(f"unknown store {url!r}: use sqlite:///PATH or memory:")
+            raise ValueError(
+                f"unknown store {url!r}: use sqlite:///PATH, postgresql://... or memory:"
+            )
         path = Path(url.removeprefix("sqlite:///")).expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = lock(path)

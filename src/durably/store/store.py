@@ -73,6 +73,8 @@ class TaskRow:
     created_ns: int
     sticky: bool = False
     order: TaskOrder = TaskOrder()
+    held: bool = True
+    """Whether the server that adds it has it in memory, to give it out."""
 
 
 @dataclass(slots=True)
@@ -253,10 +255,16 @@ class StoreTooNew(Exception):
     """The store was written by a newer version of this program; the message says what to do."""
 
 
+class StoreTooOld(Exception):
+    """The store has an older schema than this program needs; the message says what to do."""
+
+
 class Store(Protocol):
     """What a dialect offers. All methods are called on the event loop."""
 
     writes: Writes
+    name: str
+    """What GetClusterInfo calls it."""
     dialect: Dialect
     """How it says what a List Filter asks for."""
     shared: bool
