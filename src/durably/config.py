@@ -29,6 +29,9 @@ class Config:
     postgres_prepared_statements: int = 1000
     postgres_statement_timeout_s: float = 30.0
     postgres_unavailable_s: float = 10.0
+    postgres_listen: str = ""
+    node_beat_s: float = 2.0
+    node_lost_after_s: float = 10.0
 
     # What one call may carry
     message_bytes_max: int = 128 * MIB

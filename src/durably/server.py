@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from durably.background import namespaces as namespace_removal
 from durably.background import outbox, time_skipping, timers
 from durably.background.batches import BatchWork
+from durably.background.nodes import Neighbours
 from durably.clock import SkippingClock
 from durably.config import Config
 from durably.edge.app import App, Console, Page
@@ -33,6 +34,7 @@ from durably.service import admission
 from durably.service.activity_control import ActivityControl
 from durably.service.batches import Batches
 from durably.service.namespaces import Namespaces
+from durably.service.nodes import NamespacesChanged, Nodes
 from durably.service.queries import Queries
 from durably.service.resets import Resets
 from durably.service.schedules import Schedules
@@ -107,11 +109,12 @@ class Server:
         stack.push_async_callback(self._close, store)
         opened = {"store": without_password(self.config.store)}
         logger.info("the store is open", extra={"fields": opened})
+        nodes = await self._join(store, stack)
         namespaces = Namespaces(store, self.config, self._clock)
         await namespaces.open()
         matching = Matching(self._clock)
         executions = Executions(
-            store, matching, self._clock, self.config, self._retention(namespaces)
+            store, matching, self._clock, self.config, self._retention(namespaces), nodes
         )
         workflows = Workflows(executions, namespaces)
         queries = Queries(executions, namespaces)
@@ -141,7 +144,8 @@ class Server:
             namespaces,
             System(await _cluster_id(store), store.name, lambda: self.address),
         )
-        table = admission.table(handlers)
+        refresh = None if nodes is None else _refresh(nodes, namespaces)
+        table = admission.table(handlers, refresh=refresh)
         if self._skipping is not None:
             table |= admission.table((self._skipping,), admission.TEST_SERVICES)
         _run_beside(stack, timers.run(executions), "timers")
@@ -159,6 +163,11 @@ class Server:
         if self._skipping is not None:
             skips = time_skipping.run(executions, self._skipping, deliveries.delivering)
             _run_beside(stack, skips, "time skipping")
+        if nodes is not None:
+            neighbours = Neighbours(
+                nodes, executions, namespaces, task_queues, queries, worker_tasks
+            )
+            _keep_in_touch(stack, nodes, namespaces, neighbours)
         await self._serve(stack, table, executions, namespaces, worker_tasks, deliveries)
 
     async def _open_store(self) -> Store:
@@ -206,6 +215,23 @@ class Server:
     async def _close(self, store: Store) -> None:
         await store.close()
         logger.info("stopped: all that was acknowledged is in the store")
+
+    async def _join(self, store: Store, stack: contextlib.AsyncExitStack) -> Nodes | None:
+        """Where others may share the store: be one of them."""
+        if not store.shared:
+            return None
+        if self._skipping is not None:
+            raise ValueError("time_skipping needs a store of its own: sqlite:///PATH or memory:")
+        from durably.store.postgres import PostgresStore
+        from durably.store.postgres_nodes import PostgresNodes
+
+        assert isinstance(store, PostgresStore)
+        listen_url = self.config.postgres_listen or self.config.store
+        nodes = Nodes(PostgresNodes(store, listen_url), self.config)
+        await nodes.join()
+        store.node = nodes.node
+        stack.push_async_callback(nodes.leave)
+        return nodes
 
     def _retention(self, namespaces: Namespaces) -> Callable[[str], int]:
         """Nothing is removed because its time was skipped."""
@@ -282,6 +308,19 @@ async def _cluster_id(store: Store) -> str:
     return found.decode()
 
 
+def _keep_in_touch(
+    stack: contextlib.AsyncExitStack,
+    nodes: Nodes,
+    namespaces: Namespaces,
+    neighbours: Neighbours,
+) -> None:
+    """With the servers that share the store."""
+    namespaces.changed = lambda: nodes.say(NamespacesChanged())
+    _run_beside(stack, neighbours.listen(), "listening to other servers")
+    _run_beside(stack, neighbours.beat(), "beats")
+    _run_beside(stack, neighbours.look(), "looking for tasks")
+
+
 def _trace_export(executions: Executions, namespaces: Namespaces) -> Coroutine[Any, Any, None]:
     """Raises ValueError without the packages that it needs, or for an unknown protocol."""
     try:
@@ -294,6 +333,15 @@ def _trace_export(executions: Executions, namespaces: Namespaces) -> Coroutine[A
     config = executions.config
     exporter = OtlpExporter(config.traces_endpoint, config.traces_protocol)
     return TraceExport(executions, namespaces, exporter).run()
+
+
+def _refresh(nodes: Nodes, namespaces: Namespaces) -> Callable[[], Awaitable[bool]]:
+    """What other servers have changed is looked for only if there are others."""
+
+    async def refresh() -> bool:
+        return not nodes.alone() and await namespaces.refresh()
+
+    return refresh
 
 
 def _run_beside(stack: contextlib.AsyncExitStack, loop: Any, name: str) -> None:

@@ -183,9 +183,11 @@ class UpdateAdmitted(Record, frozen=True, tag="ua"):
 
 
 class UpdateDropped(Record, frozen=True, tag="ud"):
-    """An admitted update was rejected: it leaves no trace in history."""
+    """An admitted update was rejected: it leaves no trace in history. `failure` is a serialized
+    Failure, for callers that wait for it elsewhere."""
 
     update_id: str
+    failure: bytes = b""
 
 
 class ResetTo(Record, frozen=True, tag="rt"):

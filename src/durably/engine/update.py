@@ -162,8 +162,12 @@ def _reject(t: Transition, message: protocol.Message, rejected: update.Rejection
     pending = t.state.updates.get(update_id)
     if pending is None or pending.accepted_event_id:
         raise BadCommand(BAD_MESSAGE, f"update {update_id} was not waiting to be rejected")
-    t.note(r.UpdateDropped(update_id))
-    t.rejected[update_id] = rejected.failure
+    _drop(t, update_id, rejected.failure)
+
+
+def _drop(t: Transition, update_id: str, reason: failure.Failure) -> None:
+    t.note(r.UpdateDropped(update_id, reason.SerializeToString()))
+    t.rejected[update_id] = reason
 
 
 def _complete(t: Transition, message: protocol.Message, response: update.Response) -> None:
@@ -193,12 +197,12 @@ def reject_unprocessed(t: Transition, sent: list[str]) -> None:
     for update_id in sent:
         pending = t.state.updates.get(update_id)
         if pending is not None and not pending.accepted_event_id:
-            t.note(r.UpdateDropped(update_id))
-            t.rejected[update_id] = _server_failure(
+            reason = _server_failure(
                 "UnprocessedUpdate",
                 "Workflow Update is rejected because it wasn't processed by worker."
                 " Probably, Workflow Update is not supported by the worker.",
             )
+            _drop(t, update_id, reason)
 
 
 def abandon_sent(t: Transition) -> None:

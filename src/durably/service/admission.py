@@ -16,7 +16,7 @@ from temporalio.api.operatorservice.v1 import service_pb2 as operator_service
 from temporalio.api.testservice.v1 import service_pb2 as test_service
 from temporalio.api.workflowservice.v1 import service_pb2 as workflow_service
 
-from durably.errors import InvalidArgument, Unimplemented
+from durably.errors import InvalidArgument, Refusal, Unimplemented
 
 Handler = Callable[[Any, "Call"], Awaitable[Message]]
 
@@ -46,6 +46,8 @@ class Rpc:
     namespaced: bool
     waits: bool = False
     """A long poll: it may wait for something to happen, and ends when its caller goes away."""
+    refresh: Callable[[], Awaitable[bool]] | None = None
+    """Learns what other servers have changed; whether that was news."""
 
     async def answer(self, request: Message, call: Call) -> Message:
         """Refuse what is malformed, then ask the handler."""
@@ -55,7 +57,13 @@ class Rpc:
             )
         if self.namespaced and not request.namespace:  # type: ignore[attr-defined]
             raise InvalidArgument("Namespace not set on request.")
-        return await self.handler(request, call)
+        try:
+            return await self.handler(request, call)
+        except Refusal:
+            # What it was refused for may not be so any more.
+            if self.refresh is None or not await self.refresh():
+                raise
+            return await self.handler(request, call)
 
 
 WITHOUT_NAMESPACE = frozenset(
@@ -94,7 +102,9 @@ def snake_case(name: str) -> str:
 
 
 def table(
-    handlers: Iterable[object], services: tuple[ServiceDescriptor, ...] = SERVICES
+    handlers: Iterable[object],
+    services: tuple[ServiceDescriptor, ...] = SERVICES,
+    refresh: Callable[[], Awaitable[bool]] | None = None,
 ) -> dict[str, Rpc]:
     """Path (`/package.Service/Method`) -> row, for every RPC of the services.
 
@@ -104,7 +114,7 @@ def table(
     rows: dict[str, Rpc] = {}
     for service in services:
         for method in service.methods:
-            rows[f"/{service.full_name}/{method.name}"] = _row(method, owners)
+            rows[f"/{service.full_name}/{method.name}"] = _row(method, owners, refresh)
     return rows
 
 
@@ -114,7 +124,11 @@ def answers(rows: Mapping[str, Rpc]) -> Callable[[str, Message], Awaitable[Messa
     return lambda name, request: by_name[name].answer(request, Call(name, {}))
 
 
-def _row(method: MethodDescriptor, owners: tuple[object, ...]) -> Rpc:
+def _row(
+    method: MethodDescriptor,
+    owners: tuple[object, ...],
+    refresh: Callable[[], Awaitable[bool]] | None,
+) -> Rpc:
     name = snake_case(method.name)
     handler = next((getattr(o, name) for o in owners if hasattr(o, name)), None)
     namespaced = (
@@ -127,4 +141,5 @@ def _row(method: MethodDescriptor, owners: tuple[object, ...]) -> Rpc:
         handler,
         namespaced,
         waits=method.name.startswith("Poll") or method.name in LONG_POLLS,
+        refresh=refresh,
     )

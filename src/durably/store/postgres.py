@@ -197,8 +197,10 @@ class Connector:
             arguments["server_settings"] = {"application_name": "durably"}
         return arguments
 
-    async def connect(self) -> Connection:
-        return await asyncpg.connect(**self.arguments())
+    async def connect(self, url: str = "") -> Connection:
+        """To the store; to `url` if one is given."""
+        arguments = self.arguments()
+        return await asyncpg.connect(**(arguments | {"dsn": url} if url else arguments))
 
     def pool(self) -> Any:
         return asyncpg.create_pool(
