@@ -47,12 +47,26 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
+def postgres_to_stop() -> Iterator[PostgresServer]:
+    """A PostgreSQL of a test's own, which it may stop: it writes to the disk in earnest."""
+    server = PostgresServer(fsync=True)
+    try:
+        yield server.create().start()
+    finally:
+        server.remove()
+
+
+@pytest.fixture
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new store: an SQLite file, or where the tests are run with `--store=postgres` a database."""
+    return new_store(request, tmp_path)
+
+
+def new_store(request: pytest.FixtureRequest, folder: Path) -> str:
+    """An SQLite file, or where the tests are run with `--store=postgres` a database."""
     if request.config.getoption("--store") == "postgres":
         server: PostgresServer = request.getfixturevalue("postgres")
         return server.database()
-    return f"sqlite:///{tmp_path}/store.db"
+    return f"sqlite:///{folder}/store.db"
 
 
 @pytest_asyncio.fixture
@@ -68,9 +82,9 @@ async def client(server: Server) -> Client:
 
 
 @pytest.fixture
-def server_process(tmp_path: Path) -> Iterator[ServerProcess]:
+def server_process(store_url: str, tmp_path: Path) -> Iterator[ServerProcess]:
     """A server in a process of its own, which a test may kill and start again."""
-    process = ServerProcess(tmp_path / "store.db")
+    process = ServerProcess(store_url, tmp_path)
     yield process
     process.kill()
 

@@ -7,11 +7,16 @@ import shutil
 import subprocess
 import tempfile
 import uuid
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import asyncpg
 
 from tests.processes import free_port
+
+R = TypeVar("R")
 
 SETTINGS = """
 listen_addresses = '127.0.0.1'
@@ -115,7 +120,7 @@ class PostgresServer:
             finally:
                 await connection.close()
 
-        _elsewhere(run)
+        elsewhere(run)
 
     def _run(self, program: str, *arguments: object) -> None:
         command = [str(self._binaries / program), *map(str, arguments)]
@@ -131,20 +136,7 @@ class PostgresServer:
         )
 
 
-def _elsewhere(run: object) -> None:
+def elsewhere(run: Callable[[], Coroutine[Any, Any, R]]) -> R:
     """In a thread, so that it can be called whether or not a loop runs in this one."""
-    import threading
-
-    failed: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            asyncio.run(run())  # type: ignore[operator]
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(run())).result()

@@ -146,11 +146,11 @@ async def check_history(client: Client, run: Run, replayer: Replayer) -> None:
 
 
 @pytest.mark.timeout(600)
-async def test_nothing_is_lost_and_nothing_happens_twice(tmp_path: Path) -> None:
+async def test_nothing_is_lost_and_nothing_happens_twice(store_url: str, tmp_path: Path) -> None:
     seed = int(os.environ.get("CRASH_SEED", random.randrange(10**6)))
     print(f"CRASH_SEED={seed}")
     dice = random.Random(seed)
-    server = ServerProcess(tmp_path / "store.db").start()
+    server = ServerProcess(store_url, tmp_path).start()
     worker = WorkerProcess(server.address, tmp_path / "worker.log")
     worker.start()
     runs = [Run(number) for number in range(WORKFLOWS)]

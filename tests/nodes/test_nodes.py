@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
+import pytest
 import pytest_asyncio
 from temporalio import activity, workflow
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
@@ -14,7 +15,6 @@ from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-import pytest
 from durably import Server
 from tests.postgres import PostgresServer
 

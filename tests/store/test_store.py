@@ -127,7 +127,10 @@ async def test_a_lost_race_leaves_no_trace_and_its_neighbours_stand(store: Store
 
 
 async def test_versions_in_one_group_follow_each_other(store: Store) -> None:
-    done = [store.commit(Commit([write(1, version)])) for version in range(50)]
+    done: list[asyncio.Future[None]] = []
+    for version in range(50):
+        last = done[-1] if done else None
+        done.append(store.commit(Commit([write(1, version, decided_on=last)])))
     await asyncio.gather(*done)
     found = await store.load(1)
     assert found is not None

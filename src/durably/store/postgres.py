@@ -114,7 +114,8 @@ DELETE_EXECUTIONS = """WITH
         AND c.kind = e.kind AND c.workflow_id = e.workflow_id AND c.execution_id = e.execution_id)
     DELETE FROM executions WHERE shard = 0 AND execution_id = ANY($1::bigint[])"""
 # The number of the schema, if there is one.
-HAS_SCHEMA = "SELECT to_regclass('schema_version') IS NOT NULL"
+HAS_SCHEMA = """SELECT EXISTS (SELECT 1 FROM pg_tables WHERE tablename = 'schema_version'
+    AND schemaname = ANY(current_schemas(FALSE)))"""
 SCHEMA = "SELECT max(version) FROM schema_version"
 CREATE_SCHEMA = "CREATE TABLE schema_version (version INTEGER PRIMARY KEY)"
 PUT_SCHEMA = "INSERT INTO schema_version VALUES ($1)"
@@ -395,7 +396,7 @@ class PostgresStore:
             if not group.fits(work.unit):
                 break
             self._queue.popleft()
-            group.add(work.unit)
+            group.add(work.unit, work.done)
             taken.append(work)
         return group, taken
 
@@ -442,14 +443,13 @@ class PostgresStore:
     ) -> Sequence[BaseException | None]:
         """In their order; what was decided on top of a lost one is lost, too."""
         ends: list[BaseException | None] = []
-        failed: set[int] = set()
+        lost: set[asyncio.Future[None]] = set()
         for work in taken:
-            ids = {write.execution_id for write in work.unit.writes}
             end: BaseException | None = Conflict()
-            if not ids & failed:
-                (end,) = await self._outcome(alone(work.unit, group), [work])
+            if not any(write.decided_on in lost for write in work.unit.writes):
+                (end,) = await self._outcome(alone(work.unit, work.done, group), [work])
             if end is not None:
-                failed |= ids
+                lost.add(work.done)
             ends.append(end)
         return ends
 

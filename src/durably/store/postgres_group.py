@@ -9,6 +9,7 @@ Rule 4: rows are locked in the order of their keys, so that the groups of two se
         other out.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -247,6 +248,7 @@ class _Together:
 
     first: ExecutionWrite
     last: ExecutionWrite
+    done: asyncio.Future[None]
 
     @property
     def version(self) -> int:
@@ -271,20 +273,23 @@ class Group:
             return False
         for write in unit.writes:
             before = self._executions.get(write.execution_id)
-            if before is not None and write.expected_version != before.version:
+            if before is not None and (
+                write.expected_version != before.version or write.decided_on is not before.done
+            ):
                 return False
             if write.replaces_current is not None and _key(write) in self._claimed:
                 return False
         return True
 
-    def add(self, unit: Commit) -> None:
+    def add(self, unit: Commit, done: asyncio.Future[None]) -> None:
+        """`done` is the unit's end: what is decided on top of it names it."""
         self.units.append(unit)
         for write in unit.writes:
             before = self._executions.get(write.execution_id)
             if before is None:
-                self._executions[write.execution_id] = _Together(write, write)
+                self._executions[write.execution_id] = _Together(write, write, done)
             else:
-                before.last = write
+                before.last, before.done = write, done
             if write.replaces_current is not None:
                 self._claimed.add(_key(write))
             self._size_bytes += len(write.events) + len(write.records) + len(write.snapshot)
@@ -385,10 +390,10 @@ def _key(write: ExecutionWrite) -> Key:
     return write.namespace_id, int(write.kind), write.workflow_id
 
 
-def alone(unit: Commit, like: Group) -> Group:
+def alone(unit: Commit, done: asyncio.Future[None], like: Group) -> Group:
     """A group of this unit alone, with the tag and the node of another."""
     group = Group(like.tag, like.node)
-    group.add(unit)
+    group.add(unit, done)
     return group
 
 
