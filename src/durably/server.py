@@ -144,8 +144,7 @@ class Server:
             namespaces,
             System(await _cluster_id(store), store.name, lambda: self.address),
         )
-        refresh = None if nodes is None else _refresh(nodes, namespaces)
-        table = admission.table(handlers, refresh=refresh)
+        table = admission.table(handlers, learned=namespaces if nodes is not None else None)
         if self._skipping is not None:
             table |= admission.table((self._skipping,), admission.TEST_SERVICES)
         _run_beside(stack, timers.run(executions), "timers")
@@ -316,6 +315,7 @@ def _keep_in_touch(
 ) -> None:
     """With the servers that share the store."""
     namespaces.changed = lambda: nodes.say(NamespacesChanged())
+    namespaces.may_have_changed = lambda: not nodes.alone()
     _run_beside(stack, neighbours.listen(), "listening to other servers")
     _run_beside(stack, neighbours.beat(), "beats")
     _run_beside(stack, neighbours.look(), "looking for tasks")
@@ -333,15 +333,6 @@ def _trace_export(executions: Executions, namespaces: Namespaces) -> Coroutine[A
     config = executions.config
     exporter = OtlpExporter(config.traces_endpoint, config.traces_protocol)
     return TraceExport(executions, namespaces, exporter).run()
-
-
-def _refresh(nodes: Nodes, namespaces: Namespaces) -> Callable[[], Awaitable[bool]]:
-    """What other servers have changed is looked for only if there are others."""
-
-    async def refresh() -> bool:
-        return not nodes.alone() and await namespaces.refresh()
-
-    return refresh
 
 
 def _run_beside(stack: contextlib.AsyncExitStack, loop: Any, name: str) -> None:

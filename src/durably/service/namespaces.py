@@ -188,6 +188,9 @@ class Namespaces:
         self._by_name: dict[str, Namespace] = {}
         self._by_id: dict[str, Namespace] = {}
         self.removal_wanted = asyncio.Event()
+        self.generation = 0
+        self.may_have_changed: Callable[[], bool] = lambda: False
+        """Whether another server may have changed something since the last look."""
         self.changed: Callable[[], None] = lambda: None
         """Called when a namespace was made, changed or removed here."""
 
@@ -206,8 +209,13 @@ class Namespaces:
                     # Another server that shares the store has just made it.
                     await self.refresh()
 
-    async def refresh(self) -> bool:
-        """Read what the store has; whether that was news."""
+    async def refreshed(self) -> int:
+        if self.may_have_changed():
+            await self.refresh()
+        return self.generation
+
+    async def refresh(self) -> None:
+        """Read what the store has."""
         found = {row.namespace_id: row for row in await self._store.namespaces()}
         news = False
         for known in list(self._by_id.values()):
@@ -222,8 +230,8 @@ class Namespaces:
                 self._keep(_decoder.decode(row.record))
                 news = True
         if news:
+            self.generation += 1
             self.removal_wanted.set()
-        return news
 
     # --- For other services -------------------------------------------------------------------
 
