@@ -112,6 +112,13 @@ class PostgresServer:
         self.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
+    def cut_connections(self) -> None:
+        """All that clients have, at once."""
+        self.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+
     def execute(self, sql: str, database: str = "postgres") -> None:
         async def run() -> None:
             connection = await asyncpg.connect(self.url(database))
