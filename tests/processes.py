@@ -18,7 +18,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for_port(port: int, process: "subprocess.Popen[bytes]", seconds: float = 30.0) -> None:
+def wait_for_port(port: int, process: "subprocess.Popen[bytes]", seconds: float = 120.0) -> None:
     """Until something listens on the port; raises if the process ends first."""
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:

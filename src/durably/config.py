@@ -15,6 +15,7 @@ class Config:
     store: str = "memory:"
     host: str = "127.0.0.1"
     port: int = 7233
+    reuse_port: bool = False
     namespaces: tuple[str, ...] = ("default",)
 
     time_skipping: bool = False

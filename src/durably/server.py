@@ -257,6 +257,7 @@ class Server:
     def _http_config(self, bind: str) -> h2corn.Config:
         return h2corn.Config(
             bind=(bind,),
+            reuse_port=self.config.reuse_port,
             grpc=True,
             access_log=False,
             http1=True,

@@ -12,12 +12,13 @@ Rule 5: nothing here needs a session of its own but `listen`: everything else go
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -164,6 +165,33 @@ async def _check_schema(connection: Connection, url: str) -> None:
         )
 
 
+async def pending(url: str, config: Config) -> tuple[int, list[int]]:
+    """The number of the schema, and the migrations that are missing. Raises StoreTooNew, Unavailable."""
+    async with _opened(url, config) as connection:
+        present = await present_schema(connection)
+        known = [version for version, _ in migrations("postgres")]
+        refuse_newer(present, known[-1])
+        return present, [version for version in known if version > present]
+
+
+async def migrate_database(url: str, config: Config) -> list[int]:
+    """Bring a database up to date; the migrations that were missing. Raises StoreTooNew, Unavailable."""
+    async with _opened(url, config) as connection:
+        return await migrate(connection)
+
+
+@contextlib.asynccontextmanager
+async def _opened(url: str, config: Config) -> AsyncIterator[Connection]:
+    try:
+        connection = await Connector(url, config).connect()
+    except (*BROKEN, asyncpg.PostgresError) as error:
+        raise Unavailable(f"cannot open {without_password(url)}: {error}") from error
+    try:
+        yield connection
+    finally:
+        await _close(connection)
+
+
 def without_password(url: str) -> str:
     """The address of a database, fit to be shown."""
     scheme, separator, rest = url.partition("://")
@@ -206,7 +234,7 @@ class Connector:
     def pool(self) -> Any:
         return asyncpg.create_pool(
             **self.arguments(),
-            min_size=1,
+            min_size=0,
             max_size=self._config.postgres_reading_connections_max,
             max_inactive_connection_lifetime=60.0,
         )
@@ -289,12 +317,9 @@ class PostgresStore:
         """Open `postgresql://...`; an empty database gets its tables. Raises StoreTooNew, StoreTooOld,
         Unavailable if nothing answers there."""
         store = cls(url, config)
+        async with _opened(url, config) as connection:
+            await _check_schema(connection, url)
         try:
-            connection = await store.connector.connect()
-            try:
-                await _check_schema(connection, url)
-            finally:
-                await connection.close()
             store._pool = await store.connector.pool()
         except (*BROKEN, asyncpg.PostgresError) as error:
             raise Unavailable(f"cannot open {without_password(url)}: {error}") from error

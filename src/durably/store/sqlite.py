@@ -155,6 +155,32 @@ def migrate(connection: sqlite3.Connection) -> None:
             logger.info("the schema was brought up to date", extra={"fields": {"schema": version}})
 
 
+def path_of(url: str) -> Path:
+    """The file that an address means. Raises ValueError."""
+    if not url.startswith("sqlite:///") or url == "sqlite:///":
+        raise ValueError(f"unknown store {url!r}: use sqlite:///PATH, postgresql://... or memory:")
+    return Path(url.removeprefix("sqlite:///")).expanduser()
+
+
+def existing(path: Path) -> Path:
+    """Raises FileNotFoundError."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no store at {path}")
+    return path
+
+
+def pending(path: Path) -> tuple[int, list[int]]:
+    """The number of a file's schema, and the migrations that are missing. Raises StoreTooNew."""
+    present = 0
+    if path.exists():
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        present = connection.execute("PRAGMA user_version").fetchone()[0]
+        connection.close()
+    known = [version for version, _ in migrations()]
+    refuse_newer(present, known[-1])
+    return present, [version for version in known if version > present]
+
+
 def connect(target: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         target, isolation_level=None, check_same_thread=False, cached_statements=256
@@ -255,11 +281,7 @@ class SqliteStore:
         it. Raises StoreLocked, StoreTooNew, ValueError."""
         if url == "memory:":
             return cls(":memory:")
-        if not url.startswith("sqlite:///") or url == "sqlite:///":
-            raise ValueError(
-                f"unknown store {url!r}: use sqlite:///PATH, postgresql://... or memory:"
-            )
-        path = Path(url.removeprefix("sqlite:///")).expanduser()
+        path = path_of(url)
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = lock(path)
         try:

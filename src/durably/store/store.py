@@ -259,6 +259,10 @@ class StoreTooOld(Exception):
     """The store has an older schema than this program needs; the message says what to do."""
 
 
+class StoreNotEmpty(Exception):
+    """Something is there already; the message says what to do."""
+
+
 class Store(Protocol):
     """What a dialect offers. All methods are called on the event loop."""
 
