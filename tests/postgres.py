@@ -29,7 +29,9 @@ log_min_messages = fatal
 
 
 def binaries() -> Path:
-    """The newest that the machine has, else the package's."""
+    """Those that POSTGRES_BIN names, else the newest that the machine has, else the package's."""
+    if "POSTGRES_BIN" in os.environ:
+        return Path(os.environ["POSTGRES_BIN"])
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=_version)
     on_path = shutil.which("initdb")
     if found:

@@ -55,6 +55,7 @@ ASKED = [
     "Tags != 't1'",
     "Tags STARTS_WITH 't'",
     "Note = 'ELL'",
+    "Note = 'wöRLD' OR Note = 'WÖRLD'",
     "Ready = true",
     "Ready != true",
     "Due > '2020-01-01T00:00:00Z'",
@@ -162,7 +163,7 @@ class Program:
             "Due": dice.choice(
                 ("2019-06-01T00:00:00.000000000Z", "2021-01-01T00:00:00.000000000Z")
             ),
-            "Note": dice.choice(("Hello", "world", "")),
+            "Note": dice.choice(("Hello", "wÖrld", "")),
             "Ready": dice.random() < 0.5,
         }
         kept = {name: value for name, value in values.items() if dice.random() < 0.7}

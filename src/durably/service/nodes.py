@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from msgspec import Struct
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
 from durably.errors import Refusal
@@ -280,9 +281,21 @@ class Nodes:
                 return row.node
         return 0
 
-    def pollers(self, queue: QueueKey) -> "list[PollerRow]":
-        """Who waits for this queue at other servers."""
-        return list(self._pollers.get(queue, {}).values())
+    def pollers(self, queue: QueueKey) -> list[PollerSeen]:
+        """Who waits for this queue at other servers, each once."""
+        poll = (
+            ws.PollWorkflowTaskQueueRequest
+            if queue.kind is TaskKind.WORKFLOW
+            else ws.PollActivityTaskQueueRequest
+        )
+        latest: dict[str, PollerRow] = {}
+        for row in self._pollers.get(queue, {}).values():
+            if row.identity not in latest or row.at_ns > latest[row.identity].at_ns:
+                latest[row.identity] = row
+        return [
+            PollerSeen(row.identity, poll.FromString(row.request), row.at_ns)
+            for row in latest.values()
+        ]
 
     def forget_pollers(self, queue: QueueKey, identity: str = "") -> None:
         found = self._pollers.get(queue, {})

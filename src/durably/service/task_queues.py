@@ -7,6 +7,7 @@ Rule 2: a change of its configuration is on disk before it has effect.
 import asyncio
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
@@ -255,7 +256,7 @@ class TaskQueues:
             pollers=self._pollers(key), effective_rate_limit=self._effective_rate(key)
         )
         if request.report_stats:
-            response.stats.CopyFrom(_stats(self._matching.stats(key)))
+            response.stats.CopyFrom(_stats(await self._whole(key)))
             for level in {*self._matching.levels(key), priority.DEFAULT_LEVEL}:
                 stats = _stats(self._matching.stats(key, level))
                 response.stats_by_priority_key[level].CopyFrom(stats)
@@ -265,7 +266,7 @@ class TaskQueues:
                 response.config.ParseFromString(config)
         if request.include_task_queue_status:
             status = response.task_queue_status
-            status.backlog_count_hint = self._matching.stats(key).backlog
+            status.backlog_count_hint = (await self._whole(key)).backlog
             status.rate_per_second = response.effective_rate_limit.requests_per_second
         return response
 
@@ -284,13 +285,33 @@ class TaskQueues:
             await self.load(key)
             infos[kind] = taskqueue.TaskQueueTypeInfo(
                 pollers=self._pollers(key) if request.report_pollers else [],
-                stats=_stats(self._matching.stats(key)) if request.report_stats else None,
+                stats=_stats(await self._whole(key)) if request.report_stats else None,
             )
         version = taskqueue.TaskQueueVersionInfo(types_info=infos)
         return ws.DescribeTaskQueueResponse(versions_info={"": version})
 
+    async def _whole(self, key: QueueKey) -> Stats:
+        """With the tasks that other servers have; rates are those of this server."""
+        stats = self._matching.stats(key)
+        nodes = self._executions.nodes
+        if nodes is None or nodes.alone():
+            return stats
+        count, oldest_ns = await nodes.board.elsewhere(key, nodes.node)
+        age_ns = max(0, self._executions.clock() - oldest_ns) if count else 0
+        return replace(
+            stats,
+            backlog=stats.backlog + count,
+            oldest_age_ns=max(stats.oldest_age_ns, age_ns),
+        )
+
     def _pollers(self, key: QueueKey) -> list[taskqueue.PollerInfo]:
-        return [_poller_info(seen) for seen in self._matching.pollers(key)]
+        """At all servers."""
+        seen = self._matching.pollers(key)
+        nodes = self._executions.nodes
+        if nodes is not None:
+            known = {each.identity for each in seen}
+            seen += [each for each in nodes.pollers(key) if each.identity not in known]
+        return [_poller_info(each) for each in seen]
 
     def _effective_rate(self, key: QueueKey) -> EffectiveRate:
         queue = self._matching.queue(key)
