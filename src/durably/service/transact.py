@@ -328,6 +328,8 @@ class Executions:
         if execution is None or execution.overtaken:
             return await self.known(execution_id)
         self._cache.move_to_end(execution_id)
+        if self.nodes is None:
+            return execution
         if await self._stands(execution) and self._cache.get(execution_id) is execution:
             return execution
         return await self.known(execution_id)

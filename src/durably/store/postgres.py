@@ -75,6 +75,7 @@ R = TypeVar("R")
 Connection = Any
 """An asyncpg.Connection, or what its pool lends: asyncpg has no types."""
 
+SEARCHING_CONNECTIONS_MAX = 2
 FIRST_PAUSE_S = 0.05
 LAST_PAUSE_S = 2.0
 DELETED_TOGETHER_MAX = 500
@@ -231,11 +232,11 @@ class Connector:
         arguments = self.arguments()
         return await asyncpg.connect(**(arguments | {"dsn": url} if url else arguments))
 
-    def pool(self) -> Any:
+    def pool(self, connections_max: int) -> Any:
         return asyncpg.create_pool(
             **self.arguments(),
             min_size=0,
-            max_size=self._config.postgres_reading_connections_max,
+            max_size=connections_max,
             max_inactive_connection_lifetime=60.0,
         )
 
@@ -301,7 +302,8 @@ class PostgresStore:
 
     def __init__(self, url: str, config: Config) -> None:
         self.connector = Connector(url, config)
-        self.commits = 0
+        self.commits = self.units = self.lost = 0
+        """Groups that were written, the units in them, and those of them that lost their race."""
         self.node = 0
         """The number of this server among those that share the store; 0: it has none yet."""
         self._unavailable_s = config.postgres_unavailable_s
@@ -310,6 +312,7 @@ class PostgresStore:
         self._closing = False
         self._writing: Connection = None
         self._pool: Any = None
+        self._searching: Any = None
         self._writer: asyncio.Task[None] | None = None
 
     @classmethod
@@ -320,7 +323,8 @@ class PostgresStore:
         async with _opened(url, config) as connection:
             await _check_schema(connection, url)
         try:
-            store._pool = await store.connector.pool()
+            store._pool = await store.connector.pool(config.postgres_reading_connections_max)
+            store._searching = await store.connector.pool(SEARCHING_CONNECTIONS_MAX)
         except (*BROKEN, asyncpg.PostgresError) as error:
             raise Unavailable(f"cannot open {without_password(url)}: {error}") from error
         store._writer = asyncio.create_task(store._run(), name="postgres writer")
@@ -444,7 +448,9 @@ class PostgresStore:
             logger.error("commit of %d units failed: %r", len(taken), error)
             ends = [_unwritable(error)] * len(taken)
         self.commits += 1
+        self.units += len(taken)
         for work, end in zip(taken, ends, strict=True):
+            self.lost += isinstance(end, Conflict)
             _end(work.done, end)
 
     async def _outcome(
@@ -634,7 +640,7 @@ class PostgresStore:
             condition += f" AND {AFTER_ROW}"
             values += decode_page_token(page_token)
         sql = f"SELECT {VISIBLE_COLUMNS} FROM visibility WHERE {condition} {LIST_ORDER} LIMIT ?"
-        rows = await self._rows(sql, *values, page_size)
+        rows = await self._search(sql, *values, page_size)
         token = page_token_after(rows[-1]) if len(rows) == page_size else b""
         return [visible(row) for row in rows], token
 
@@ -642,14 +648,15 @@ class PostgresStore:
         self, kind: int, namespace_id: str, query: Query
     ) -> list[tuple[object, int]]:
         if query.group_by == "status" and not query.sql:
-            counts = await self._rows(f"{COUNT_BY_STATUS} ORDER BY 2 DESC", namespace_id, int(kind))
+            sql = f"{COUNT_BY_STATUS} ORDER BY 2 DESC"
+            counts = await self._search(sql, namespace_id, int(kind))
             return [(status, count) for status, count in counts if count]
         condition, values = _asked(kind, namespace_id, query)
         group = query.group_by or "NULL"
         sql = f"SELECT {group}, count(*) FROM visibility WHERE {condition}"
         if query.group_by:
             sql += f" GROUP BY {query.group_by} ORDER BY 2 DESC"
-        rows = await self._rows(sql, *values)
+        rows = await self._search(sql, *values)
         return [(_group(row[0], query.group_type), row[1]) for row in rows]
 
     async def _row(self, sql: str, *values: object) -> Any:
@@ -659,14 +666,24 @@ class PostgresStore:
         found: list[Any] = await self.reading(lambda c: c.fetch(numbered(sql), *values))
         return found
 
+    async def _search(self, sql: str, *values: object) -> list[Any]:
+        """A read that may be long: it never holds up the short ones."""
+        found: list[Any] = await self._reading(
+            self._searching, lambda c: c.fetch(numbered(sql), *values)
+        )
+        return found
+
     async def reading(self, read: Callable[[Connection], Awaitable[R]]) -> R:
         """Read over a connection of the pool; over another one if it breaks. Raises Unavailable,
         InvalidArgument for values that PostgreSQL does not know."""
+        return await self._reading(self._pool, read)
+
+    async def _reading(self, pool: Any, read: Callable[[Connection], Awaitable[R]]) -> R:
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._unavailable_s
         for pause_s in pauses():
             try:
-                async with self._pool.acquire() as connection:
+                async with pool.acquire() as connection:
                     return await read(connection)
             except (*BROKEN, *UNDONE) as error:
                 if self._closing or loop.time() >= give_up:
@@ -687,6 +704,10 @@ class PostgresStore:
         if self._writing is not None:
             await _close(self._writing)
         self._pool.terminate()
+        self._searching.terminate()
+        logger.info(
+            "%d units in %d groups; %d lost their race", self.units, self.commits, self.lost
+        )
 
 
 async def _close(connection: Connection) -> None:
