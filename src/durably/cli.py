@@ -71,12 +71,7 @@ def serve(
         ),
     ] = DEFAULT_STORE,
     workers: Annotated[
-        int,
-        typer.Option(
-            envvar="DURABLY_WORKERS",
-            min=1,
-            help="So many server processes behind one port, on a PostgreSQL that they share.",
-        ),
+        int, typer.Option(envvar="DURABLY_WORKERS", min=1, help="Processes that share the port.")
     ] = 1,
     host: Annotated[
         str, typer.Option(envvar="DURABLY_HOST", help="Address to listen on.")
@@ -136,7 +131,7 @@ def serve(
         _loop_runner()(_serve(config))
 
 
-def _serve_together(config: Config, workers: int, log_level: str, log_format: str) -> None:
+def _serve_together(config: Config, workers: int, log_level: str, log_format: LogFormat) -> None:
     from durably import fleet
 
     try:
@@ -152,7 +147,7 @@ def _serve_together(config: Config, workers: int, log_level: str, log_format: st
 
 
 def _serve_as_member(
-    log_level: str, log_format: str, config: Config, parent: Connection
+    log_level: str, log_format: LogFormat, config: Config, parent: Connection
 ) -> None:
     """In a process of its own: until the parent closes the connection, or dies."""
     logs.configure(log_level, log_format)
@@ -259,7 +254,7 @@ def _announce(address: str, config: Config) -> None:
     if where.startswith("sqlite:///"):
         where = str(Path(where.removeprefix("sqlite:///")).expanduser().resolve())
     elif "://" in where:
-        where = _without_password(where)
+        where = logs.without_password(where)
     out.print(f"[bold]durably[/bold] serves the Temporal API on [bold green]{address}[/]")
     out.print(f"  data       {where}")
     out.print(f"  namespaces {', '.join(config.namespaces)}")
@@ -268,12 +263,6 @@ def _announce(address: str, config: Config) -> None:
     if config.console:
         out.print(f"  browser    http://{address}")
     sys.stdout.flush()
-
-
-def _without_password(url: str) -> str:
-    from durably.logs import without_password
-
-    return without_password(url)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -349,7 +338,7 @@ async def _copy(source: str, target: str) -> None:
         return
     for table, count in counts.items():
         out.print(f"{table:<14} {count}")
-    out.print(f"Copied. Serve it with: durably serve --store {_without_password(target)}")
+    out.print(f"Copied. Serve it with: durably serve --store {logs.without_password(target)}")
 
 
 @app.command()

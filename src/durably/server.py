@@ -304,7 +304,9 @@ async def _cluster_id(store: Store) -> str:
     found = await store.metadata("cluster_id")
     if found is None:
         found = str(uuid.uuid4()).encode()
-        await store.put_metadata("cluster_id", found)
+        await store.put_metadata("cluster_id", found, once=True)
+        # Another server that shares the store may have been first.
+        found = await store.metadata("cluster_id") or found
     return found.decode()
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import asyncpg
 
 from durably.config import Config
-from durably.store.postgres import BROKEN, Connector, migrate, without_password
+from durably.logs import without_password
+from durably.store.postgres import BROKEN, Connector, migrate
 from durably.store.sqlite import connect, existing, lock
 from durably.store.sqlite import migrate as migrate_sqlite
 from durably.store.store import StoreNotEmpty

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import random
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -27,13 +28,17 @@ import asyncpg
 
 from durably.config import Config
 from durably.errors import InvalidArgument, Refusal, Unavailable
+from durably.logs import without_password
 from durably.store.filter_dialects import POSTGRES, Dialect
 from durably.store.postgres_group import Group, alone, won_of
 from durably.store.rows import decode_page_token, page_token_after, task_row, visible
 from durably.store.schema import migrations, refuse_newer
 from durably.store.statements import (
+    ADD_METADATA,
     AFTER_ROW,
     BACKLOG,
+    BACKLOGS,
+    CLOSED_RUNS,
     COUNT_BY_STATUS,
     CREATE_NAMESPACE,
     CURRENT_RUN,
@@ -49,23 +54,29 @@ from durably.store.statements import (
     PUT_METADATA,
     PUT_QUEUE_CONFIG,
     QUEUE_CONFIG,
+    READ_TAIL,
     ROW_OF_EVENT,
     UPDATE_NAMESPACE,
     VISIBLE_COLUMNS,
     numbered,
 )
 from durably.store.store import (
+    ClosedRun,
     Commit,
     Conflict,
+    Cursor,
     Heartbeat,
     JournalRow,
     NamespaceRow,
+    QueueBacklog,
     QueueKey,
     RunRow,
     StoredExecution,
     StoreTooOld,
+    TaskKind,
     TaskRow,
     VisibleExecution,
+    Writes,
 )
 from durably.store.visibility_query import Query
 
@@ -80,6 +91,7 @@ FIRST_PAUSE_S = 0.05
 LAST_PAUSE_S = 2.0
 DELETED_TOGETHER_MAX = 500
 EVENTS_PAGE_ROWS = 64
+VERSION_MAX = 2**62
 
 # --- Statements, each with what it is for ---------------------------------------------------------
 
@@ -193,13 +205,6 @@ async def _opened(url: str, config: Config) -> AsyncIterator[Connection]:
         await _close(connection)
 
 
-def without_password(url: str) -> str:
-    """The address of a database, fit to be shown."""
-    scheme, separator, rest = url.partition("://")
-    account, at, place = rest.rpartition("@")
-    return f"{scheme}{separator}{account.split(':')[0]}{at}{place}"
-
-
 class _Connection(asyncpg.Connection):  # type: ignore[misc]
     """A connection that leaves nothing to clean up: giving it back to its pool costs no round trip."""
 
@@ -302,8 +307,7 @@ class PostgresStore:
 
     def __init__(self, url: str, config: Config) -> None:
         self.connector = Connector(url, config)
-        self.commits = self.units = self.lost = 0
-        """Groups that were written, the units in them, and those of them that lost their race."""
+        self.writes = Writes()
         self.node = 0
         """The number of this server among those that share the store; 0: it has none yet."""
         self._unavailable_s = config.postgres_unavailable_s
@@ -373,9 +377,11 @@ class PostgresStore:
 
         return self._errand(put)
 
-    def put_metadata(self, key: str, value: bytes) -> asyncio.Future[None]:
+    def put_metadata(self, key: str, value: bytes, *, once: bool = False) -> asyncio.Future[None]:
+        sql = numbered(ADD_METADATA if once else PUT_METADATA)
+
         async def put(connection: Connection) -> None:
-            await connection.execute(numbered(PUT_METADATA), key, value)
+            await connection.execute(sql, key, value)
 
         return self._errand(put)
 
@@ -442,15 +448,17 @@ class PostgresStore:
     async def _write_group(self, group: Group, taken: list[_Unit]) -> None:
         if not taken:
             return
+        began_s = time.perf_counter()
         try:
             ends = await self._outcome(group, taken)
         except Exception as error:
             logger.error("commit of %d units failed: %r", len(taken), error)
             ends = [_unwritable(error)] * len(taken)
-        self.commits += 1
-        self.units += len(taken)
+        self.writes.seconds.observe(time.perf_counter() - began_s)
+        self.writes.units.observe(len(taken))
         for work, end in zip(taken, ends, strict=True):
-            self.lost += isinstance(end, Conflict)
+            self.writes.conflicts += isinstance(end, Conflict)
+            self.writes.failed_units += isinstance(end, Unavailable)
             _end(work.done, end)
 
     async def _outcome(
@@ -609,6 +617,31 @@ class PostgresStore:
                 return rows
             version = page[-1][0] + (1 if forward else -1)
 
+    async def read_journal(
+        self, execution_id: int, after_version: int, bytes_max: int
+    ) -> list[JournalRow]:
+        rows: list[JournalRow] = []
+        total, version = 0, after_version
+        while True:
+            sql = f"{READ_TAIL} LIMIT {EVENTS_PAGE_ROWS}"
+            page = await self._search(sql, execution_id, version, VERSION_MAX)
+            for values in page:
+                row = JournalRow(*values)
+                total += len(row.events) + len(row.records)
+                if rows and total > bytes_max:
+                    return rows
+                rows.append(row)
+            if len(page) < EVENTS_PAGE_ROWS:
+                return rows
+            version = rows[-1].version
+
+    async def closed_runs(
+        self, kind: int, namespace_id: str, after: Cursor, before_ns: int, limit: int
+    ) -> list[ClosedRun]:
+        values = (namespace_id, int(kind), after[0], before_ns, *after, limit)
+        rows = await self._search(CLOSED_RUNS, *values)
+        return [ClosedRun(row[0], row[1], row[2], (row[3], row[4], row[0])) for row in rows]
+
     async def due(self, before_ns: int, limit: int) -> list[tuple[int, int]]:
         return [(row[0], row[1]) for row in await self._rows(DUE, before_ns, limit)]
 
@@ -616,6 +649,13 @@ class PostgresStore:
         key = (queue.namespace_id, int(queue.kind), queue.name)
         rows = await self._rows(BACKLOG, *key, after_task_id, limit)
         return [task_row(queue, row) for row in rows]
+
+    async def backlogs(self) -> list[QueueBacklog]:
+        rows = await self._search(BACKLOGS)
+        return [
+            QueueBacklog(QueueKey(row[0], TaskKind(row[1]), row[2]), row[3], row[4], bool(row[5]))
+            for row in rows
+        ]
 
     async def queue_config(self, queue: QueueKey) -> bytes | None:
         key = (queue.namespace_id, int(queue.kind), queue.name)
@@ -705,9 +745,6 @@ class PostgresStore:
             await _close(self._writing)
         self._pool.terminate()
         self._searching.terminate()
-        logger.info(
-            "%d units in %d groups; %d lost their race", self.units, self.commits, self.lost
-        )
 
 
 async def _close(connection: Connection) -> None:

@@ -38,6 +38,7 @@ from durably.store.rows import (
 )
 from durably.store.schema import migrations, refuse_newer
 from durably.store.statements import (
+    ADD_METADATA,
     AFTER_ROW,
     BACKLOG,
     BACKLOGS,
@@ -346,8 +347,13 @@ class SqliteStore:
         row = self._row(QUEUE_CONFIG, (queue.namespace_id, int(queue.kind), queue.name))
         return bytes(row[0]) if row else None
 
-    def put_metadata(self, key: str, value: bytes) -> asyncio.Future[None]:
-        return self._submit(lambda connection: _put_metadata(connection, key, value))
+    def put_metadata(self, key: str, value: bytes, *, once: bool = False) -> asyncio.Future[None]:
+        sql = ADD_METADATA if once else PUT_METADATA
+
+        def put(connection: sqlite3.Connection) -> None:
+            connection.execute(sql, (key, value))
+
+        return self._submit(put)
 
     def _submit(self, write: Callable[[sqlite3.Connection], None]) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -570,10 +576,6 @@ def _resolve(group: list[_Work]) -> None:
             work.done.set_result(None)
         else:
             work.done.set_exception(work.error)
-
-
-def _put_metadata(connection: sqlite3.Connection, key: str, value: bytes) -> None:
-    connection.execute(PUT_METADATA, (key, value))
 
 
 def _write_unit(connection: sqlite3.Connection, unit: Commit) -> None:

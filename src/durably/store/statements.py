@@ -67,8 +67,10 @@ PUT_QUEUE_CONFIG = """INSERT INTO queue_configs (namespace_id, kind, queue, conf
     VALUES (?, ?, ?, ?)
     ON CONFLICT (namespace_id, kind, queue) DO UPDATE SET config = excluded.config"""
 METADATA = "SELECT value FROM metadata WHERE key = ?"
-# What is written once stays.
-PUT_METADATA = "INSERT INTO metadata (key, value) VALUES (?, ?) ON CONFLICT (key) DO NOTHING"
+PUT_METADATA = """INSERT INTO metadata (key, value) VALUES (?, ?)
+    ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
+# What is known already stays.
+ADD_METADATA = "INSERT INTO metadata (key, value) VALUES (?, ?) ON CONFLICT (key) DO NOTHING"
 DELETE_EXECUTION = (
     "DELETE FROM journal WHERE shard = 0 AND execution_id = ?",
     "DELETE FROM snapshots WHERE shard = 0 AND execution_id = ?",

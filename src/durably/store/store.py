@@ -297,8 +297,8 @@ class Store(Protocol):
 
     async def queue_config(self, queue: QueueKey) -> bytes | None: ...
 
-    def put_metadata(self, key: str, value: bytes) -> asyncio.Future[None]:
-        """Write a fact about the store, if it is not known yet."""
+    def put_metadata(self, key: str, value: bytes, *, once: bool = False) -> asyncio.Future[None]:
+        """Write a fact about the store; `once`: only if it is not known yet."""
 
     async def load(self, execution_id: int) -> StoredExecution | None: ...
 
