@@ -53,6 +53,33 @@ class Config:
     updates_max: int = 100_000
     buffered_events_max: int = 10_000
     buffered_queries_max: int = 1_000
+    callbacks_max: int = 2_000
+
+    # Calls to others: completion callbacks
+    callback_addresses: tuple[str, ...] = ("https://*",)
+    private_networks_allowed: tuple[str, ...] = ()
+    callback_timeout_s: float = 10.0
+    callback_url_chars_max: int = 1_000
+    callback_header_bytes_max: int = 8 * 1024
+    calls_per_destination_max: int = 100
+    public_url: str = ""
+    endpoint_credentials: dict[str, str] = field(default_factory=dict)
+    links_per_request_max: int = 10
+    link_bytes_max: int = 4_000
+
+    # Nexus operations
+    nexus_operations_pending_max: int = 20_000
+    nexus_request_timeout_s: float = 10.0
+    nexus_call_timeout_s: float = 60.0
+    nexus_retry_initial_interval_s: float = 1.0
+    nexus_retry_maximum_interval_s: float = 3600.0
+    nexus_header_bytes_max: int = 8192
+    nexus_token_bytes_max: int = 4096
+    nexus_breaker_failures: int = 6
+    nexus_breaker_open_s: float = 60.0
+    nexus_endpoint_name_chars_max: int = 200
+    nexus_endpoint_description_bytes_max: int = 20_000
+    nexus_endpoint_url_chars_max: int = 4096
 
     # Rules of a namespace
     workflow_rules_max: int = 100

@@ -147,6 +147,21 @@ class ActivityExecutionAlreadyStarted(Refusal):
         )
 
 
+class NexusOperationExecutionAlreadyStarted(Refusal):
+    """StartNexusOperationExecution met an operation that its policies do not let it replace."""
+
+    status = Status.ALREADY_EXISTS
+
+    def __init__(self, start_request_id: str, run_id: str) -> None:
+        super().__init__(
+            "nexus operation execution already started:"
+            f" request_id={start_request_id}, run_id={run_id}",
+            details.NexusOperationExecutionAlreadyStartedFailure(
+                start_request_id=start_request_id, run_id=run_id
+            ),
+        )
+
+
 class AlreadyExists(Refusal):
     status = Status.ALREADY_EXISTS
 

@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +17,11 @@ from google.protobuf.message import Message
 from durably.background import namespaces as namespace_removal
 from durably.background import outbox, time_skipping, timers
 from durably.background.batches import BatchWork
+from durably.background.callbacks import CallbackDeliveries
+from durably.background.nexus import NexusDeliveries
+from durably.background.nexus_external import ExternalCalls
 from durably.background.nodes import Neighbours
+from durably.background.outbound_http import OutboundHttp
 from durably.clock import SkippingClock
 from durably.config import Config
 from durably.edge.app import App, Console, Page
@@ -26,6 +30,7 @@ from durably.edge.grpc import GrpcApp
 from durably.edge.health import NAME as HEALTH
 from durably.edge.health import Health
 from durably.edge.http_json import HttpJson
+from durably.edge.nexus import Nexus
 from durably.edge.reflection import Reflection
 from durably.edge.traffic import Traffic
 from durably.logs import without_password
@@ -33,13 +38,22 @@ from durably.matching import Matching
 from durably.service import admission
 from durably.service.activity_control import ActivityControl
 from durably.service.batches import Batches
+from durably.service.breakers import CircuitBreakers, IsBlocked
+from durably.service.callback_tokens import CallbackTokens
 from durably.service.namespaces import Namespaces
+from durably.service.nexus_calls import NexusCalls
+from durably.service.nexus_completions import NexusCompletions
+from durably.service.nexus_dispatch import NexusDispatch
+from durably.service.nexus_endpoints import NexusEndpoints
+from durably.service.nexus_system import SystemOperations, endpoint_ids
+from durably.service.nexus_tasks import NexusTasks
 from durably.service.nodes import NamespacesChanged, Nodes
 from durably.service.queries import Queries
 from durably.service.resets import Resets
 from durably.service.schedules import Schedules
 from durably.service.standalone_activities import StandaloneActivities
 from durably.service.standalone_control import StandaloneControl
+from durably.service.standalone_nexus import StandaloneNexus
 from durably.service.system import System
 from durably.service.task_queues import TaskQueues
 from durably.service.time_skipping import TimeSkipping
@@ -60,6 +74,18 @@ logger = logging.getLogger(__name__)
 METRICS_PATH = "/metrics"
 Ask = Callable[[str, Message], Awaitable[Any]]
 FOREVER_NS = 50 * 365 * 24 * 3600 * 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _NexusParts:
+    """What is there for the sake of Nexus, and of callbacks."""
+
+    endpoints: NexusEndpoints
+    tasks: NexusTasks
+    system: SystemOperations
+    calls: NexusCalls
+    deliveries: NexusDeliveries
+    callbacks: CallbackDeliveries
 
 
 class Server:
@@ -116,7 +142,10 @@ class Server:
         executions = Executions(
             store, matching, self._clock, self.config, self._retention(namespaces), nodes
         )
-        workflows = Workflows(executions, namespaces)
+        breakers = CircuitBreakers(
+            self._clock, self.config.nexus_breaker_failures, self.config.nexus_breaker_open_s
+        )
+        workflows = Workflows(executions, namespaces, _is_blocked(breakers))
         queries = Queries(executions, namespaces)
         activity_control = ActivityControl(executions, namespaces)
         batches = Batches(executions, namespaces)
@@ -124,17 +153,30 @@ class Server:
         executions.rule_for = rules.pausing
         workers = Workers(namespaces, self._clock, self.config)
         task_queues = TaskQueues(executions, namespaces, lambda: self.address)
-        worker_tasks = WorkerTasks(executions, namespaces, queries, workers, task_queues)
+        nexus = await self._nexus(
+            stack, store, namespaces, executions, workflows, task_queues, breakers
+        )
+        worker_tasks = WorkerTasks(
+            executions,
+            namespaces,
+            queries,
+            workers,
+            task_queues,
+            endpoint_ids(nexus.endpoints, nexus.system),
+        )
         handlers = (
             workflows,
             batches,
             worker_tasks,
+            nexus.endpoints,
+            nexus.tasks,
+            StandaloneNexus(executions, namespaces, nexus.endpoints, _is_blocked(breakers)),
             workers,
             task_queues,
             activity_control,
             WorkflowPause(executions, namespaces),
             rules,
-            StandaloneActivities(executions, namespaces),
+            StandaloneActivities(executions, namespaces, _is_blocked(breakers)),
             StandaloneControl(executions, namespaces, activity_control),
             Resets(executions, namespaces),
             queries,
@@ -147,12 +189,33 @@ class Server:
         table = admission.table(handlers, learned=namespaces if nodes is not None else None)
         if self._skipping is not None:
             table |= admission.table((self._skipping,), admission.TEST_SERVICES)
+        batch_work = BatchWork(executions, batches, admission.answers(table))
+        _keep_in_touch(
+            stack, executions, namespaces, nexus.endpoints, task_queues, queries, worker_tasks
+        )
+        deliveries = self._run_loops(stack, executions, namespaces, workflows, batch_work, nexus)
+        await self._serve(
+            stack, table, executions, namespaces, worker_tasks, deliveries, nexus.calls
+        )
+
+    def _run_loops(
+        self,
+        stack: contextlib.AsyncExitStack,
+        executions: Executions,
+        namespaces: Namespaces,
+        workflows: Workflows,
+        batch_work: BatchWork,
+        nexus: _NexusParts,
+    ) -> outbox.Outbox:
+        """What goes on beside the calls."""
         _run_beside(stack, timers.run(executions), "timers")
         deliveries = outbox.Outbox(
             executions,
             workflows.start_child,
             workflows.start_scheduled,
-            BatchWork(executions, batches, admission.answers(table)),
+            batch_work,
+            nexus.deliveries,
+            nexus.callbacks,
         )
         _run_beside(stack, deliveries.run(), "outbox")
         if self.config.traces_endpoint:
@@ -162,12 +225,38 @@ class Server:
         if self._skipping is not None:
             skips = time_skipping.run(executions, self._skipping, deliveries.delivering)
             _run_beside(stack, skips, "time skipping")
-        if nodes is not None:
-            neighbours = Neighbours(
-                nodes, executions, namespaces, task_queues, queries, worker_tasks
-            )
-            _keep_in_touch(stack, nodes, namespaces, neighbours)
-        await self._serve(stack, table, executions, namespaces, worker_tasks, deliveries)
+        return deliveries
+
+    async def _nexus(
+        self,
+        stack: contextlib.AsyncExitStack,
+        store: Store,
+        namespaces: Namespaces,
+        executions: Executions,
+        workflows: Workflows,
+        task_queues: TaskQueues,
+        breakers: CircuitBreakers,
+    ) -> _NexusParts:
+        endpoints = NexusEndpoints(store, namespaces, self._clock, self.config)
+        await endpoints.open()
+        http_client = OutboundHttp(self.config)
+        stack.push_async_callback(http_client.close)
+        tasks = NexusTasks(executions, namespaces, task_queues)
+        system = SystemOperations(workflows)
+        tokens = await CallbackTokens.of_store(store)
+        external = ExternalCalls(http_client, self.config, lambda: self.address)
+        dispatch = NexusDispatch(tasks, namespaces, external)
+        completions = NexusCompletions(executions, tokens)
+        return _NexusParts(
+            endpoints,
+            tasks,
+            system,
+            NexusCalls(
+                namespaces, endpoints, dispatch, completions, tokens, self._clock, self.config
+            ),
+            NexusDeliveries(executions, endpoints, dispatch, tokens, breakers, system),
+            CallbackDeliveries(executions, http_client, breakers, completions),
+        )
 
     async def _open_store(self) -> Store:
         return await open_store(self.config.store, self.config)
@@ -180,6 +269,7 @@ class Server:
         namespaces: Namespaces,
         worker_tasks: WorkerTasks,
         deliveries: outbox.Outbox,
+        calls: NexusCalls,
     ) -> None:
         """The edge: what answers on the port, and the port."""
         services = frozenset(path.split("/")[1] for path in table)
@@ -197,7 +287,7 @@ class Server:
 
         pages = {METRICS_PATH: metrics} if self.config.metrics else {}
         console = self._console(admission.answers(table)) if self.config.console else None
-        app = App(grpc, http, pages, console)
+        app = App(grpc, http, Nexus(calls, self.config), pages, console)
         await self._listen(stack, app, executions.matching, health)
 
     def _console(self, ask: Ask) -> Callable[[], Console]:
@@ -300,6 +390,10 @@ def _no_banner() -> Iterator[None]:
         native.emit_banner = emit
 
 
+def _is_blocked(breakers: CircuitBreakers) -> IsBlocked:
+    return lambda namespace_id, endpoint: breakers.is_open((namespace_id, endpoint))
+
+
 async def _cluster_id(store: Store) -> str:
     found = await store.metadata("cluster_id")
     if found is None:
@@ -312,13 +406,18 @@ async def _cluster_id(store: Store) -> str:
 
 def _keep_in_touch(
     stack: contextlib.AsyncExitStack,
-    nodes: Nodes,
+    executions: Executions,
     namespaces: Namespaces,
-    neighbours: Neighbours,
+    endpoints: NexusEndpoints,
+    *others: Any,
 ) -> None:
-    """With the servers that share the store."""
-    namespaces.changed = lambda: nodes.say(NamespacesChanged())
+    """With the servers that share the store, if any can."""
+    nodes = executions.nodes
+    if nodes is None:
+        return
+    namespaces.changed = endpoints.changed = lambda: nodes.say(NamespacesChanged())
     namespaces.may_have_changed = lambda: not nodes.alone()
+    neighbours = Neighbours(nodes, executions, namespaces, endpoints, *others)
     _run_beside(stack, neighbours.listen(), "listening to other servers")
     _run_beside(stack, neighbours.beat(), "beats")
     _run_beside(stack, neighbours.look(), "looking for tasks")

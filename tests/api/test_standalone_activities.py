@@ -279,7 +279,7 @@ async def test_a_description_tells_the_whole_life(client: Client) -> None:
     link = common.Link(
         workflow_event=common.Link.WorkflowEvent(namespace="default", workflow_id="w", run_id="r")
     )
-    callback = common.Callback(nexus=common.Callback.Nexus(url="http://localhost/done"))
+    callback = common.Callback(nexus=common.Callback.Nexus(url="https://a.invalid/done"))
     await raw.start(
         input=payloads("in"),
         header=common.Header(fields={"h": common.Payload(data=b"x")}),
@@ -355,7 +355,9 @@ async def test_the_same_request_starts_and_attaches_once(client: Client) -> None
     attaching: dict[str, Any] = {
         "request_id": "s",
         "id_conflict_policy": use_existing,
-        "completion_callbacks": [common.Callback(nexus=common.Callback.Nexus(url="http://a/b"))],
+        "completion_callbacks": [
+            common.Callback(nexus=common.Callback.Nexus(url="https://a.invalid/b"))
+        ],
         "on_conflict_options": common.OnConflictOptions(
             attach_request_id=True, attach_completion_callbacks=True
         ),

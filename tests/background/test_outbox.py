@@ -14,6 +14,10 @@ from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.background.batches import BatchWork
+from durably.background.callbacks import CallbackDeliveries
+from durably.background.nexus import NexusDeliveries
+from durably.background.nexus_external import ExternalCalls
+from durably.background.outbound_http import OutboundHttp
 from durably.background.outbox import Outbox, child_request, parent_of
 from durably.config import Config
 from durably.engine.state import Kind
@@ -22,7 +26,14 @@ from durably.matching import Matching
 from durably.service import admission
 from durably.service.admission import Call
 from durably.service.batches import Batches
+from durably.service.breakers import CircuitBreakers
+from durably.service.callback_tokens import CallbackTokens
 from durably.service.namespaces import Namespaces
+from durably.service.nexus_completions import NexusCompletions
+from durably.service.nexus_dispatch import NexusDispatch
+from durably.service.nexus_endpoints import NexusEndpoints
+from durably.service.nexus_system import SystemOperations, endpoint_ids
+from durably.service.nexus_tasks import NexusTasks
 from durably.service.queries import Queries
 from durably.service.task_queues import TaskQueues
 from durably.service.transact import Execution, Executions
@@ -47,16 +58,43 @@ class Parts:
         self.executions = Executions(
             store, Matching(time.time_ns), time.time_ns, CONFIG, namespaces.retention_ns
         )
-        self.workflows = Workflows(self.executions, namespaces)
+        self.workflows = Workflows(self.executions, namespaces, lambda *_: False)
         queries = Queries(self.executions, namespaces)
         listed = Workers(namespaces, time.time_ns, CONFIG)
         queues = TaskQueues(self.executions, namespaces, lambda: "")
-        self.workers = WorkerTasks(self.executions, namespaces, queries, listed, queues)
+        endpoints = NexusEndpoints(store, namespaces, time.time_ns, CONFIG)
+        system = SystemOperations(self.workflows)
+        self.workers = WorkerTasks(
+            self.executions,
+            namespaces,
+            queries,
+            listed,
+            queues,
+            endpoint_ids(endpoints, system),
+        )
         self.outbox = Outbox(
             self.executions,
             self.workflows.start_child,
             self.workflows.start_scheduled,
             BatchWork(self.executions, Batches(self.executions, namespaces), admission.answers({})),
+            NexusDeliveries(
+                self.executions,
+                endpoints,
+                NexusDispatch(
+                    NexusTasks(self.executions, namespaces, queues),
+                    namespaces,
+                    ExternalCalls(OutboundHttp(CONFIG), CONFIG, lambda: ""),
+                ),
+                CallbackTokens(b"key"),
+                CircuitBreakers(time.time_ns, 6, 60.0),
+                system,
+            ),
+            CallbackDeliveries(
+                self.executions,
+                OutboundHttp(CONFIG),
+                CircuitBreakers(time.time_ns, 6, 60.0),
+                NexusCompletions(self.executions, CallbackTokens(b"key")),
+            ),
         )
 
     async def find(self, workflow_id: str) -> Execution:

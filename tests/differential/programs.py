@@ -5,12 +5,14 @@ Rule 2: what it returns is compared, and so is the history of each workflow that
 """
 
 import asyncio
+import json
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from google.protobuf.json_format import MessageToDict
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import reset_pb2 as reset_enums
@@ -36,6 +38,7 @@ from temporalio.service import RPCError
 
 from tests.conftest import eventually
 from tests.differential.worker import COLOUR, QUEUE, Do, Step
+from tests.receivers import Receiver
 
 Handle = WorkflowHandle[Any, Any]
 TASK_DONE = event_types.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
@@ -290,7 +293,7 @@ async def refused_query(handle: Handle, name: str) -> Any:
 
 @program
 async def updates(stage: Stage) -> Any:
-    handle = await stage.start(["wait", 2])
+    handle = await stage.start(["wait", 9])
     await stage.idle(handle)
     given = [await handle.execute_update("change", "one", id="u1")]
     given.append(await handle.execute_update("change", "one", id="u1"))
@@ -730,3 +733,187 @@ async def a_cron_chain(stage: Stage) -> Any:
     await stage.client.get_workflow_handle(handle.id).terminate()
     first = stage.client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
     return (await first.fetch_history()).events[-1]
+
+
+# --- Callbacks and links ----------------------------------------------------------------------
+
+TOLD = ("content-type", "nexus-operation-state", "nexus-link", "mine")
+
+
+async def called_back(stage: Stage, receiver: Receiver, *, ended: int) -> Any:
+    """What arrived, and how the workflow is described once so many callbacks are done."""
+    stage.names[f"127.0.0.1:{receiver.port}"] = "<receiver>"
+    which = common.WorkflowExecution(workflow_id=stage.id())
+    shown: Any = None
+
+    async def done() -> bool:
+        nonlocal shown
+        request = ws.DescribeWorkflowExecutionRequest(namespace="default", execution=which)
+        shown = await stage.service.describe_workflow_execution(request)
+        return sum(each.HasField("last_attempt_complete_time") for each in shown.callbacks) == ended
+
+    await eventually(done)
+    calls = sorted(receiver.calls, key=lambda call: call.path)
+    return [
+        [
+            [call.path, call.body.decode(), [call.headers.get(each) for each in TOLD]]
+            for call in calls
+        ],
+        sorted(
+            ([without_times(each) for each in shown.callbacks]),
+            key=lambda each: each["callback"]["nexus"]["url"],
+        ),
+        shown.workflow_extended_info,
+    ]
+
+
+def without_times(shown: Any) -> Any:
+    told = MessageToDict(shown)
+    for name in ("registrationTime", "lastAttemptCompleteTime", "nextAttemptScheduleTime"):
+        told.pop(name, None)
+    return told
+
+
+def a_link(job: str) -> common.Link:
+    return common.Link(batch_job=common.Link.BatchJob(job_id=job))
+
+
+async def with_callbacks(stage: Stage, *steps: Step, **fields: Any) -> Any:
+    request = raw_start(stage, **fields)
+    request.input.payloads.extend(await stage.client.data_converter.encode([list(steps)]))
+    return await stage.service.start_workflow_execution(request)
+
+
+@program
+async def a_callback_of_a_result(stage: Stage) -> Any:
+    async with Receiver() as receiver:
+        callback = receiver.callback(Mine="yes")
+        callback.links.append(a_link("both"))
+        links = [a_link("both"), a_link("own")]
+        request = {"completion_callbacks": [callback], "links": links, "request_id": "rq"}
+        reply = await with_callbacks(stage, ["activity", "echo", [{"a": 1}], {}], **request)
+        return [reply, await called_back(stage, receiver, ended=1)]
+
+
+def callback_of(name: str, *steps: Step, end: str = "") -> None:
+    async def run(stage: Stage) -> Any:
+        async with Receiver() as receiver:
+            await with_callbacks(
+                stage, *steps, completion_callbacks=[receiver.callback()], request_id="rq"
+            )
+            handle = stage.client.get_workflow_handle(stage.id())
+            await stage.idle(handle)
+            if end:
+                await getattr(handle, end)()
+            told = await called_back(stage, receiver, ended=1)
+            for call in told[0]:
+                call[1] = readable(call[1])
+            return told
+
+    run.__name__ = name
+    program(run)
+
+
+def readable(body: str) -> Any:
+    """The JSON of a failure, without the lines of code in it."""
+    told = json.loads(body)
+    told.pop("stackTrace", None)
+    return told
+
+
+callback_of("a_callback_of_a_failure", ["fail", "Final"])
+callback_of("a_callback_of_a_termination", ["forever"], end="terminate")
+callback_of("a_callback_of_a_cancel", ["forever"], end="cancel")
+
+
+@program
+async def callbacks_of_a_chain(stage: Stage) -> Any:
+    async with Receiver() as receiver:
+        await with_callbacks(
+            stage,
+            ["wait", 1],
+            ["continue", [["wait", 1]]],
+            request_id="one",
+        )
+        handle = stage.client.get_workflow_handle(stage.id())
+        await stage.idle(handle)
+        replies = [
+            await with_callbacks(
+                stage,
+                completion_callbacks=[receiver.callback("second")],
+                request_id="two",
+                workflow_id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                on_conflict_options={
+                    "attach_request_id": True,
+                    "attach_completion_callbacks": True,
+                    "attach_links": True,
+                },
+                links=[a_link("j")],
+            )
+            for _ in range(2)
+        ]
+        first = (await handle.describe()).run_id
+        await handle.signal("put", 1)
+
+        async def goes_on() -> bool:
+            return (await handle.describe()).run_id != first
+
+        await eventually(goes_on)
+        await stage.idle(handle)
+        await handle.signal("put", 1)
+        told = await called_back(stage, receiver, ended=1)
+        return [replies, told[:2], len(receiver.calls)]
+
+
+def refused_with(status: int) -> None:
+    async def run(stage: Stage) -> Any:
+        async with Receiver() as receiver:
+            receiver.answers["x"] = [status] * 9
+            await with_callbacks(stage, completion_callbacks=[receiver.callback()], request_id="rq")
+            return (await called_back(stage, receiver, ended=1))[1:]
+
+    run.__name__ = f"a_callback_answered_with_{status}"
+    program(run)
+
+
+for _status in (204, 400, 404, 409, 501):
+    refused_with(_status)
+
+
+@program
+async def callbacks_that_cannot_be_called(stage: Stage) -> Any:
+    told = []
+    for url in ("", "ftp://a/b", "http:///x", "temporal://system/x", "http://x/" + "y" * 2000):
+        callback = common.Callback(nexus=common.Callback.Nexus(url=url))
+        status, message = await refusal(with_callbacks(stage, completion_callbacks=[callback]))
+        told.append([status, message.strip()])
+    big = common.Callback(nexus=common.Callback.Nexus(url="http://a", header={"a": "x" * 9000}))
+    many = [common.Callback(nexus=common.Callback.Nexus(url="http://a"))] * 2001
+    for callbacks in ([big], many):
+        told.append(await refusal(with_callbacks(stage, completion_callbacks=callbacks)))
+    for links in ([common.Link()], [a_link("")], [a_link("j")] * 11, [a_link("j" * 5000)]):
+        told.append(await refusal(with_callbacks(stage, links=links)))
+    return told
+
+
+@program
+async def links_of_replies(stage: Stage) -> Any:
+    handle = await stage.start(["wait", 9])
+    await stage.idle(handle)
+    which = common.WorkflowExecution(workflow_id=handle.id)
+    payload = await stage.client.data_converter.encode([1])
+    signal = ws.SignalWorkflowExecutionRequest(
+        namespace="default", workflow_execution=which, signal_name="put", request_id="s"
+    )
+    signal.input.payloads.extend(payload)
+    told = [await stage.service.signal_workflow_execution(signal)]
+    await stage.idle(handle, tasks=2)
+    for value in ("a", "fail"):
+        asked = ws.UpdateWorkflowExecutionRequest(namespace="default", workflow_execution=which)
+        asked.wait_policy.lifecycle_stage = 3  # type: ignore[assignment]
+        asked.request.meta.update_id = asked.request.request_id = value
+        asked.request.input.name = "change"
+        arguments = await stage.client.data_converter.encode([value])
+        asked.request.input.args.payloads.extend(arguments)
+        told.append((await stage.service.update_workflow_execution(asked)).link)
+    return told

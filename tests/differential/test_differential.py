@@ -34,37 +34,51 @@ import pytest
 import pytest_asyncio
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from temporalio.api.nexus.v1 import message_pb2 as nexus
 from temporalio.api.operatorservice.v1 import request_response_pb2 as operator
 from temporalio.client import Client
 from temporalio.service import RPCError
 
 from durably import Server
-from tests.differential import operations, tasks_by_hand
+from tests.differential import nexus_programs, operations, tasks_by_hand
 from tests.differential.normalise import Normaliser
 from tests.differential.programs import PROGRAMS, Program, Stage
-from tests.differential.worker import worker
+from tests.differential.worker import ENDPOINT, QUEUE, worker
 from tests.processes import free_port, wait_for_port
 
 assert operations.program, "its programs are among PROGRAMS"
 assert tasks_by_hand.program, "and so are these"
-PEER_ENABLES = (
-    "system.forceSearchAttributesCacheRefreshOnRead",
-    "frontend.WorkflowPauseEnabled",
-    "frontend.workflowRulesAPIsEnabled",
-    "activity.enableStandalone",
-)
-"""What is switched off there, and on here."""
 TEMPORAL = Path(sysconfig.get_path("scripts")) / "temporal"
 
 
+ANY_ADDRESS = '[{"Pattern":"*","AllowInsecure":true}]'
+PEER_SETTINGS = (
+    "system.forceSearchAttributesCacheRefreshOnRead=true",
+    "frontend.WorkflowPauseEnabled=true",
+    "frontend.workflowRulesAPIsEnabled=true",
+    f"callback.allowedAddresses={ANY_ADDRESS}",
+    f"component.callbacks.allowedAddresses={ANY_ADDRESS}",
+    "history.enableUpdateCallbacks=true",
+    "history.enableCHASMSignalBacklinks=true",
+    "activity.enableStandalone=true",
+    "activity.enableCallbacks=true",
+    *nexus_programs.PEER_SETTINGS,
+)
+OUR_SETTINGS: dict[str, Any] = {
+    "callback_addresses": ("http://*", "https://*"),
+    "private_networks_allowed": ("127.0.0.0/8",),
+}
+"""What durably does without being asked to, but for calling private addresses."""
+
+
 @contextlib.asynccontextmanager
-async def peer(log: Path) -> AsyncIterator[str]:
+async def peer(log: Path, *options: str) -> AsyncIterator[str]:
     """Temporal's dev server, in memory; its address."""
     port = free_port()
     command = [str(TEMPORAL), "server", "start-dev", "--headless", "--ip", "127.0.0.1"]
-    command += ["--port", str(port), "--log-level", "error"]
-    for enabled in PEER_ENABLES:
-        command += ["--dynamic-config-value", f"{enabled}=true"]
+    command += ["--port", str(port), "--log-level", "error", *options]
+    for setting in PEER_SETTINGS:
+        command += ["--dynamic-config-value", setting]
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: ASYNC220  nothing else runs in this loop meanwhile
             command, stdout=output, stderr=output
@@ -87,10 +101,21 @@ async def connect(address: str) -> Client:
                     namespace="default", search_attributes={"Colour": 2}
                 )
                 await client.operator_service.add_search_attributes(attributes)
+                await have_endpoint(client)
             except (RPCError, RuntimeError, OSError):
                 await asyncio.sleep(0.1)
             else:
                 return client
+
+
+async def have_endpoint(client: Client) -> None:
+    """The Nexus endpoint that programs call."""
+    named = operator.ListNexusEndpointsRequest(name=ENDPOINT)
+    if not (await client.operator_service.list_nexus_endpoints(named)).endpoints:
+        spec = nexus.EndpointSpec(name=ENDPOINT)
+        spec.target.worker.namespace, spec.target.worker.task_queue = "default", QUEUE
+        request = operator.CreateNexusEndpointRequest(spec=spec)
+        await client.operator_service.create_nexus_endpoint(request)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -98,7 +123,7 @@ async def clients(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tup
     """Clients of both servers, each with a worker: ours, theirs."""
     folder = tmp_path_factory.mktemp("differential")
     async with (
-        Server(store=f"sqlite:///{folder}/store.db", port=0) as server,
+        Server(store=f"sqlite:///{folder}/store.db", port=0, **OUR_SETTINGS) as server,
         peer(folder / "peer.log") as address,
     ):
         ours, theirs = await connect(server.address), await connect(address)

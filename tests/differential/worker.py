@@ -4,10 +4,13 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
-from temporalio import activity, workflow
+import nexusrpc
+from nexusrpc.handler import StartOperationContext, service_handler, sync_operation
+from temporalio import activity, nexus, workflow
 from temporalio.client import Client
 from temporalio.common import RetryPolicy, SearchAttributeKey
 from temporalio.exceptions import ApplicationError
+from temporalio.nexus import WorkflowRunOperationContext, workflow_run_operation
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from temporalio.workflow import ActivityCancellationType, ParentClosePolicy
 
@@ -61,6 +64,51 @@ def retry(options: dict[str, Any]) -> RetryPolicy | None:
     return RetryPolicy(
         initial_interval=ms(10), maximum_attempts=attempts, non_retryable_error_types=["Never"]
     )
+
+
+@nexusrpc.service
+class Desk:
+    """What the handler does is said by the operation's name; its input is what it works with."""
+
+    echo: nexusrpc.Operation[Any, Any]
+    slow: nexusrpc.Operation[float, None]
+    refuse: nexusrpc.Operation[str, None]
+    fail: nexusrpc.Operation[str, None]
+    do: nexusrpc.Operation[list[Any], list[Any]]
+
+
+@service_handler(service=Desk)
+class DeskHandler:
+    @sync_operation
+    async def echo(self, _ctx: StartOperationContext, value: Any) -> Any:
+        return value
+
+    @sync_operation
+    async def slow(self, _ctx: StartOperationContext, milliseconds: float) -> None:
+        await asyncio.sleep(milliseconds / 1000)
+
+    @sync_operation
+    async def refuse(self, _ctx: StartOperationContext, kind: str) -> None:
+        if kind == "application":
+            raise ApplicationError("no", "detail", type="No", non_retryable=True)
+        raise nexusrpc.HandlerError(
+            "refused", type=nexusrpc.HandlerErrorType[kind], retryable_override=False
+        )
+
+    @sync_operation
+    async def fail(self, _ctx: StartOperationContext, state: str) -> None:
+        raise nexusrpc.OperationError("no", state=nexusrpc.OperationErrorState[state])
+
+    @workflow_run_operation
+    async def do(
+        self, ctx: WorkflowRunOperationContext, asked: list[Any]
+    ) -> nexus.WorkflowHandle[list[Any]]:
+        """A workflow with this id takes these steps."""
+        workflow_id, steps = asked
+        return await ctx.start_workflow(Do.run, steps, id=workflow_id)
+
+
+ENDPOINT = "differential"
 
 
 @workflow.defn
@@ -146,6 +194,13 @@ class Do:
     async def _forever(self) -> None:
         await workflow.wait_condition(lambda: False)
 
+    async def _reluctantly(self) -> None:
+        """For ever; and when it is canceled, for a while."""
+        try:
+            await workflow.wait_condition(lambda: False)
+        finally:
+            await workflow.sleep(ms(400))
+
     async def _fail(self, kind: str) -> None:
         raise ApplicationError("as told", {"a": 1}, type=kind, non_retryable=kind == "Final")
 
@@ -188,6 +243,31 @@ class Do:
         await workflow.sleep(ms(300))  # The child has done its first task by then.
         return None
 
+    async def _nexus(self, operation: str, value: Any, options: dict[str, Any]) -> Any:
+        endpoint = options.get("endpoint", ENDPOINT)
+        if options.get("service"):
+            client: Any = workflow.create_nexus_client(
+                service=options["service"], endpoint=endpoint
+            )
+        else:
+            client = workflow.create_nexus_client(service=Desk, endpoint=endpoint)
+        handle = await client.start_operation(
+            operation,
+            value,
+            schedule_to_close_timeout=ms(options["close"]) if "close" in options else None,
+            schedule_to_start_timeout=ms(options["start"]) if "start" in options else None,
+            start_to_close_timeout=ms(options["run"]) if "run" in options else None,
+            cancellation_type=workflow.NexusOperationCancellationType[
+                options.get("cancel", "WAIT_COMPLETED")
+            ],
+            headers=options.get("headers"),
+            summary=options.get("summary"),
+        )
+        if "cancel" in options:
+            await workflow.sleep(ms(options.get("after", 100)))
+            handle.cancel()
+        return await handle
+
     async def _signal(self, target: str, value: Any, options: dict[str, Any]) -> None:
         await workflow.get_external_workflow_handle(target).signal("put", value)
 
@@ -206,6 +286,7 @@ def worker(client: Client) -> Worker:
         task_queue=QUEUE,
         workflows=[Do],
         activities=[echo, fails, beats, stops, later],
+        nexus_service_handlers=[DeskHandler()],
         workflow_runner=UnsandboxedWorkflowRunner(),
         identity="worker",
     )

@@ -164,7 +164,7 @@ async def test_a_body_over_the_limit_is_refused() -> None:
 
 
 async def test_what_is_not_built_says_so(server: Server) -> None:
-    status, answer = await ask(server, "GET", "/api/v1/nexus/endpoints")
+    status, answer = await ask(server, "GET", "/api/v1/namespaces/default/worker-deployments")
     assert (status, answer["code"]) == (501, 12)
 
 

@@ -41,7 +41,7 @@ from durably.engine.transition import (
     Transition,
     outstanding,
 )
-from durably.errors import InvalidArgument, NamespaceNotFound, Refusal
+from durably.errors import InvalidArgument, NamespaceNotFound, NotFound, Refusal
 
 CONFIG = Config()
 SECOND_NS = 1_000_000_000
@@ -193,20 +193,20 @@ class Life(Generic[S]):
     def _check_deadline(self, t: Transition[Any]) -> None:
         """As `service/transact.py` stores it."""
         if self.state.closed:
-            self.deadline_ns = 0
+            self.deadline_ns = deadlines.next_deadline(self.state)
         elif t.reschedule or not self.deadline_ns:
             self.deadline_ns = t.deadline_ns
         elif self.deadline_ns <= t.now_ns:
             self.deadline_ns = deadlines.next_deadline(self.state)
         else:
             self.deadline_ns = min(self.deadline_ns, t.deadline_ns or self.deadline_ns)
-        wanted_ns = deadlines.next_deadline(self.state) if self.state.running else 0
+        wanted_ns = deadlines.next_deadline(self.state)
         assert not wanted_ns or 0 < self.deadline_ns <= wanted_ns, "nobody would wake it in time"
 
     def wait(self, seconds: float) -> None:
         """Let time pass; the execution is woken at the end of it, if its deadline has come."""
         self.now_ns += int(seconds * SECOND_NS)
-        while self.state.running and 0 < self.deadline_ns <= self.now_ns:
+        while 0 < self.deadline_ns <= self.now_ns:
             self.step(deadlines.fire_due)
 
 
@@ -254,6 +254,22 @@ def schedule_activity(activity_id: str = "a", **options: Any) -> command.Command
 def cancel_activity(scheduled_event_id: int) -> command.Command:
     return as_command(
         command.RequestCancelActivityTaskCommandAttributes(scheduled_event_id=scheduled_event_id)
+    )
+
+
+def schedule_nexus(endpoint: str = "e", seconds: float = 0, **options: Any) -> command.Command:
+    """`seconds`: the schedule-to-close timeout."""
+    options.setdefault("service", "s")
+    options.setdefault("operation", "o")
+    made = command.ScheduleNexusOperationCommandAttributes(endpoint=endpoint, **options)
+    if seconds:
+        made.schedule_to_close_timeout.FromNanoseconds(int(seconds * SECOND_NS))
+    return as_command(made)
+
+
+def cancel_nexus(scheduled_event_id: int) -> command.Command:
+    return as_command(
+        command.RequestCancelNexusOperationCommandAttributes(scheduled_event_id=scheduled_event_id)
     )
 
 
@@ -335,6 +351,14 @@ def namespace_id(name: str) -> str:
 def check_search_attributes(namespace: str, found: common.SearchAttributes) -> None:
     if "Unknown" in found.indexed_fields:
         raise InvalidArgument(f"Unknown is no search attribute of {namespace}")
+
+
+def nexus_endpoint_id(namespace: str, asked: commands.NexusCommand) -> str:
+    if asked.endpoint == "nowhere":
+        raise NotFound(f'endpoint "{asked.endpoint}" not found')
+    if asked.endpoint == "wrong":
+        raise InvalidArgument("wrong input")
+    return f"id-of-{asked.endpoint}"
 
 
 class WorkflowLife(Life[WorkflowState]):
@@ -429,7 +453,12 @@ class WorkflowLife(Life[WorkflowState]):
         request = ws.RespondWorkflowTaskCompletedRequest(
             identity="worker", commands=asked, messages=messages, **options
         )
-        context = commands.CommandContext(self.config, namespace_id, check_search_attributes)
+        context = commands.CommandContext(
+            self.config,
+            namespace_id,
+            check_search_attributes,
+            nexus_endpoint_id,
+        )
         completed = self.step(commands.complete_workflow_task, self.reference, request, context)
         assert isinstance(completed, commands.CompletedTask)
         return completed

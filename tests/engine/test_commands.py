@@ -95,7 +95,6 @@ def test_a_completion_larger_than_allowed_names_what_is_too_large() -> None:
     [
         command.Command(),
         command.Command(command_type=1),  # type: ignore[arg-type]
-        as_command(command.ScheduleNexusOperationCommandAttributes()),
     ],
 )
 def test_what_is_no_command_is_refused_by_name(asked: command.Command) -> None:

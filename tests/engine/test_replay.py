@@ -21,6 +21,7 @@ from temporalio.api.command.v1 import message_pb2 as command
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
+from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.update.v1 import message_pb2 as update_messages
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
@@ -31,6 +32,8 @@ from durably.engine import (
     commands,
     deadlines,
     external_workflow,
+    nexus_operation,
+    nexus_outcome,
     reset,
     update,
     workflow,
@@ -38,6 +41,7 @@ from durably.engine import (
     workflow_rule,
     workflow_task,
 )
+from durably.engine.nexus_outcome import Refused, Started, Succeeded, Unsuccessful
 from durably.engine.state import Activity, ScheduledBy, WorkflowState
 from durably.engine.transition import PausingRule, Transition, outstanding
 from durably.errors import InvalidArgument
@@ -58,12 +62,22 @@ STICKY = {"worker_task_queue": {"name": "sticky"}, "schedule_to_start_timeout": 
 
 COMMANDS = (
     "timer", "timer", "timer again", "cancel timer", "activity", "activity", "eager activity",
-    "cancel activity", "child", "signal", "cancel", "marker", "upsert", "modify", "wrong",
+    "cancel activity", "child", "signal", "cancel", "marker", "upsert", "modify", "operation",
+    "operation", "cancel operation", "wrong",
 )  # fmt: skip
 ANSWERS = ("accept", "accept", "reject", "ignore", "nonsense")
 """What a worker says of the updates that its task carries."""
 ENDS = ("complete", "fail", "cancel", "continue")
 EXCLUDED: list[list[Any]] = [[], [1], [2], [1, 2]]
+OPERATION_TIMEOUTS = ("", "schedule_to_close", "schedule_to_start", "start_to_close")
+OPERATION_ANSWERS = {
+    "done": Succeeded(common.Payload(data=b"1")),
+    "started": Started("token"),
+    "failed": Unsuccessful(lives.application_failure()),
+    "canceled": Unsuccessful(failure.Failure(message="no", canceled_failure_info={})),
+    "refused for now": nexus_outcome.refused("UNAVAILABLE", "later"),
+    "refused for good": nexus_outcome.refused("NOT_FOUND", "never"),
+}
 CHILD_ENDS = ("COMPLETED", "FAILED", "CANCELED", "TIMED_OUT", "TERMINATED")
 
 
@@ -177,7 +191,9 @@ class LifeOfAWorkflow:
         request.capabilities.discard_speculative_workflow_task_with_events = self.maybe()
         self.add_answers(request, self.random.choice(ANSWERS))
         request.commands.sort(key=lambda each: each.command_type in commands.CLOSING)
-        context = commands.CommandContext(CONFIG, lives.namespace_id, lives.check_search_attributes)
+        context = commands.CommandContext(
+            CONFIG, lives.namespace_id, lives.check_search_attributes, lives.nexus_endpoint_id
+        )
         self.attempt(commands.complete_workflow_task, self.life.reference, request, context)
 
     def commanded(self) -> command.Command:
@@ -217,6 +233,10 @@ class LifeOfAWorkflow:
                     upserted_memo=common.Memo(fields={f"m{which % 3}": self.value(which)})
                 )
             ),
+            "operation": lambda: self.operation_command(OPERATION_TIMEOUTS[which % 4]),
+            "cancel operation": lambda: lives.cancel_nexus(
+                self.one_of([*self.state.nexus_operations, *self.ended_operations()], which)
+            ),
             "wrong": lambda: lives.start_timer("") if which == 0 else lives.start_timer("again"),
         }
         return made[self.random.choice(COMMANDS)]()
@@ -231,6 +251,16 @@ class LifeOfAWorkflow:
             retry_policy={"maximum_attempts": attempts},
             **options,
         )
+
+    @staticmethod
+    def operation_command(timeout: str) -> command.Command:
+        options = {f"{timeout}_timeout": Duration(seconds=7)} if timeout else {}
+        return lives.schedule_nexus(**options)
+
+    def ended_operations(self) -> list[int]:
+        """Of which the worker has not heard yet: it may still ask for their cancellation."""
+        ends = [e for e in self.state.buffered if e.event_type in nexus_operation.ENDS]
+        return [getattr(e, e.WhichOneof("attributes") or "").scheduled_event_id for e in ends]
 
     @staticmethod
     def value(which: int) -> common.Payload:
@@ -400,6 +430,28 @@ class LifeOfAWorkflow:
                 ended = initiated, "c-run", "c-last", closed(news)
                 self.attempt(external_workflow.child_closed, *ended)
 
+    def hear_of_an_operation(self) -> None:
+        if not self.state.nexus_operations and self.maybe():
+            self.work()
+            return
+        event_id = self.one_of(self.state.nexus_operations, self.which())
+        operation = self.state.nexus_operations.get(event_id)
+        answer: Any = self.random.choice(list(OPERATION_ANSWERS.values()))
+        late = self.random.choice([0, 0, 0, 1])
+        match self.random.choice(["start", "start", "cancel", "complete"]):
+            case "start":
+                sent = event_id, (operation.attempt if operation else 1) + late
+                self.attempt(nexus_operation.start_answered, *sent, answer, CONFIG)
+            case "cancel":
+                canceled = operation.cancel if operation else None
+                sent = event_id, (canceled.attempt if canceled else 0) + late
+                refused = answer if isinstance(answer, Refused) else None
+                self.attempt(nexus_operation.cancel_answered, *sent, refused, CONFIG)
+            case _ if isinstance(answer, Succeeded | Unsuccessful):
+                request_id = "other" if late or operation is None else operation.request_id
+                said = event_id, request_id, answer
+                self.attempt(nexus_operation.complete, *said, token="t")
+
     def hear_of_others(self) -> None:
         signaled = self.one_of(self.state.external_signals, self.which())
         canceled = self.one_of(self.state.external_cancels, self.which())
@@ -464,6 +516,7 @@ class LifeOfAWorkflow:
         self.life.check()
         self.check_what_is_pending()
         self.check_what_has_an_identity()
+        self.check_operations()
         self.check_pauses()
         self.check_updates()
 
@@ -483,11 +536,14 @@ class LifeOfAWorkflow:
             assert kinds[scheduled - 1] == "ACTIVITY_TASK_SCHEDULED"
         for initiated in self.state.children:
             assert kinds[initiated - 1] == "START_CHILD_WORKFLOW_EXECUTION_INITIATED"
+        for scheduled in self.state.nexus_operations:
+            assert kinds[scheduled - 1] == "NEXUS_OPERATION_SCHEDULED"
         for timer in self.state.timers.values():
             assert kinds[timer.started_event_id - 1] == "TIMER_STARTED"
         if self.state.closed:
             assert not self.state.activities
             assert not self.state.timers
+            assert not self.state.nexus_operations
             assert self.state.workflow_task is None
 
     def check_what_has_an_identity(self) -> None:
@@ -506,6 +562,21 @@ class LifeOfAWorkflow:
                     ends.append(attributes.started_event_id)
         for once in (signals, accepted, completed, ends):
             assert len(once) == len(set(once))
+
+    def check_operations(self) -> None:
+        """An operation starts once and ends once; what is pending has not ended."""
+        started: set[int] = set()
+        ended: set[int] = set()
+        for event in self.life.events:
+            if event.event_type == event_types.EVENT_TYPE_NEXUS_OPERATION_STARTED:
+                opened = event.nexus_operation_started_event_attributes.scheduled_event_id
+                assert opened not in started | ended
+                started.add(opened)
+            elif event.event_type in nexus_operation.ENDS:
+                opened = getattr(event, event.WhichOneof("attributes") or "").scheduled_event_id
+                assert opened not in ended
+                ended.add(opened)
+        assert not ended & set(self.state.nexus_operations)
 
     def check_pauses(self) -> None:
         paused = False
@@ -530,6 +601,7 @@ WEIGHTS = {
     "touch_activity": 8,
     "control_activity": 3,
     "hear_of_a_child": 2,
+    "hear_of_an_operation": 4,
     "go_on": 2,
     "settle_debts": 2,
     "start_task": 2,

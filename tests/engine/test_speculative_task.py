@@ -30,7 +30,7 @@ BEGINNING = [
     "WORKFLOW_TASK_STARTED",
     "WORKFLOW_TASK_COMPLETED",
 ]
-CONTEXT = commands.CommandContext(CONFIG, lambda _: "ns", lambda _, __: None)
+CONTEXT = commands.CommandContext(CONFIG, lambda _: "ns", lambda _, __: None, lambda _, __: "e")
 
 
 class Life:

@@ -12,6 +12,7 @@ from typing import Any, assert_never
 from durably.errors import Refusal
 from durably.matching import POLLER_REMEMBERED_NS
 from durably.service.namespaces import Namespaces
+from durably.service.nexus_endpoints import NexusEndpoints
 from durably.service.nodes import (
     AnyWord,
     Changed,
@@ -42,6 +43,7 @@ class Neighbours:
         nodes: Nodes,
         executions: Executions,
         namespaces: Namespaces,
+        endpoints: NexusEndpoints,
         task_queues: TaskQueues,
         queries: Queries,
         worker_tasks: WorkerTasks,
@@ -49,6 +51,7 @@ class Neighbours:
         self._nodes = nodes
         self._executions = executions
         self._namespaces = namespaces
+        self._endpoints = endpoints
         self._task_queues = task_queues
         self._queries = queries
         self._worker_tasks = worker_tasks
@@ -125,6 +128,7 @@ class Neighbours:
 
     async def _refresh_namespaces(self) -> None:
         await self._namespaces.refresh()
+        await self._endpoints.refresh()
         for namespace in self._namespaces.deleted():
             self._executions.matching.forget_namespace(namespace.namespace_id)
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, assert_never
 from weakref import WeakValueDictionary
 
@@ -21,6 +22,8 @@ from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.background.batches import BatchWork
+from durably.background.callbacks import CallbackDeliveries
+from durably.background.nexus import NexusDeliveries
 from durably.background.scheduled import ScheduledDeliveries, StartScheduledRun
 from durably.engine import external_workflow, priority, workflow
 from durably.engine.external_workflow import delivery_request_id
@@ -28,12 +31,16 @@ from durably.engine.state import Child, WorkflowState
 from durably.engine.transition import (
     ApplyParentClosePolicy,
     CancelExternal,
+    CancelNexusOperation,
     Delivery,
     EndScheduled,
+    InvokeCallback,
+    NexusDelivery,
     ReportToParent,
     ReportToSchedule,
     SignalExternal,
     StartChild,
+    StartNexusOperation,
     StartScheduled,
     WorkOnBatch,
 )
@@ -49,10 +56,16 @@ logger = logging.getLogger(__name__)
 
 IDENTITY = "history-service"
 CONCURRENT_DELIVERIES = 500
+CONCURRENT_REQUESTS = 2000
+"""Of deliveries that wait for somebody outside the server."""
 
 StartRun = Callable[[str, ws.StartWorkflowExecutionRequest, workflow.Parent], Awaitable[str]]
 """(namespace id, request, parent) -> run id; raises WorkflowExecutionAlreadyStarted or another
 Refusal. The same request id finds the run that it started before."""
+
+
+_Key = tuple[int, Delivery]
+"""An execution, and something that it owes."""
 
 
 class Outbox:
@@ -64,13 +77,20 @@ class Outbox:
         start_run: StartRun,
         start_scheduled: StartScheduledRun,
         batches: BatchWork,
+        nexus: NexusDeliveries,
+        callbacks: CallbackDeliveries,
     ) -> None:
         self._executions = executions
         self._start_run = start_run
         self._scheduled = ScheduledDeliveries(executions, start_scheduled)
         self._batches = batches
+        self._nexus = nexus
+        self._callbacks = callbacks
         self._slots = asyncio.Semaphore(CONCURRENT_DELIVERIES)
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._request_slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
+        self._under_way: dict[_Key, asyncio.Task[None]] = {}
+        self._again: set[_Key] = set()
+        """Asked for while they were under way: looked at once more when they have ended."""
         self._children: WeakValueDictionary[tuple[int, int], asyncio.Lock] = WeakValueDictionary()
         """A child is started, or ended by its parent's close policy, not both at once."""
         self.delivered = 0
@@ -81,15 +101,29 @@ class Outbox:
         """Deliver until cancelled."""
         try:
             while True:
-                execution_id, delivery = await self._executions.deliveries.get()
-                await self._slots.acquire()
-                task = asyncio.create_task(self._deliver_logged(execution_id, delivery))
-                self._under_way.add(task)
-                task.add_done_callback(self._under_way.discard)
+                key = await self._executions.deliveries.get()
+                if key in self._under_way:
+                    self._again.add(key)
+                    continue
+                if isinstance(key[1], NexusDelivery):
+                    task = asyncio.create_task(self._request(key))
+                else:
+                    await self._slots.acquire()
+                    task = asyncio.create_task(self._deliver_at_once(key))
+                self._under_way[key] = task
+                task.add_done_callback(partial(self._done, key))
         finally:
-            for task in list(self._under_way):
+            for task in list(self._under_way.values()):
                 task.cancel()
             self._batches.close()
+            self._callbacks.close()
+
+    def _done(self, key: _Key, task: "asyncio.Task[None]") -> None:
+        del self._under_way[key]
+        if key in self._again:
+            self._again.discard(key)
+            if not task.cancelled():
+                self._executions.deliveries.put_nowait(key)
 
     def under_way(self) -> int:
         """How many deliveries are being made just now."""
@@ -98,7 +132,19 @@ class Outbox:
     def delivering(self) -> bool:
         """Whether anything is on its way, or waits to be."""
         waiting = not self._executions.deliveries.empty()
-        return waiting or bool(self._under_way) or self._batches.working()
+        working = self._batches.working() or self._callbacks.working()
+        return waiting or bool(self._under_way) or working
+
+    async def _deliver_at_once(self, key: _Key) -> None:
+        try:
+            await self._deliver_logged(*key)
+        finally:
+            self._slots.release()
+
+    async def _request(self, key: _Key) -> None:
+        """What waits for somebody outside may take long, and holds up nothing else."""
+        async with self._request_slots:
+            await self._deliver_logged(*key)
 
     async def _deliver_logged(self, execution_id: int, delivery: Delivery) -> None:
         """One that fails is left to the sender's deadline, which asks for it again."""
@@ -122,8 +168,6 @@ class Outbox:
                 delivery,
                 extra={"fields": self._executions.ids(execution_id)},
             )
-        finally:
-            self._slots.release()
 
     async def deliver(self, execution_id: int, delivery: Delivery) -> None:
         """Deliver one, and record the answer with the sender."""
@@ -145,8 +189,14 @@ class Outbox:
                 await self._scheduled.report(sender)
             case StartScheduled():
                 await self._scheduled.start(sender, delivery.action)
+            case InvokeCallback():
+                self._callbacks.begin(sender, delivery.callback_id)
             case WorkOnBatch():
                 self._batches.begin(sender)
+            case StartNexusOperation():
+                await self._nexus.start(sender, delivery.scheduled_event_id)
+            case CancelNexusOperation():
+                await self._nexus.cancel(sender, delivery.scheduled_event_id)
             case EndScheduled():
                 await self._scheduled.end(sender, delivery.action)
             case _:

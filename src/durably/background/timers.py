@@ -9,7 +9,8 @@ import asyncio
 import logging
 
 from durably.engine import deadlines
-from durably.engine.transition import outstanding
+from durably.engine.snapshot import AnyState
+from durably.engine.transition import debts, outstanding
 from durably.errors import NotFound, Refusal
 from durably.service.transact import DELIVERY_RETRY_NS, Executions
 
@@ -49,17 +50,29 @@ async def fire(executions: Executions, execution_id: int) -> None:
     """One execution's deadline has come: let time do its work, or deliver, or delete it."""
     execution = await executions.get(execution_id)
     state = execution.state
+    now_ns = executions.clock()
+    if state.closed and _may_go(executions, state, now_ns):
+        await executions.delete(execution)
+        return
     owed = outstanding(state)
     for delivery in owed:
         executions.deliveries.put_nowait((execution_id, delivery))
-    if owed:
-        executions.arm(execution_id, executions.clock() + DELIVERY_RETRY_NS)
-    if state.running:
+    if owed and not state.running:
+        executions.arm(execution_id, now_ns + DELIVERY_RETRY_NS)
+    due_ns = deadlines.next_deadline(state)
+    if state.running or 0 < due_ns <= now_ns:
         await executions.transact(execution_id, deadlines.fire_due)
-    elif not owed and state.close_ns + executions.retention_ns(state.namespace_id) <= (
-        executions.clock()
-    ):
-        await executions.delete(execution)
+    elif not owed:
+        removal_ns = state.close_ns + executions.retention_ns(state.namespace_id)
+        executions.arm(execution_id, min(due_ns or removal_ns, removal_ns))
+
+
+def _may_go(executions: Executions, state: AnyState, now_ns: int) -> bool:
+    """Its retention is over. What it still owes to others keeps it, but a callback that nobody takes
+    does not."""
+    return not debts(state) and state.close_ns + executions.retention_ns(state.namespace_id) <= (
+        now_ns
+    )
 
 
 async def sweep(executions: Executions, horizon_ns: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from durably.edge.grpc import GrpcApp
 from durably.edge.http_json import HttpJson
+from durably.edge.nexus import Nexus
 from durably.version import VERSION
 
 Scope = MutableMapping[str, Any]
@@ -39,6 +40,7 @@ class App:
         self,
         grpc: GrpcApp,
         http: HttpJson,
+        nexus: Nexus,
         pages: Mapping[str, Callable[[], Page]],
         make_console: Callable[[], Console] | None = None,
     ) -> None:
@@ -48,6 +50,7 @@ class App:
         """
         self._grpc = grpc
         self._http = http
+        self._nexus = nexus
         self._pages = dict(pages)
         self._made: dict[str, Page] = {}
         self._make_console = make_console
@@ -66,6 +69,8 @@ class App:
         page = self._page(scope)
         if page is not None:
             await page(scope, receive, send)
+        elif self._nexus.serves(scope):
+            await self._nexus(scope, receive, send)
         elif self._http.serves(scope):
             await self._http(scope, receive, send)
         elif self._make_console is not None and _is_of_console(scope):

@@ -7,11 +7,18 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from google.protobuf.message import Message
 
 from durably.edge.traffic import ids_of
-from durably.errors import DeadlineExceeded, Internal, Refusal, ResourceExhausted
+from durably.errors import (
+    DeadlineExceeded,
+    Internal,
+    PermissionDenied,
+    Refusal,
+    ResourceExhausted,
+)
 from durably.service.admission import Call, Rpc
 
 logger = logging.getLogger(__name__)
@@ -77,6 +84,13 @@ def too_large(size: int, bytes_max: int) -> ResourceExhausted:
         f"a message of {size} bytes or more exceeds the limit of {bytes_max} bytes"
         " (message_bytes_max)"
     )
+
+
+def check_origin(headers: Mapping[str, str]) -> None:
+    """Raises PermissionDenied for what a browser sends for another site."""
+    origin = headers.get("origin", "")
+    if origin and urlsplit(origin).netloc != headers.get("host", ""):
+        raise PermissionDenied(f"requests from the site {origin[:200]} are not served")
 
 
 async def disconnected(receive: Receive) -> None:

@@ -255,7 +255,8 @@ async def _send_refusal(send: Send, refusal: Refusal) -> None:
 
 def status_headers(refusal: Refusal) -> list[tuple[bytes, bytes]]:
     """grpc-status, grpc-message and, with a detail, grpc-status-details-bin."""
-    shown = quote(refusal.message[:4096], safe=" !\"#$&'()*+,/:;<=>?@[\\]^_`{|}~-.")
+    # A header may not end with a space.
+    shown = quote(refusal.message[:4096].strip(), safe=" !\"#$&'()*+,/:;<=>?@[\\]^_`{|}~-.")
     headers = [
         (b"grpc-status", str(int(refusal.status)).encode()),
         (b"grpc-message", shown.encode("ascii")),

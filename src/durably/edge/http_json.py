@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, cast
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from google.protobuf import any_pb2, json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -29,6 +29,7 @@ from durably.edge.calls import (
     Scope,
     Send,
     answer,
+    check_origin,
     read_body,
     unless_gone,
 )
@@ -39,7 +40,6 @@ from durably.edge.traffic import Exchange, Traffic
 from durably.errors import (
     HTTP_STATUS,
     InvalidArgument,
-    PermissionDenied,
     Refusal,
     Status,
 )
@@ -120,7 +120,7 @@ class HttpJson:
             _check_declared(headers, body)
             payload_json.read(body or b"{}", request, shorthand=shorthand)
         else:
-            _check_origin(headers)
+            check_origin(headers)
             payload_json.fill(
                 _query(scope, cast(Descriptor, request.DESCRIPTOR)), request, shorthand=shorthand
             )
@@ -154,16 +154,10 @@ def _is_pretty(scope: Scope, headers: Headers) -> bool:
 
 
 def _check_declared(headers: Headers, body: bytes) -> None:
-    _check_origin(headers)
+    check_origin(headers)
     kind = headers.get("content-type", "")
     if not JSON_TYPE.match(kind):
         raise InvalidArgument("send the header `content-type: application/json`")
-
-
-def _check_origin(headers: Headers) -> None:
-    origin = headers.get("origin", "")
-    if origin and urlsplit(origin).netloc != headers.get("host", ""):
-        raise PermissionDenied(f"requests from the site {origin[:200]} are not served")
 
 
 def _query(scope: Scope, kind: Descriptor) -> dict[str, Any]:

@@ -50,7 +50,11 @@ OTHERS = "__others__"
 """The namespace or queue of all that have no lines of their own."""
 STICKY = "__sticky__"
 """The queue of all queues that belong to one worker each."""
-TASK_TYPES = {TaskKind.WORKFLOW: "Workflow", TaskKind.ACTIVITY: "Activity"}
+TASK_TYPES = {
+    TaskKind.WORKFLOW: "Workflow",
+    TaskKind.ACTIVITY: "Activity",
+    TaskKind.NEXUS: "Nexus",
+}
 
 K = TypeVar("K", bound=tuple[str, ...])
 QueueLabels = tuple[str, str, str]

@@ -35,6 +35,7 @@ from durably.config import Config
 from durably.engine import priority, workflow_rule, workflow_task
 from durably.engine import records as r
 from durably.engine.apply import apply_heartbeat, nanoseconds
+from durably.engine.callback import machine as callback
 from durably.engine.refusals import BadCommand
 from durably.engine.retry import (
     RetryDecision,
@@ -262,6 +263,7 @@ def _ended(t: Transition[HistoryState], activity: Activity) -> None:
         workflow_task.schedule_if_none(cast(Transition, t))
     else:
         t.visible = True
+        callback.invoke_due(t)
 
 
 def _ensure_running(state: HistoryState) -> None:

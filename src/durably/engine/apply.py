@@ -13,31 +13,45 @@ from typing import Any, assert_never, cast
 
 from temporalio.api.activity.v1 import message_pb2 as activities
 from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import common_pb2 as common_enums
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
+from temporalio.api.update.v1 import message_pb2 as update_messages
 
 from durably.engine import records as r
 from durably.engine.batch.apply import apply_batch
 from durably.engine.batch.state import BatchState
+from durably.engine.callback.apply import apply_callback, attach, execution_closed, update_ended
+from durably.engine.callback.state import STANDBY
 from durably.engine.schedule.apply import apply_schedule
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.standalone.apply import activity_ended, activity_opened, apply_standalone
 from durably.engine.standalone.state import StandaloneActivityState
+from durably.engine.standalone_nexus.apply import (
+    apply_standalone_nexus,
+    operation_ended,
+    operation_opened,
+)
+from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import (
     BUFFERED_EVENT_ID,
     PAUSED,
     RUNNING,
     Activity,
+    AwaitedState,
     Child,
     ExecutionState,
     ExternalCancel,
     ExternalSignal,
     HistoryState,
+    NexusCancel,
+    NexusOperation,
     Pause,
+    RequestEvent,
     ResetPoint,
     Timer,
     Update,
@@ -47,6 +61,7 @@ from durably.engine.state import (
 
 RESET_POINTS_MAX = 100
 REQUESTS_SEEN_MAX = 10_000
+REQUESTS_MAX = 10_000
 UPDATES_COMPLETED_MAX = 10_000
 
 SECOND_NS = 1_000_000_000
@@ -81,12 +96,19 @@ def _change(state: HistoryState, event: history.HistoryEvent) -> None:
 def _take_id_from_buffer(state: HistoryState, event: history.HistoryEvent) -> None:
     """The event was applied when it was buffered; what remembers its id learns it now."""
     assert isinstance(state, WorkflowState)  # Nothing else has workflow tasks to wait for.
-    if event.event_type != event_types.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED:
-        return
-    attributes = event.child_workflow_execution_started_event_attributes
-    child = state.children.get(attributes.initiated_event_id)
-    if child is not None:
-        child.started_event_id = event.event_id
+    match event.event_type:
+        case event_types.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED:
+            attributes = event.child_workflow_execution_started_event_attributes
+            child = state.children.get(attributes.initiated_event_id)
+            if child is not None:
+                child.started_event_id = event.event_id
+        case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
+            request_id = event.workflow_execution_signaled_event_attributes.request_id
+            if request_id in state.requests_seen:
+                state.requests_seen[request_id] = event.event_id
+        case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED:
+            for request_id in _attached_requests(event):
+                _note_request(state, request_id, event)
 
 
 def _workflow_started(state: WorkflowState, event: history.HistoryEvent) -> None:
@@ -103,18 +125,55 @@ def _workflow_started(state: WorkflowState, event: history.HistoryEvent) -> None
     state.run_expires_ns = state.execution_ns + run_timeout_ns if run_timeout_ns else 0
     state.memo.CopyFrom(attributes.memo)
     state.search_attributes.CopyFrom(attributes.search_attributes)
+    request_id = state.started_by or state.create_request_id
+    _note_request(state, request_id, event)
+    attach(state, request_id, attributes.completion_callbacks, state.start_ns)
+
+
+def _options_updated(state: WorkflowState, event: history.HistoryEvent) -> None:
+    attributes = event.workflow_execution_options_updated_event_attributes
+    at_ns = nanoseconds(event.event_time)
+    for request_id in _attached_requests(event):
+        _note_request(state, request_id, event)
+    attach(state, attributes.attached_request_id, attributes.attached_completion_callbacks, at_ns)
+    for options in attributes.workflow_update_options:
+        attach(
+            state,
+            options.attached_request_id,
+            options.attached_completion_callbacks,
+            at_ns,
+            options.update_id,
+        )
+
+
+def _attached_requests(event: history.HistoryEvent) -> list[str]:
+    attributes = event.workflow_execution_options_updated_event_attributes
+    found = [attributes.attached_request_id]
+    return found + [each.attached_request_id for each in attributes.workflow_update_options]
+
+
+def _note_request(state: WorkflowState, request_id: str, event: history.HistoryEvent) -> None:
+    """Remember which event a request has made. Of too many the oldest is forgotten, but for the one
+    that started the run."""
+    if not request_id:
+        return
+    state.requests[request_id] = RequestEvent(event.event_type, event.event_id)
+    if len(state.requests) > REQUESTS_MAX:
+        started = event_types.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
+        oldest = (i for i, made in state.requests.items() if made.event_type != started)
+        del state.requests[next(oldest)]
 
 
 def _signaled(state: WorkflowState, event: history.HistoryEvent) -> None:
     state.signals += 1
     request_id = event.workflow_execution_signaled_event_attributes.request_id
     if request_id:
-        _see_request(state, request_id)
+        _see_request(state, request_id, event.event_id)
 
 
-def _see_request(state: WorkflowState, request_id: str) -> None:
+def _see_request(state: WorkflowState, request_id: str, event_id: int = 0) -> None:
     """Remember a request id; the oldest is forgotten, for a retry comes within minutes."""
-    state.requests_seen[request_id] = 0
+    state.requests_seen[request_id] = event_id
     if len(state.requests_seen) > REQUESTS_SEEN_MAX:
         del state.requests_seen[next(iter(state.requests_seen))]
 
@@ -154,21 +213,33 @@ def _closed(status: int) -> Callable[[WorkflowState, history.HistoryEvent], None
         attributes = getattr(event, event.WhichOneof("attributes") or "")
         state.successor_run_id = getattr(attributes, "new_execution_run_id", "")
         followed = bool(state.successor_run_id or state.reset_run_id)
+        execution_closed(state, event.event_id, goes_on=_takes_callbacks_along(state, attributes))
         state.parent_reported = followed
         state.schedule_reported = followed
         _owe_policies(state)
         state.workflow_task = None
         state.activities.clear()
         state.activity_ids.clear()
+        state.nexus_operations.clear()
         state.timers.clear()
         state.external_signals.clear()
         state.external_cancels.clear()
-        state.requests_seen.clear()
         state.updates.clear()
         state.buffered.clear()
         state.sticky_queue = ""
 
     return close
+
+
+def _takes_callbacks_along(state: WorkflowState, closing: Any) -> bool:
+    """Whether the run that follows calls back instead. The runs of a cron schedule are not waited for:
+    the first that ends without being retried calls."""
+    if state.reset_run_id:
+        return True
+    if isinstance(closing, history.WorkflowExecutionContinuedAsNewEventAttributes):
+        return True
+    retry_state = getattr(closing, "retry_state", workflow_enums.RETRY_STATE_UNSPECIFIED)
+    return bool(retry_state == workflow_enums.RETRY_STATE_IN_PROGRESS)
 
 
 def _owe_policies(state: WorkflowState) -> None:
@@ -468,6 +539,64 @@ def _external_cancel_ended(state: WorkflowState, event: history.HistoryEvent) ->
     state.external_cancels.pop(attributes.initiated_event_id, None)
 
 
+# Nexus operations
+
+
+def _nexus_scheduled(state: HistoryState, event: history.HistoryEvent) -> None:
+    scheduled = history.NexusOperationScheduledEventAttributes()
+    scheduled.CopyFrom(event.nexus_operation_scheduled_event_attributes)
+    at_ns = nanoseconds(event.event_time)
+    state.nexus_operations[event.event_id] = NexusOperation(event.event_id, scheduled, at_ns)
+    if isinstance(state, StandaloneNexusState):
+        operation_opened(state, event, at_ns)
+
+
+def _nexus_started(state: HistoryState, event: history.HistoryEvent) -> None:
+    attributes = event.nexus_operation_started_event_attributes
+    operation = state.nexus_operations[attributes.scheduled_event_id]
+    operation.started_ns = nanoseconds(event.event_time)
+    operation.token = attributes.operation_token
+    operation.attempt += 1
+    operation.retry_at_ns = 0
+    operation.last_ended_ns = operation.started_ns
+    operation.last_failure = None
+    if operation.cancel is not None and not operation.cancel.requested_ns:
+        operation.cancel.requested_ns = operation.started_ns
+    if isinstance(state, StandaloneNexusState):
+        state.links.extend(link.SerializeToString() for link in event.links)
+
+
+def _nexus_ended(state: HistoryState, event: history.HistoryEvent) -> None:
+    if isinstance(state, StandaloneNexusState):
+        operation_ended(state, event, nanoseconds(event.event_time))
+        return
+    attributes = getattr(event, event.WhichOneof("attributes") or "")
+    state.nexus_operations.pop(attributes.scheduled_event_id, None)
+
+
+def _nexus_cancel_requested(state: HistoryState, event: history.HistoryEvent) -> None:
+    attributes = event.nexus_operation_cancel_requested_event_attributes
+    operation = state.nexus_operations.get(attributes.scheduled_event_id)
+    if operation is not None:
+        at_ns = nanoseconds(event.event_time) if operation.started else 0
+        operation.cancel = NexusCancel(event.event_id, at_ns)
+
+
+def _nexus_cancel_ended(state: HistoryState, event: history.HistoryEvent) -> None:
+    attributes = getattr(event, event.WhichOneof("attributes") or "")
+    cancel = state.nexus_operations[attributes.scheduled_event_id].cancel
+    assert cancel is not None
+    cancel.attempt += 1
+    cancel.last_ended_ns = nanoseconds(event.event_time)
+    if event.event_type == event_types.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUEST_COMPLETED:
+        cancel.last_failure = None
+        cancel.ended = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_SUCCEEDED
+    else:
+        cancel.last_failure = failure.Failure()
+        cancel.last_failure.CopyFrom(attributes.failure)
+        cancel.ended = common_enums.NEXUS_OPERATION_CANCELLATION_STATE_FAILED
+
+
 # Updates
 
 
@@ -478,6 +607,19 @@ def _update_admitted(state: WorkflowState, event: history.HistoryEvent) -> None:
         update_id, request.SerializeToString(), admitted_event_id=event.event_id
     )
     state.updates_total += 1
+    _update_requested(state, update_id, request, event)
+
+
+def _update_requested(
+    state: WorkflowState,
+    update_id: str,
+    request: update_messages.Request,
+    event: history.HistoryEvent,
+) -> None:
+    """What the request of an update brings along, when it has come into history."""
+    _note_request(state, request.request_id, event)
+    at_ns = nanoseconds(event.event_time)
+    attach(state, request.request_id, request.completion_callbacks, at_ns, update_id)
 
 
 def _update_accepted(state: WorkflowState, event: history.HistoryEvent) -> None:
@@ -489,12 +631,17 @@ def _update_accepted(state: WorkflowState, event: history.HistoryEvent) -> None:
     update.accepted_event_id = event.event_id
     update.request = b""
     update.sent = False
+    update.attached = []
+    if attributes.HasField("accepted_request"):
+        update_id = attributes.protocol_instance_id
+        _update_requested(state, update_id, attributes.accepted_request, event)
 
 
 def _update_completed(state: WorkflowState, event: history.HistoryEvent) -> None:
     update_id = event.workflow_execution_update_completed_event_attributes.meta.update_id
     state.updates.pop(update_id, None)
     state.updates_completed[update_id] = event.event_id
+    update_ended(state, update_id, event.event_id)
     if len(state.updates_completed) > UPDATES_COMPLETED_MAX:
         del state.updates_completed[next(iter(state.updates_completed))]
 
@@ -510,6 +657,7 @@ _CHANGES: dict[int, _Change] = {
     _event("WORKFLOW_EXECUTION_STARTED"): _workflow_started,
     _event("WORKFLOW_EXECUTION_SIGNALED"): _signaled,
     _event("WORKFLOW_EXECUTION_CANCEL_REQUESTED"): _cancel_requested,
+    _event("WORKFLOW_EXECUTION_OPTIONS_UPDATED"): _options_updated,
     _event("WORKFLOW_EXECUTION_PAUSED"): _paused,
     _event("WORKFLOW_EXECUTION_UNPAUSED"): _unpaused,
     _event("WORKFLOW_EXECUTION_COMPLETED"): _closed(
@@ -561,6 +709,15 @@ _CHANGES: dict[int, _Change] = {
     _event("REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED"): _external_cancel_initiated,
     _event("EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED"): _external_cancel_ended,
     _event("REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED"): _external_cancel_ended,
+    _event("NEXUS_OPERATION_SCHEDULED"): _nexus_scheduled,
+    _event("NEXUS_OPERATION_STARTED"): _nexus_started,
+    _event("NEXUS_OPERATION_COMPLETED"): _nexus_ended,
+    _event("NEXUS_OPERATION_FAILED"): _nexus_ended,
+    _event("NEXUS_OPERATION_CANCELED"): _nexus_ended,
+    _event("NEXUS_OPERATION_TIMED_OUT"): _nexus_ended,
+    _event("NEXUS_OPERATION_CANCEL_REQUESTED"): _nexus_cancel_requested,
+    _event("NEXUS_OPERATION_CANCEL_REQUEST_COMPLETED"): _nexus_cancel_ended,
+    _event("NEXUS_OPERATION_CANCEL_REQUEST_FAILED"): _nexus_cancel_ended,
 }
 """Event type -> what it changes. Types that are not here only take their place in history."""
 
@@ -576,6 +733,10 @@ def apply_record(state: ExecutionState, record: r.AnyRecord) -> None:
             state.create_request_id = record.request_id
             if isinstance(state, WorkflowState):
                 state.scheduled_by = record.scheduled_by
+                state.started_by = record.started_by
+        case r.CallbackSucceeded() | r.CallbackAttemptFailed() | r.CallbackRescheduled():
+            assert isinstance(state, AwaitedState)
+            apply_callback(state, record)
         case (
             r.ActivityStarted()
             | r.ActivityRetryScheduled()
@@ -587,12 +748,22 @@ def apply_record(state: ExecutionState, record: r.AnyRecord) -> None:
         ):
             assert isinstance(state, HistoryState)
             _apply_activity(state, record)
+        case (
+            r.NexusAttemptFailed()
+            | r.NexusRetryDue()
+            | r.NexusCancelAttemptFailed()
+            | r.NexusCancelRetryDue()
+        ):
+            assert isinstance(state, HistoryState)
+            _apply_nexus(state.nexus_operations[record.scheduled_event_id], record)
         case _ if isinstance(state, ScheduleState):
             apply_schedule(state, cast(r.ScheduleRecord, record))
         case _ if isinstance(state, BatchState):
             apply_batch(state, cast(r.BatchRecord, record))
         case _ if isinstance(state, StandaloneActivityState):
             apply_standalone(state, cast(r.StandaloneRecord, record))
+        case _ if isinstance(state, StandaloneNexusState):
+            apply_standalone_nexus(state, cast(r.StandaloneNexusRecord, record))
         case _:
             assert isinstance(state, WorkflowState)
             _apply_workflow(state, cast(r.WorkflowRecord, record))
@@ -625,6 +796,28 @@ def _apply_activity(state: HistoryState, record: r.ActivityRecord) -> None:
             assert_never(record)
 
 
+def _apply_nexus(operation: NexusOperation, record: r.NexusRecord) -> None:
+    match record:
+        case r.NexusAttemptFailed():
+            operation.attempt += 1
+            operation.retry_at_ns = record.retry_at_ns
+            operation.last_ended_ns = record.ended_ns
+            operation.last_failure = failure.Failure.FromString(record.failure)
+        case r.NexusRetryDue():
+            operation.retry_at_ns = 0
+        case r.NexusCancelAttemptFailed():
+            assert operation.cancel is not None
+            operation.cancel.attempt += 1
+            operation.cancel.retry_at_ns = record.retry_at_ns
+            operation.cancel.last_ended_ns = record.ended_ns
+            operation.cancel.last_failure = failure.Failure.FromString(record.failure)
+        case r.NexusCancelRetryDue():
+            assert operation.cancel is not None
+            operation.cancel.retry_at_ns = 0
+        case _:
+            assert_never(record)
+
+
 def _apply_workflow(state: WorkflowState, record: r.WorkflowRecord) -> None:
     match record:
         case r.EventBuffered() | r.BufferFlushed() | r.BufferedTimerDropped():
@@ -634,8 +827,13 @@ def _apply_workflow(state: WorkflowState, record: r.WorkflowRecord) -> None:
         case r.UpdateAdmitted():
             state.updates[record.update_id] = Update(record.update_id, record.request)
             state.updates_total += 1
+        case r.UpdateAttached():
+            waiting = state.updates[record.update_id]
+            waiting.attached.append((record.request_id, record.options))
         case r.UpdateDropped():
             state.updates.pop(record.update_id, None)
+            if record.outcome:
+                update_ended(state, record.update_id, 0, record.outcome, record.at_ns)
         case r.ResetTo():
             state.reset_run_id = record.run_id
         case r.ResetFrom():
@@ -652,7 +850,9 @@ def _apply_workflow(state: WorkflowState, record: r.WorkflowRecord) -> None:
 
 
 def _reset_from(state: WorkflowState, record: r.ResetFrom) -> None:
-    """Timeouts of the run and of what waits to be started count from here."""
+    """Timeouts of the run and of what waits to be started count from here. Callbacks that are due for
+    what happened before are owed by the run that was reset."""
+    state.callbacks = {i: each for i, each in state.callbacks.items() if each.state == STANDBY}
     state.base_run_id = record.base_run_id
     state.original_start_ns = state.start_ns
     state.start_ns = record.at_ns

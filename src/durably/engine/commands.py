@@ -23,6 +23,7 @@ from durably.engine import (
     activity,
     cron,
     external_workflow,
+    nexus_operation,
     timer,
     update,
     workflow,
@@ -34,7 +35,9 @@ from durably.engine.apply import nanoseconds
 from durably.engine.refusals import BadCommand
 from durably.engine.transition import Transition
 from durably.engine.workflow_task import Completion, TaskReference, WorkflowTaskGrant
-from durably.errors import FailedPrecondition, InvalidArgument, NamespaceNotFound
+from durably.errors import FailedPrecondition, InvalidArgument, NamespaceNotFound, NotFound
+
+NexusCommand = command.ScheduleNexusOperationCommandAttributes
 
 CLOSING = frozenset(
     (
@@ -55,6 +58,8 @@ class CommandContext:
     """Namespace name -> id; raises NamespaceNotFound."""
     check_search_attributes: Callable[[str, common.SearchAttributes], None]
     """Namespace name, attributes; raises InvalidArgument."""
+    nexus_endpoint_id: Callable[[str, NexusCommand], str]
+    """Namespace name, command -> the id of the endpoint it names; raises NotFound, InvalidArgument."""
 
 
 @dataclass(slots=True)
@@ -289,6 +294,13 @@ def _execute_beyond(
             external_workflow.request_cancel(
                 t, attributes, completed_event_id, metadata, namespace_id, config
             )
+        case command.ScheduleNexusOperationCommandAttributes():
+            endpoint_id = _nexus_endpoint_id(t, context, attributes)
+            nexus_operation.schedule(
+                t, attributes, completed_event_id, metadata, endpoint_id, config
+            )
+        case command.RequestCancelNexusOperationCommandAttributes():
+            nexus_operation.request_cancel(t, attributes, completed_event_id, metadata)
         case _:
             name = command_types.CommandType.Name(each.command_type)
             raise BadCommand(
@@ -407,6 +419,13 @@ def _check_cron(
         cron.check(schedule, t.now_ns)
     except InvalidArgument as error:
         raise BadCommand(cause, error.message) from error
+
+
+def _nexus_endpoint_id(t: Transition, context: CommandContext, attributes: NexusCommand) -> str:
+    try:
+        return context.nexus_endpoint_id(t.state.namespace, attributes)
+    except (InvalidArgument, NotFound) as error:
+        raise nexus_operation.bad_schedule(error.message) from error
 
 
 def _namespace_id(

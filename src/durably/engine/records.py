@@ -23,6 +23,8 @@ class Created(Record, frozen=True, tag="cr"):
     request_id: str
     attached_request_ids: tuple[str, ...] = ()
     scheduled_by: ScheduledBy | None = None
+    started_by: str = ""
+    """The request that started the first event, where that is another: of a run that was reset."""
 
 
 class ActivityStarted(Record, frozen=True, tag="as"):
@@ -182,11 +184,23 @@ class UpdateAdmitted(Record, frozen=True, tag="ua"):
     request: bytes
 
 
-class UpdateDropped(Record, frozen=True, tag="ud"):
-    """An admitted update was rejected: it leaves no trace in history. `failure` is a serialized
-    Failure, for callers that wait for it elsewhere."""
+class UpdateAttached(Record, frozen=True, tag="uc"):
+    """Another request for an update that waits for the worker's word brought callbacks. `options`: the
+    serialized WorkflowUpdateOptionsUpdate that goes into history when it is accepted."""
 
     update_id: str
+    request_id: str
+    options: bytes
+
+
+class UpdateDropped(Record, frozen=True, tag="ud"):
+    """An admitted update was rejected: it leaves no trace in history. `outcome`: what its callbacks
+    say, a serialized Outcome; empty: it has none. `failure`: a serialized Failure, for callers that
+    wait for it at another server."""
+
+    update_id: str
+    outcome: bytes = b""
+    at_ns: int = 0
     failure: bytes = b""
 
 
@@ -215,6 +229,64 @@ class ParentClosePolicyApplied(Record, frozen=True, tag="pc"):
     """The parent close policy of one child has been carried out."""
 
     initiated_event_id: int
+
+
+# --- Nexus operations -------------------------------------------------------------------------
+
+
+class NexusAttemptFailed(Record, frozen=True, tag="nf"):
+    """A request to start an operation failed, and another is made at `retry_at_ns`."""
+
+    scheduled_event_id: int
+    retry_at_ns: int
+    failure: bytes
+    ended_ns: int
+
+
+class NexusRetryDue(Record, frozen=True, tag="nd"):
+    """The backoff before the next request to start an operation is over."""
+
+    scheduled_event_id: int
+
+
+class NexusCancelAttemptFailed(Record, frozen=True, tag="ng"):
+    """A request to cancel an operation failed, and another is made at `retry_at_ns`."""
+
+    scheduled_event_id: int
+    retry_at_ns: int
+    failure: bytes
+    ended_ns: int
+
+
+class NexusCancelRetryDue(Record, frozen=True, tag="ne"):
+    """The backoff before the next request to cancel an operation is over."""
+
+    scheduled_event_id: int
+
+
+# --- Completion callbacks ---------------------------------------------------------------------
+
+
+class CallbackSucceeded(Record, frozen=True, tag="ks"):
+    """The receiver has taken the call."""
+
+    callback_id: str
+    at_ns: int
+
+
+class CallbackAttemptFailed(Record, frozen=True, tag="kf"):
+    """`failure`: a serialized Failure. `next_attempt_ns` 0: there is no other attempt."""
+
+    callback_id: str
+    at_ns: int
+    failure: bytes
+    next_attempt_ns: int = 0
+
+
+class CallbackRescheduled(Record, frozen=True, tag="kr"):
+    """The backoff is over."""
+
+    callback_id: str
 
 
 # --- Batch operations -------------------------------------------------------------------------
@@ -440,6 +512,31 @@ class StandaloneDelayed(Record, frozen=True, tag="xd"):
     start_delay_ns: int
 
 
+# --- Standalone Nexus operations --------------------------------------------------------------
+
+
+class NexusOpened(Record, frozen=True, tag="no"):
+    """What a start asked for beside the operation; the event that schedules it follows."""
+
+    identity: str
+    search_attributes: bytes
+
+
+class NexusCancelAsked(Record, frozen=True, tag="nc"):
+    """Who wants it canceled; the event of the request follows."""
+
+    identity: str
+    reason: str
+    request_id: str
+
+
+class NexusTerminated(Record, frozen=True, tag="nt"):
+    at_ns: int
+    identity: str
+    reason: str
+    request_id: str
+
+
 ActivityRecord = (
     ActivityStarted
     | ActivityRetryScheduled
@@ -450,6 +547,12 @@ ActivityRecord = (
     | ActivityOptionsUpdated
 )
 """Of whatever has activities."""
+
+NexusRecord = NexusAttemptFailed | NexusRetryDue | NexusCancelAttemptFailed | NexusCancelRetryDue
+"""Of whatever has Nexus operations."""
+
+CallbackRecord = CallbackSucceeded | CallbackAttemptFailed | CallbackRescheduled
+"""Of whatever calls back when it has ended."""
 
 WorkflowRecord = (
     WorkflowTaskAttemptScheduled
@@ -465,6 +568,7 @@ WorkflowRecord = (
     | BufferedTimerDropped
     | RequestSeen
     | UpdateAdmitted
+    | UpdateAttached
     | UpdateDropped
     | ResetTo
     | ResetFrom
@@ -510,6 +614,17 @@ StandaloneRecord = (
 )
 """Of standalone activities alone."""
 
+StandaloneNexusRecord = NexusOpened | NexusCancelAsked | NexusTerminated
+"""Of standalone Nexus operations alone."""
+
 AnyRecord = (
-    Created | ActivityRecord | WorkflowRecord | ScheduleRecord | StandaloneRecord | BatchRecord
+    Created
+    | ActivityRecord
+    | NexusRecord
+    | WorkflowRecord
+    | ScheduleRecord
+    | StandaloneRecord
+    | StandaloneNexusRecord
+    | CallbackRecord
+    | BatchRecord
 )

@@ -2,7 +2,8 @@
 
     1. the new run takes over the events before that point
     2. the workflow task that was pending there fails, with the cause RESET_WORKFLOW
-    3. what came from outside after that point is applied again: signals, updates, ends of children
+    3. what came from outside after that point is applied again: signals, updates, ends of children and
+       of Nexus operations
     4. a new workflow task is scheduled; activities that were pending are dispatched again
 
 Rule 1: the new run's journal begins with the events it took over; replaying it needs no other run.
@@ -48,6 +49,12 @@ CHILD_EVENTS = frozenset(
 )
 
 
+NEXUS_EVENTS = frozenset(
+    event_types.EventType.Value("EVENT_TYPE_NEXUS_OPERATION_" + name)
+    for name in ("STARTED", "COMPLETED", "FAILED", "CANCELED", "TIMED_OUT")
+)
+
+
 def excluded(
     exclude_types: Iterable[reset_enums.ResetReapplyExcludeType.ValueType],
     reapply_type: reset_enums.ResetReapplyType.ValueType,
@@ -87,7 +94,12 @@ def begin(
     InvalidArgument if none is: the point is not one at which a worker can decide again.
     """
     t.note(
-        r.Created(namespace=base.namespace, request_id=request_id, scheduled_by=base.scheduled_by)
+        r.Created(
+            namespace=base.namespace,
+            request_id=request_id,
+            scheduled_by=base.scheduled_by,
+            started_by=base.started_by or base.create_request_id,
+        )
     )
     for event in events:
         t.adopt(event)
@@ -129,6 +141,7 @@ def reapply(t: Transition, events: Iterable[history.HistoryEvent], exclude: Excl
     """Apply again what reached the workflow from outside."""
     keep_signals = reset_enums.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL not in exclude
     keep_updates = reset_enums.RESET_REAPPLY_EXCLUDE_TYPE_UPDATE not in exclude
+    keep_nexus = reset_enums.RESET_REAPPLY_EXCLUDE_TYPE_NEXUS not in exclude
     for event in events:
         match event.event_type:
             case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED if keep_signals:
@@ -138,8 +151,25 @@ def reapply(t: Transition, events: Iterable[history.HistoryEvent], exclude: Excl
                 t.record(admitted)
             case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED if keep_updates:
                 _admit_again(t, event.workflow_execution_update_accepted_event_attributes)
+            case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED:
+                _attach_again(t, event)
             case kind if kind in CHILD_EVENTS:
                 _child_again(t, event)
+            case kind if kind in NEXUS_EVENTS and keep_nexus:
+                _nexus_again(t, event)
+
+
+def _nexus_again(t: Transition, event: history.HistoryEvent) -> None:
+    """News of an operation that the new run has scheduled too; its handler knows it by its request."""
+    attributes = getattr(event, event.WhichOneof("attributes") or "")
+    operation = t.state.nexus_operations.get(attributes.scheduled_event_id)
+    if operation is None or operation.request_id != attributes.request_id:
+        return
+    if event.event_type == event_types.EVENT_TYPE_NEXUS_OPERATION_STARTED and operation.started:
+        return
+    again = type(attributes)()
+    again.CopyFrom(attributes)
+    t.record(again, links=event.links)
 
 
 def _admit_again(
@@ -153,6 +183,18 @@ def _admit_again(
             origin=update_enums.UPDATE_ADMITTED_EVENT_ORIGIN_REAPPLY,
         )
     )
+
+
+def _attach_again(t: Transition, event: history.HistoryEvent) -> None:
+    """What one request attached is not attached again; callbacks go with the update they belong to."""
+    attributes = event.workflow_execution_options_updated_event_attributes
+    options = attributes.workflow_update_options
+    asked = {attributes.attached_request_id, *(each.attached_request_id for each in options)}
+    if asked & t.state.requests.keys():
+        return
+    if any(each.update_id not in t.state.updates for each in options):
+        return
+    t.record(attributes, links=event.links, worker_may_ignore=True)
 
 
 def _child_again(t: Transition, event: history.HistoryEvent) -> None:

@@ -12,15 +12,19 @@ from google.protobuf.message import Message
 from durably.engine.batch.state import BatchState
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.standalone.state import StandaloneActivityState
+from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import Kind, WorkflowState
 
-AnyState = WorkflowState | ScheduleState | StandaloneActivityState | BatchState
+AnyState = (
+    WorkflowState | ScheduleState | StandaloneActivityState | BatchState | StandaloneNexusState
+)
 
 STATES: dict[Kind, type[AnyState]] = {
     Kind.WORKFLOW: WorkflowState,
     Kind.ACTIVITY: StandaloneActivityState,
     Kind.SCHEDULE: ScheduleState,
     Kind.BATCH: BatchState,
+    Kind.NEXUS_OPERATION: StandaloneNexusState,
 }
 
 

@@ -4,7 +4,7 @@ Facts: WorkflowIdReusePolicy and WorkflowIdConflictPolicy in temporal/api/enums/
 
     the run is   policy                                 outcome
     ----------   ------------------------------------   -------------------------
-    any          (the same request id)                  RETURN it, as if started
+    any          (the same request id)                  RETURN it, as if started if it was
     running      conflict FAIL, or none given           refused
     running      conflict USE_EXISTING                  RETURN it
     running      conflict TERMINATE_EXISTING            TERMINATE it, then start
@@ -60,6 +60,11 @@ def validate(
         )
 
 
+def started_by(existing: WorkflowState, request_id: str) -> bool:
+    """Whether this very request started the run."""
+    return bool(request_id) and request_id in (existing.create_request_id, existing.started_by)
+
+
 def decide(
     existing: WorkflowState,
     request_id: str,
@@ -67,7 +72,7 @@ def decide(
     conflict: workflow_enums.WorkflowIdConflictPolicy.ValueType,
 ) -> Outcome:
     """The outcome by the table above; a refusal raises WorkflowExecutionAlreadyStarted."""
-    if request_id and existing.create_request_id == request_id:
+    if request_id and (request_id in existing.requests or started_by(existing, request_id)):
         return Outcome.RETURN
     if existing.running:
         return _on_running(existing, reuse, conflict)

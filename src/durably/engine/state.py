@@ -13,9 +13,12 @@ from typing import ClassVar
 
 from msgspec import Struct, field
 from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import common_pb2 as common_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
+
+from durably.engine.callback.state import Callback
 
 RUNNING = workflow_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 PAUSED = workflow_enums.WORKFLOW_EXECUTION_STATUS_PAUSED
@@ -82,6 +85,13 @@ class ExecutionState(Struct):
     @property
     def closed(self) -> bool:
         return self.status not in (0, RUNNING)
+
+
+class AwaitedState(ExecutionState):
+    """What calls back those who asked for it, when it has ended."""
+
+    callbacks: dict[str, Callback] = field(default_factory=dict)
+    """By their ids, in the order in which they were attached."""
 
 
 class WorkflowTask(Struct):
@@ -172,6 +182,71 @@ class Activity(Struct):
         return self.cancel_requested_event_id != 0
 
 
+class NexusCancel(Struct):
+    """A request to cancel a Nexus operation, on its way to the handler."""
+
+    requested_event_id: int
+    requested_ns: int = 0
+    """When it could first be sent: not before the operation started."""
+    attempt: int = 0
+    """How many attempts to send it have ended."""
+    retry_at_ns: int = 0
+    last_ended_ns: int = 0
+    last_failure: failure.Failure | None = None
+    ended: int = 0
+    """SUCCEEDED or FAILED, of NexusOperationCancellationState; 0: it is still to be sent."""
+
+
+class NexusOperation(Struct):
+    """One Nexus operation between its scheduling and its end."""
+
+    scheduled_event_id: int
+    scheduled: history.NexusOperationScheduledEventAttributes
+    scheduled_ns: int
+    attempt: int = 0
+    """How many requests to start it have ended."""
+    retry_at_ns: int = 0
+    """Not 0: the next request is made at this time."""
+    last_ended_ns: int = 0
+    last_failure: failure.Failure | None = None
+    started_ns: int = 0
+    token: str = ""
+    cancel: NexusCancel | None = None
+    closed: bool = False
+    """Of a standalone operation, which stays after its end."""
+
+    @property
+    def request_id(self) -> str:
+        return self.scheduled.request_id
+
+    @property
+    def started(self) -> bool:
+        return self.started_ns != 0
+
+    @property
+    def start_is_owed(self) -> bool:
+        """Whether its handler is to be asked now to start it."""
+        return not (self.started or self.retry_at_ns or self.closed)
+
+    @property
+    def cancel_is_owed(self) -> bool:
+        """Whether its handler is to be asked now to cancel it."""
+        return self.cancel_state == common_enums.NEXUS_OPERATION_CANCELLATION_STATE_SCHEDULED
+
+    @property
+    def cancel_state(self) -> common_enums.NexusOperationCancellationState.ValueType:
+        cancel = self.cancel
+        if cancel is None:
+            return common_enums.NEXUS_OPERATION_CANCELLATION_STATE_UNSPECIFIED
+        if cancel.ended:
+            return cancel.ended  # type: ignore[return-value]
+        if not self.started or self.closed:
+            return common_enums.NEXUS_OPERATION_CANCELLATION_STATE_UNSPECIFIED
+        if cancel.retry_at_ns:
+            return common_enums.NEXUS_OPERATION_CANCELLATION_STATE_BACKING_OFF
+        return common_enums.NEXUS_OPERATION_CANCELLATION_STATE_SCHEDULED
+
+
 class Timer(Struct):
     timer_id: str
     started_event_id: int
@@ -213,6 +288,9 @@ class Update(Struct):
     accepted_event_id: int = 0
     admitted_event_id: int = 0
     """Not 0: a reset brought it along, and its request is in history already."""
+    attached: list[tuple[str, bytes]] = field(default_factory=list)
+    """Later requests for the same update that brought callbacks: their ids, and the serialized
+    options that go into history once it is accepted."""
 
 
 class ResetPoint(Struct):
@@ -224,8 +302,15 @@ class ResetPoint(Struct):
     created_ns: int
 
 
-class HistoryState(ExecutionState):
-    """What has a history of events, and activities."""
+class RequestEvent(Struct, frozen=True, array_like=True):
+    """The event that a request has made."""
+
+    event_type: int
+    event_id: int
+
+
+class HistoryState(AwaitedState):
+    """What has a history of events, with activities and Nexus operations in it."""
 
     next_event_id: int = 1
     history_size_bytes: int = 0
@@ -237,6 +322,8 @@ class HistoryState(ExecutionState):
     activities: dict[int, Activity] = field(default_factory=dict)
     """Pending, by the id of the event that scheduled them."""
     activity_ids: dict[str, int] = field(default_factory=dict)
+    nexus_operations: dict[int, NexusOperation] = field(default_factory=dict)
+    """Pending, by the id of the event that scheduled them."""
 
     @property
     def held(self) -> bool:
@@ -258,6 +345,9 @@ class WorkflowState(HistoryState, tag="workflow"):
     execution_expires_ns: int = 0
     run_expires_ns: int = 0
     backoff_pending: bool = False
+
+    started_by: str = ""
+    """The request that started it, where `create_request_id` is another: it is a reset's."""
 
     # Where it stands
     close_event_id: int = 0
@@ -304,7 +394,10 @@ class WorkflowState(HistoryState, tag="workflow"):
     """Update id -> its completed event; bounded, see `apply`."""
     updates_total: int = 0
     requests_seen: dict[str, int] = field(default_factory=dict)
-    """Request ids of the latest signals and cancels -> 0; bounded, see `apply`."""
+    """Request ids of the latest signals -> their events, and of the latest cancels -> 0; bounded, see
+    `apply`."""
+    requests: dict[str, RequestEvent] = field(default_factory=dict)
+    """Other requests that changed the run, by their ids: starts, updates."""
 
     # What is owed to others after the close
     parent_reported: bool = False

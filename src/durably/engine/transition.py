@@ -10,7 +10,7 @@ Rule 4: a refusal raised before the first entry leaves the state untouched; one 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic
+from typing import Generic, cast
 
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
@@ -22,11 +22,14 @@ from typing_extensions import TypeVar
 
 from durably.engine.apply import apply_event, apply_record
 from durably.engine.batch.state import BatchState
+from durably.engine.callback.state import SCHEDULED
 from durably.engine.records import AnyRecord, BufferFlushed, EventBuffered
 from durably.engine.schedule.state import ScheduleState
+from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import (
     BUFFERED_EVENT_ID,
     Activity,
+    AwaitedState,
     ExecutionState,
     HistoryState,
     WorkflowState,
@@ -76,6 +79,20 @@ class CancelExternal:
 
 
 @dataclass(frozen=True, slots=True)
+class StartNexusOperation:
+    """The handler of an operation is to be asked to start it."""
+
+    scheduled_event_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelNexusOperation:
+    """The handler of an operation is to be asked to cancel it."""
+
+    scheduled_event_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class ApplyParentClosePolicy:
     initiated_event_id: int
 
@@ -88,6 +105,13 @@ class ReportToParent:
 @dataclass(frozen=True, slots=True)
 class ReportToSchedule:
     """The execution closed for good; the schedule that started it is to record how."""
+
+
+@dataclass(frozen=True, slots=True)
+class InvokeCallback:
+    """Somebody is to be told how the execution, or an update of it, ended."""
+
+    callback_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +143,8 @@ WorkflowDelivery = (
     | ReportToSchedule
 )
 ScheduleDelivery = StartScheduled | EndScheduled
-Delivery = WorkflowDelivery | ScheduleDelivery | WorkOnBatch
+NexusDelivery = StartNexusOperation | CancelNexusOperation
+Delivery = WorkflowDelivery | ScheduleDelivery | NexusDelivery | WorkOnBatch | InvokeCallback
 Effect = Dispatch | Delivery
 
 
@@ -132,22 +157,55 @@ def outstanding(state: ExecutionState) -> list[Delivery]:
             return _schedule_owes(state)
         case BatchState():
             return [WorkOnBatch()] if state.running else []
+        case StandaloneNexusState():
+            return [*_callbacks_due(state), *(_nexus_owes(state) if state.running else [])]
+        case AwaitedState():
+            return _callbacks_due(state)
         case _:
             return []
 
 
+def _callbacks_due(state: AwaitedState) -> list[Delivery]:
+    return [
+        InvokeCallback(each.callback_id)
+        for each in state.callbacks.values()
+        if each.state == SCHEDULED
+    ]
+
+
+def debts(state: ExecutionState) -> list[Delivery]:
+    """Of what it owes, that without which it must not be removed: a callback has had its chance when
+    it has been tried."""
+    return [
+        each
+        for each in outstanding(state)
+        if not isinstance(each, InvokeCallback)
+        or not cast(AwaitedState, state).callbacks[each.callback_id].attempt
+    ]
+
+
 def _workflow_owes(state: WorkflowState) -> list[Delivery]:
-    owed: list[Delivery] = []
+    owed: list[Delivery] = _callbacks_due(state)
     if state.running:
         owed += [StartChild(i) for i, child in state.children.items() if not child.started]
         owed += [SignalExternal(i) for i in state.external_signals]
         owed += [CancelExternal(i) for i in state.external_cancels]
+        owed += _nexus_owes(state)
         return owed
     owed += [ApplyParentClosePolicy(i) for i in state.policies_due]
     if state.closed and state.has_parent and not state.parent_reported:
         owed.append(ReportToParent())
     if state.closed and state.scheduled_by is not None and not state.schedule_reported:
         owed.append(ReportToSchedule())
+    return owed
+
+
+def _nexus_owes(state: HistoryState) -> list[Delivery]:
+    operations = state.nexus_operations
+    owed: list[Delivery] = [
+        StartNexusOperation(i) for i, o in operations.items() if o.start_is_owed
+    ]
+    owed += [CancelNexusOperation(i) for i, o in operations.items() if o.cancel_is_owed]
     return owed
 
 
@@ -222,6 +280,8 @@ NEVER_BUFFERED = frozenset(
         "WORKFLOW_EXECUTION_UPDATE_ADMITTED",
         "WORKFLOW_EXECUTION_UPDATE_ACCEPTED",
         "WORKFLOW_EXECUTION_UPDATE_COMPLETED",
+        "NEXUS_OPERATION_SCHEDULED",
+        "NEXUS_OPERATION_CANCEL_REQUESTED",
     )
 )
 """Written at once even while a workflow task is in flight: what the task's own completion causes."""
@@ -250,6 +310,10 @@ FLUSHED_LAST = frozenset(
         "CHILD_WORKFLOW_EXECUTION_CANCELED",
         "CHILD_WORKFLOW_EXECUTION_TIMED_OUT",
         "CHILD_WORKFLOW_EXECUTION_TERMINATED",
+        "NEXUS_OPERATION_COMPLETED",
+        "NEXUS_OPERATION_FAILED",
+        "NEXUS_OPERATION_CANCELED",
+        "NEXUS_OPERATION_TIMED_OUT",
     )
 )
 """Out of the buffer these follow all others, so that an end never precedes its start."""
@@ -447,7 +511,7 @@ def _wire_started(event: history.HistoryEvent, started: dict[int, int]) -> None:
     if event.event_type not in FLUSHED_LAST:
         return
     attributes = getattr(event, event.WhichOneof("attributes") or "")
-    if attributes.started_event_id != BUFFERED_EVENT_ID:
+    if getattr(attributes, "started_event_id", 0) != BUFFERED_EVENT_ID:
         return
     opened = getattr(attributes, "scheduled_event_id", 0) or attributes.initiated_event_id
     attributes.started_event_id = started[opened]

@@ -5,12 +5,16 @@
     none       admit                  admitted   record UpdateAdmitted, and a workflow task
     admitted   worker accepts         accepted   WorkflowExecutionUpdateAccepted
     admitted   worker rejects         none       record UpdateDropped
+    admitted   another request        admitted   record UpdateAttached; its options go into history
+                                                 as soon as the update is accepted
+    accepted   another request        accepted   WorkflowExecutionOptionsUpdated
     admitted   worker talks nonsense  none       record UpdateDropped, and its task fails
     accepted   worker completes       none       WorkflowExecutionUpdateCompleted
 
 Rule 1: every workflow task carries all updates that are admitted when it starts.
 Rule 2: an update that its task neither accepted nor rejected is rejected: the worker knows no updates.
 Rule 3: an update id is used once in a run; asked again, it finds the first.
+Rule 4: another request for an update brings nothing but its callbacks, and those once.
 """
 
 from collections.abc import Iterator
@@ -28,8 +32,9 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from durably.config import Config
 from durably.engine import records as r
 from durably.engine import workflow_task
+from durably.engine.callback import machine as callback
 from durably.engine.refusals import BadCommand
-from durably.engine.state import WorkflowState
+from durably.engine.state import Update, WorkflowState
 from durably.engine.transition import Transition
 from durably.engine.workflow import ensure_running
 from durably.errors import FailedPrecondition, ResourceExhausted, WorkflowNotReady
@@ -41,6 +46,7 @@ EVENTS_SENT_AGAIN_MAX = 10
 """A speculative task that carried more new events than this stays in history, so that they are not sent
 again and again."""
 
+OptionsOfUpdate = history.WorkflowExecutionOptionsUpdatedEventAttributes.WorkflowUpdateOptionsUpdate
 BAD_MESSAGE = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
 
 
@@ -53,6 +59,7 @@ def admit(t: Transition, request: update.Request, config: Config) -> None:
     FailedPrecondition while it is paused."""
     state = t.state
     if known(state, request.meta.update_id):
+        _attach(t, request, config)
         return
     ensure_running(state)
     if state.held:
@@ -71,8 +78,41 @@ def admit(t: Transition, request: update.Request, config: Config) -> None:
             f"limit on number of total updates has been reached ({config.updates_max});"
             " continue as new"
         )
+    callback.check_room(state, len(request.completion_callbacks), config.callbacks_max)
     t.note(r.UpdateAdmitted(request.meta.update_id, request.SerializeToString()))
     workflow_task.schedule_for_update(t)
+
+
+def _attach(t: Transition, request: update.Request, config: Config) -> None:
+    """The callbacks of a later request for the same update. One that has completed needs none: its
+    outcome is in the reply."""
+    state = t.state
+    pending = state.updates.get(request.meta.update_id)
+    request_id = request.request_id
+    if pending is None or not request.completion_callbacks or request_id in state.requests:
+        return
+    callback.check_room(state, len(request.completion_callbacks), config.callbacks_max)
+    options = OptionsOfUpdate(
+        update_id=request.meta.update_id,
+        attached_request_id=request_id,
+        attached_completion_callbacks=request.completion_callbacks,
+    )
+    if pending.accepted_event_id:
+        _record_options(t, options)
+    elif not _brought_by(pending, request_id):
+        t.note(r.UpdateAttached(pending.update_id, request_id, options.SerializeToString()))
+
+
+def _brought_by(pending: Update, request_id: str) -> bool:
+    first = update.Request.FromString(pending.request).request_id
+    return request_id == first or any(request_id == known for known, _ in pending.attached)
+
+
+def _record_options(t: Transition, options: OptionsOfUpdate) -> None:
+    t.record(
+        history.WorkflowExecutionOptionsUpdatedEventAttributes(workflow_update_options=[options]),
+        worker_may_ignore=True,
+    )
 
 
 def messages(state: WorkflowState) -> Iterator[protocol.Message]:
@@ -147,14 +187,18 @@ def _accept(t: Transition, message: protocol.Message, accepted: update.Acceptanc
     if not accepted.accepted_request_message_id:
         raise _not_set(accepted, "accepted_request_message_id")
     request = update.Request.FromString(pending.request)
+    attached = list(pending.attached)
     t.record(
         history.WorkflowExecutionUpdateAcceptedEventAttributes(
             protocol_instance_id=update_id,
             accepted_request_message_id=accepted.accepted_request_message_id,
             accepted_request_sequencing_event_id=accepted.accepted_request_sequencing_event_id,
             accepted_request=None if pending.admitted_event_id else request,
-        )
+        ),
+        links=[link for each in request.completion_callbacks for link in each.links],
     )
+    for _, options in attached:
+        _record_options(t, OptionsOfUpdate.FromString(options))
 
 
 def _reject(t: Transition, message: protocol.Message, rejected: update.Rejection) -> None:
@@ -162,12 +206,19 @@ def _reject(t: Transition, message: protocol.Message, rejected: update.Rejection
     pending = t.state.updates.get(update_id)
     if pending is None or pending.accepted_event_id:
         raise BadCommand(BAD_MESSAGE, f"update {update_id} was not waiting to be rejected")
-    _drop(t, update_id, rejected.failure)
+    _drop(t, pending, rejected.failure)
 
 
-def _drop(t: Transition, update_id: str, reason: failure.Failure) -> None:
-    t.note(r.UpdateDropped(update_id, reason.SerializeToString()))
-    t.rejected[update_id] = reason
+def _drop(t: Transition, pending: Update, reason: failure.Failure) -> None:
+    """No trace is left in history, except where a reset had brought the request into it: the callbacks
+    that came with it hear of the rejection."""
+    outcome = b""
+    if pending.admitted_event_id:
+        outcome = update.Outcome(failure=reason).SerializeToString()
+    at_ns = t.now_ns if outcome else 0
+    t.note(r.UpdateDropped(pending.update_id, outcome, at_ns, reason.SerializeToString()))
+    t.rejected[pending.update_id] = reason
+    callback.invoke_due(t)
 
 
 def _complete(t: Transition, message: protocol.Message, response: update.Response) -> None:
@@ -186,6 +237,7 @@ def _complete(t: Transition, message: protocol.Message, response: update.Respons
             accepted_event_id=pending.accepted_event_id,
         )
     )
+    callback.invoke_due(t)
 
 
 def _not_set(message: Message, field: str) -> BadCommand:
@@ -202,7 +254,7 @@ def reject_unprocessed(t: Transition, sent: list[str]) -> None:
                 "Workflow Update is rejected because it wasn't processed by worker."
                 " Probably, Workflow Update is not supported by the worker.",
             )
-            _drop(t, update_id, reason)
+            _drop(t, pending, reason)
 
 
 def abandon_sent(t: Transition) -> None:

@@ -4,6 +4,7 @@
     -------   --------------------------   -----------------------------------------------
     none      start                        running
     running   signal, request_cancel       running, with a workflow task to tell the worker
+    running   attach                       running; others hear of its end too
     running   complete, fail, cancel,      closed; a failed or timed-out run with a retry
               terminate, time out          policy is followed by another run, a completed,
                                            failed or timed-out one with a cron schedule too
@@ -13,7 +14,7 @@ Rule 1: a run that is followed by another closes and starts its successor in one
 Rule 2: no event comes after the one that closes the run.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from temporalio.api.command.v1 import message_pb2 as command
@@ -31,6 +32,7 @@ from durably.config import Config
 from durably.engine import cron, workflow_task
 from durably.engine import records as r
 from durably.engine.apply import nanoseconds
+from durably.engine.callback import machine as callback
 from durably.engine.refusals import BadCommand
 from durably.engine.retry import next_retry
 from durably.engine.state import ExecutionState, ScheduledBy, WorkflowState
@@ -209,6 +211,28 @@ def signal(
     workflow_task.schedule_if_none(t)
 
 
+def attach(
+    t: Transition,
+    request_id: str,
+    callbacks: Sequence[common.Callback],
+    links: Sequence[common.Link],
+    config: Config,
+) -> None:
+    """What a start that met this run brings to it (OnConflictOptions). The worker need not know."""
+    state = t.state
+    if request_id and request_id in state.requests:
+        return
+    ensure_running(state)
+    callback.check_room(state, len(callbacks), config.callbacks_max)
+    t.record(
+        history.WorkflowExecutionOptionsUpdatedEventAttributes(
+            attached_request_id=request_id, attached_completion_callbacks=callbacks
+        ),
+        links=links,
+        worker_may_ignore=True,
+    )
+
+
 def request_cancel(
     t: Transition,
     attributes: history.WorkflowExecutionCancelRequestedEventAttributes,
@@ -377,6 +401,8 @@ def _following_attributes(
     attributes = _successor_attributes(t.state, following.run_id, t.now_ns)
     attributes.initiator = following.initiator
     attributes.attempt = following.attempt
+    if following.initiator == workflow_enums.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE:
+        attributes.ClearField("completion_callbacks")  # The run that ends has called them.
     set_duration(attributes.first_workflow_task_backoff, following.delay_ns)
     return attributes
 
@@ -392,6 +418,12 @@ def _successor_attributes(
     attributes.ClearField("first_workflow_task_backoff")
     attributes.ClearField("continued_failure")
     attributes.ClearField("eager_execution_accepted")
+    attributes.ClearField("completion_callbacks")
+    attributes.completion_callbacks.extend(
+        common.Callback.FromString(each.callback)
+        for each in state.callbacks.values()
+        if not each.update_id
+    )
     attributes.memo.CopyFrom(state.memo)
     attributes.search_attributes.CopyFrom(state.search_attributes)
     if not state.memo.fields:

@@ -4,16 +4,16 @@ Facts: ActivityExecutionInfo and ActivityExecutionListInfo in temporal/api/activ
 """
 
 from temporalio.api.activity.v1 import message_pb2 as activities
-from temporalio.api.callback.v1 import message_pb2 as callbacks
 from temporalio.api.common.v1 import message_pb2 as common
-from temporalio.api.enums.v1 import common_pb2 as common_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
-from durably.engine.standalone.state import Attachment, StandaloneActivityState
+from durably.engine.callback.state import Callback
+from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.workflow_task import set_duration
-from durably.service import tokens
+from durably.service import callbacks, tokens
+from durably.service.breakers import IsBlocked
 from durably.service.describe import activity_state, set_time
 from durably.service.search_attributes import LISTED_STATUS
 from durably.service.tokens import ChangeToken
@@ -21,17 +21,15 @@ from durably.store.store import VisibleExecution
 
 
 def describe(
-    state: StandaloneActivityState, request: ws.DescribeActivityExecutionRequest
+    state: StandaloneActivityState,
+    request: ws.DescribeActivityExecutionRequest,
+    is_blocked: IsBlocked,
 ) -> ws.DescribeActivityExecutionResponse:
     response = ws.DescribeActivityExecutionResponse(
         run_id=state.run_id,
         info=_info(state),
         long_poll_token=tokens.encode(ChangeToken(state.run_id, state.transitions)),
-        callbacks=[
-            _callback(state, attachment, each)
-            for attachment in state.attachments
-            for each in attachment.callbacks
-        ],
+        callbacks=[_callback(state, each, is_blocked) for each in state.callbacks.values()],
     )
     activity = state.activity
     if request.include_input and activity.scheduled.HasField("input"):
@@ -122,21 +120,14 @@ def _run_state(
 
 
 def _callback(
-    state: StandaloneActivityState, attachment: Attachment, callback: bytes
+    state: StandaloneActivityState, callback: Callback, is_blocked: IsBlocked
 ) -> activities.CallbackInfo:
-    shown = activities.CallbackInfo(
+    return activities.CallbackInfo(
         trigger=activities.CallbackInfo.Trigger(
             activity_closed=activities.CallbackInfo.ActivityClosed()
         ),
-        info=callbacks.CallbackInfo(
-            callback=common.Callback.FromString(callback),
-            state=common_enums.CALLBACK_STATE_STANDBY
-            if state.running
-            else common_enums.CALLBACK_STATE_SCHEDULED,
-        ),
+        info=callbacks.info(state, callback, is_blocked),
     )
-    set_time(shown.info.registration_time, attachment.at_ns)
-    return shown
 
 
 STATUS_OF_ROW = {int(listed): status for status, listed in LISTED_STATUS.items()}

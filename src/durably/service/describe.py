@@ -14,9 +14,18 @@ from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine.apply import options_of
-from durably.engine.state import Activity, Child, Pause, WorkflowState
+from durably.engine.state import (
+    BUFFERED_EVENT_ID,
+    Activity,
+    Child,
+    Pause,
+    RequestEvent,
+    WorkflowState,
+)
 from durably.engine.transition import SECOND_NS
 from durably.engine.workflow_task import set_duration
+from durably.service import callbacks
+from durably.service.breakers import IsBlocked
 from durably.service.search_attributes import shown_attributes
 from durably.store.store import VisibleExecution
 
@@ -27,7 +36,7 @@ def set_time(message: Timestamp, ns: int) -> None:
         message.seconds, message.nanos = divmod(ns, SECOND_NS)
 
 
-def describe(state: WorkflowState) -> ws.DescribeWorkflowExecutionResponse:
+def describe(state: WorkflowState, is_blocked: IsBlocked) -> ws.DescribeWorkflowExecutionResponse:
     response = ws.DescribeWorkflowExecutionResponse(
         execution_config=workflow_messages.WorkflowExecutionConfig(
             task_queue=state.started.task_queue,
@@ -40,6 +49,7 @@ def describe(state: WorkflowState) -> ws.DescribeWorkflowExecutionResponse:
         ),
         workflow_execution_info=_info(state),
         pending_activities=[_pending_activity(a) for a in state.activities.values()],
+        callbacks=callbacks.of_workflow(state, is_blocked),
     )
     if state.running:
         response.pending_children.extend(_pending_child(c) for c in state.children.values())
@@ -56,11 +66,24 @@ def describe(state: WorkflowState) -> ws.DescribeWorkflowExecutionResponse:
         set_time(extended.pause_info.paused_time, state.pause.at_ns)
     extended.reset_run_id = state.reset_run_id
     extended.cancel_requested = state.cancel_requested
-    if state.create_request_id:
-        asked = extended.request_id_infos[state.create_request_id]
-        asked.event_type = event_types.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
-        asked.event_id = 1
+    _show_requests(state, extended)
     return response
+
+
+def _show_requests(
+    state: WorkflowState, extended: workflow_messages.WorkflowExecutionExtendedInfo
+) -> None:
+    """Which events the requests have made; that of a buffered one has no id yet."""
+    made = dict(state.requests)
+    signaled = event_types.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
+    made |= {i: RequestEvent(signaled, event) for i, event in state.requests_seen.items() if event}
+    for request_id, event in made.items():
+        shown = extended.request_id_infos[request_id]
+        shown.event_type = event.event_type  # type: ignore[assignment]
+        if event.event_id == BUFFERED_EVENT_ID:
+            shown.buffered = True
+        else:
+            shown.event_id = event.event_id
 
 
 def _info(state: WorkflowState) -> workflow_messages.WorkflowExecutionInfo:

@@ -64,7 +64,7 @@ class Configured(Word, frozen=True, array_like=True, tag="q"):
 
 
 class NamespacesChanged(Word, frozen=True, array_like=True, tag="n"):
-    """A namespace was made, changed or removed."""
+    """A namespace or a Nexus endpoint was made, changed or removed."""
 
 
 class LettersSent(Word, frozen=True, array_like=True, tag="l"):

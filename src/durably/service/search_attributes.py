@@ -9,6 +9,7 @@ from typing import Any, assert_never
 
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import activity_pb2 as activity_enums
+from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 
 from durably.engine.apply import payload_is_null
@@ -17,6 +18,7 @@ from durably.engine.schedule import view
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.snapshot import AnyState
 from durably.engine.standalone.state import StandaloneActivityState
+from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import RUNNING, WorkflowState
 from durably.errors import InvalidArgument
 from durably.service.namespaces import SYSTEM_TYPES
@@ -131,6 +133,8 @@ def visibility_row(state: AnyState) -> VisibilityRow:
             return _activity_row(state)
         case BatchState():
             return _batch_row(state)
+        case StandaloneNexusState():
+            return _nexus_row(state)
         case _:
             assert_never(state)
 
@@ -223,6 +227,52 @@ def _activity_row(state: StandaloneActivityState) -> VisibilityRow:
         state_transitions=state.transitions,
         parent_workflow_id="",
         parent_run_id="",
+        root_workflow_id="",
+        root_run_id="",
+        memo=b"",
+        search_attributes=found.SerializeToString(),
+        search_values=_values(found) if found.indexed_fields else {},
+    )
+
+
+LISTED_NEXUS_STATUS = {
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_RUNNING: RUNNING,
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_COMPLETED: (
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_COMPLETED
+    ),
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_FAILED: (
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_FAILED
+    ),
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_CANCELED: (
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_CANCELED
+    ),
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_TERMINATED: (
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_TERMINATED
+    ),
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_TIMED_OUT: (
+        workflow_enums.WORKFLOW_EXECUTION_STATUS_TIMED_OUT
+    ),
+}
+"""Status of a standalone Nexus operation -> the status of the same name in its row."""
+
+
+def _nexus_row(state: StandaloneNexusState) -> VisibilityRow:
+    """Names are where NEXUS_COLUMNS of `visibility_query` says."""
+    scheduled = state.operation.scheduled
+    found = state.search_attributes
+    status: nexus_enums.NexusOperationExecutionStatus.ValueType = state.status  # type: ignore[assignment]
+    return VisibilityRow(
+        workflow_type=scheduled.operation,
+        task_queue=scheduled.endpoint,
+        status=LISTED_NEXUS_STATUS[status],
+        start_ns=state.start_ns,
+        execution_ns=state.start_ns,
+        close_ns=state.close_ns,
+        history_length=0,
+        history_size_bytes=state.history_size_bytes,
+        state_transitions=state.transitions,
+        parent_workflow_id=scheduled.service,
+        parent_run_id=scheduled.request_id,
         root_workflow_id="",
         root_run_id="",
         memo=b"",

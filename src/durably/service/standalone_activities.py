@@ -16,7 +16,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import activity_pb2 as activity_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
@@ -33,10 +32,10 @@ from durably.errors import (
     InvalidArgument,
     NotFound,
     Unavailable,
-    Unimplemented,
 )
-from durably.service import activity_description, search_attributes, tokens
+from durably.service import activity_description, callbacks, links, search_attributes, tokens
 from durably.service.admission import Call
+from durably.service.breakers import IsBlocked
 from durably.service.namespaces import Namespace, Namespaces
 from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
 from durably.service.visibility import group_payload
@@ -63,9 +62,12 @@ OneActivityRequest = (
 class StandaloneActivities:
     """Answers RPCs about standalone activities."""
 
-    def __init__(self, executions: Executions, namespaces: Namespaces) -> None:
+    def __init__(
+        self, executions: Executions, namespaces: Namespaces, is_blocked: IsBlocked
+    ) -> None:
         self._executions = executions
         self._namespaces = namespaces
+        self._is_blocked = is_blocked
         self._config = executions.config
 
     # --- Start --------------------------------------------------------------------------------
@@ -107,7 +109,7 @@ class StandaloneActivities:
         )
         execution = self._executions.create(state, existing.execution_id if existing else 0)
         t = self._executions.begin(state)
-        machine.start(t, request)
+        machine.start(t, request, self._config)
         await self._executions.commit([(execution, t)])
         return state.run_id, True
 
@@ -116,17 +118,19 @@ class StandaloneActivities:
     ) -> None:
         """What `on_conflict_options` ask for, unless this very request started it."""
         asked = request.on_conflict_options
-        callbacks = request.completion_callbacks if asked.attach_completion_callbacks else []
-        links = request.links if asked.attach_links else []
-        if not (callbacks or links) or existing.state.create_request_id == request.request_id:
+        brought = request.completion_callbacks if asked.attach_completion_callbacks else []
+        linked = request.links if asked.attach_links else []
+        if not (brought or linked) or existing.state.create_request_id == request.request_id:
             return
         try:
             await self._executions.transact(
                 existing.execution_id,
-                lambda t: machine.attach(t, request.request_id, callbacks, links),
+                lambda t: machine.attach(t, request.request_id, brought, linked, self._config),
             )
-        except FailedPrecondition as closed:
-            raise Conflict from closed  # It closed meanwhile: look again.
+        except FailedPrecondition as refusal:
+            if existing.state.closed:
+                raise Conflict from refusal  # It closed meanwhile: look again.
+            raise
 
     # --- Describe and poll --------------------------------------------------------------------
 
@@ -146,7 +150,8 @@ class StandaloneActivities:
             ):
                 return ws.DescribeActivityExecutionResponse()
         response = await self._executions.read(
-            execution.execution_id, lambda state: activity_description.describe(state, request)
+            execution.execution_id,
+            lambda state: activity_description.describe(state, request, self._is_blocked),
         )
         found = response.info.search_attributes
         search_attributes.with_types(found, namespace.search_attributes)
@@ -378,7 +383,7 @@ def check_start(
             f"input exceeds length limit of {config.payload_bytes_max} bytes (payload_bytes_max)"
         )
     _check_policies(request)
-    _check_attachments(request)
+    _check_attachments(request, config)
 
 
 def _check_options(request: ws.StartActivityExecutionRequest) -> None:
@@ -406,18 +411,16 @@ def _check_policies(request: ws.StartActivityExecutionRequest) -> None:
         raise InvalidArgument(f"unsupported ID conflict policy: {request.id_conflict_policy}")
 
 
-def _check_attachments(request: ws.StartActivityExecutionRequest) -> None:
-    callbacks: list[common.Callback] = list(request.completion_callbacks)
-    if not all(each.HasField("nexus") for each in callbacks):
-        raise Unimplemented("unknown callback variant: a Nexus callback is expected")
-    if not all(each.WhichOneof("variant") for each in request.links):
-        raise InvalidArgument("unsupported link variant")
+def _check_attachments(request: ws.StartActivityExecutionRequest, config: Config) -> None:
+    brought = request.completion_callbacks
+    callbacks.check(brought, config)
+    links.check(request.links, brought, config)
     asked = request.on_conflict_options
     if asked.attach_completion_callbacks and not asked.attach_request_id:
         raise InvalidArgument(
             "on_conflict_options: attach_completion_callbacks requires attach_request_id to be set"
         )
-    if asked.attach_request_id and not callbacks and not request.links:
+    if asked.attach_request_id and not brought and not request.links:
         raise InvalidArgument(
             "on_conflict_options: attach_request_id requires at least one completion callback or"
             " link"

@@ -40,7 +40,7 @@ class System:
                 eager_workflow_start=True,
                 sdk_metadata=True,
                 count_group_by_execution_status=True,
-                nexus=False,
+                nexus=True,
             ),
         )
 

@@ -23,6 +23,8 @@ from durably.service.nodes import Nodes, configured, waiting
 from durably.service.transact import Executions
 from durably.store.store import QueueKey, TaskKind, TaskRow
 
+KINDS = tuple(int(kind) for kind in TaskKind)
+"""The kinds of task queues, as the API numbers them."""
 BACKLOG_PAGE = 1000
 UNLIMITED_PER_S = 100_000.0
 """What is shown of a queue that nothing limits: the default of the API's own server."""
@@ -248,8 +250,8 @@ class TaskQueues:
         self._check_name(name)
         if request.api_mode == queue_enums.DESCRIBE_TASK_QUEUE_MODE_ENHANCED:
             return await self._enhanced(namespace_id, name, request)
-        activity = request.task_queue_type == queue_enums.TASK_QUEUE_TYPE_ACTIVITY
-        kind = TaskKind.ACTIVITY if activity else TaskKind.WORKFLOW
+        asked = request.task_queue_type
+        kind = TaskKind(asked) if asked in KINDS else TaskKind.WORKFLOW
         key = QueueKey(namespace_id, kind, name)
         await self.load(key)
         response = ws.DescribeTaskQueueResponse(
@@ -279,7 +281,7 @@ class TaskQueues:
         ]
         infos: dict[int, taskqueue.TaskQueueTypeInfo] = {}
         for kind in kinds:
-            if kind not in (1, 2):
+            if kind not in KINDS:
                 continue
             key = QueueKey(namespace_id, TaskKind(kind), name)
             await self.load(key)

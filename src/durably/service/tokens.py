@@ -51,16 +51,26 @@ class ChangeToken(Struct, frozen=True, array_like=True, tag="c"):
     transitions: int
 
 
+class NexusTaskToken(Struct, frozen=True, array_like=True, tag="n"):
+    """Of a request to a worker that handles a Nexus operation."""
+
+    namespace_id: str
+    task_id: str
+
+
 _encoder = msgspec.msgpack.Encoder()
 _task_decoder = msgspec.msgpack.Decoder(TaskToken)
 _query_decoder = msgspec.msgpack.Decoder(QueryToken)
 _page_decoder = msgspec.msgpack.Decoder(HistoryPageToken)
+_nexus_task_decoder = msgspec.msgpack.Decoder(NexusTaskToken)
 
 
 _change_decoder = msgspec.msgpack.Decoder(ChangeToken)
 
 
-def encode(token: TaskToken | QueryToken | HistoryPageToken | ChangeToken) -> bytes:
+def encode(
+    token: TaskToken | QueryToken | HistoryPageToken | ChangeToken | NexusTaskToken,
+) -> bytes:
     return _encoder.encode(token)
 
 
@@ -87,6 +97,19 @@ def decode_query(data: bytes, namespace_id: str) -> QueryToken:
         token = _query_decoder.decode(data)
     except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidArgument("Invalid TaskToken.") from error
+    if token.namespace_id != namespace_id:
+        raise InvalidArgument("Operation requested with a token from a different namespace.")
+    return token
+
+
+def decode_nexus_task(data: bytes, namespace_id: str) -> NexusTaskToken:
+    """Raises InvalidArgument for anything that is not a Nexus task token of this namespace."""
+    if not data:
+        raise InvalidArgument("Task token not set on request.")
+    try:
+        token = _nexus_task_decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidArgument(INVALID_TASK_TOKEN) from error
     if token.namespace_id != namespace_id:
         raise InvalidArgument("Operation requested with a token from a different namespace.")
     return token

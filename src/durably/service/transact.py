@@ -183,6 +183,8 @@ class Execution(Generic[S]):
     """Another server is known to have written a later version."""
     lost: asyncio.Future[None] | None = None
     """A commit of it that has failed: what is decided on this state is not written any more."""
+    armed_ns: int = 0
+    """The nearest moment for which it is remembered that the execution wants attention."""
 
     dropped_updates: dict[str, failure.Failure | None] = field(default_factory=dict)
     """The latest that were rejected, and (None) those whose task failed with them: for callers that
@@ -702,8 +704,8 @@ class Executions:
         if outstanding(t.state):
             return t.now_ns
         if t.state.closed:
-            closed_ns: int = t.state.close_ns
-            return closed_ns + self.retention_ns(t.state.namespace_id)
+            removal_ns: int = t.state.close_ns + self.retention_ns(t.state.namespace_id)
+            return min(removal_ns, deadlines.next_deadline(t.state) or removal_ns)
         if t.reschedule or not execution.deadline_ns:
             return t.deadline_ns
         if execution.deadline_ns <= t.now_ns:
@@ -749,14 +751,11 @@ class Executions:
             key = _key(t.state)
             if self._current.get(key) == execution.execution_id:
                 del self._current[key]
-        owed = False
         for effect in t.effects:
             if isinstance(effect, Delivery):
-                owed = True
                 self.deliveries.put_nowait((execution.execution_id, effect))
         if execution.deadline_ns:
-            at_ns = execution.deadline_ns
-            self.arm(execution.execution_id, at_ns + DELIVERY_RETRY_NS if owed else at_ns)
+            self._arm(execution, self._wake_ns(execution))
         execution.drop_updates(t.rejected, t.abandoned)
         if t.events:
             execution.committed_event_id = t.events[-1].event_id
@@ -783,6 +782,22 @@ class Executions:
             (each, at_ns + (TAKEN_OVER_NS if at_ns <= now_ns else COMES_SECOND_NS))
             for each, at_ns in found
         ]
+
+    def _wake_ns(self, execution: Execution[Any]) -> int:
+        """When to look at an execution again. While it owes something, its row says that it wants
+        attention now, for the next server; on this one the delivery is on its way."""
+        state, now_ns = execution.state, self.clock()
+        if execution.deadline_ns > now_ns or not outstanding(state):
+            return execution.deadline_ns
+        again_ns = now_ns + DELIVERY_RETRY_NS
+        wanted_ns = deadlines.next_deadline(state)
+        return min(again_ns, wanted_ns) if wanted_ns else again_ns
+
+    def _arm(self, execution: Execution[Any], at_ns: int) -> None:
+        """Once is enough, until it comes: whoever is woken is armed again."""
+        if not self.clock() < execution.armed_ns <= at_ns:
+            execution.armed_ns = at_ns
+            self.arm(execution.execution_id, at_ns)
 
     def arm(self, execution_id: int, at_ns: int) -> None:
         """Remember a deadline in memory, if it comes before the next sweep of the store."""

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import update_pb2 as update_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.errordetails.v1 import message_pb2 as details
@@ -18,6 +19,7 @@ from temporalio.api.update.v1 import message_pb2 as update_messages
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine import update
+from durably.engine.state import WorkflowState
 from durably.engine.transition import Transition
 from durably.errors import (
     Aborted,
@@ -28,6 +30,7 @@ from durably.errors import (
     Status,
     WorkflowNotReady,
 )
+from durably.service import callbacks, links
 from durably.service.admission import Call
 from durably.service.namespaces import Namespaces
 from durably.service.transact import Execution, Executions
@@ -92,6 +95,12 @@ class Updates:
                 f"the update of {asked.ByteSize()} bytes exceeds the limit of"
                 f" {self._config.payload_bytes_max} bytes (payload_bytes_max)."
             )
+        if asked.completion_callbacks and not asked.request_id:
+            raise InvalidArgument(
+                "invalid update request: request_id is required when completion_callbacks are set"
+            )
+        callbacks.check(asked.completion_callbacks, self._config)
+        links.check(asked.links, asked.completion_callbacks, self._config)
         if not asked.meta.update_id:
             asked.meta.update_id = str(uuid.uuid4())
 
@@ -111,6 +120,7 @@ class Updates:
             ),
             outcome=outcome,
             stage=stage,
+            link=_link(state, request.request.request_id, outcome),
         )
 
     async def poll_workflow_execution_update(
@@ -242,8 +252,9 @@ class Updates:
     ) -> ws.ExecuteMultiOperationResponse:
         namespace_id = self._namespaces.id_of(start.namespace)
         existing = await self._executions.find_or_none(namespace_id, start.workflow_id)
+        repeated = False
         if existing is not None and update.known(existing.state, asked.request.meta.update_id):
-            run_id, started = existing.state.run_id, False
+            run_id, started, repeated = existing.state.run_id, False, True
         else:
             try:
                 run_id, started = await self._workflows.start_and(
@@ -265,8 +276,30 @@ class Updates:
         first = reply.responses.add().start_workflow
         first.run_id, first.started = run_id, started
         first.status = execution.state.status  # type: ignore[assignment]
+        if repeated:
+            response.ClearField("link")
+        else:
+            first.link.CopyFrom(links.to_event(start.namespace, start.workflow_id, run_id))
+        if started:
+            first.first_execution_run_id = run_id
         reply.responses.add().update_workflow.CopyFrom(response)
         return reply
+
+
+def _link(
+    state: WorkflowState, request_id: str, outcome: update_messages.Outcome | None
+) -> common.Link:
+    """To what the request made: by its id the event, if the update has not failed; it may not be
+    there yet."""
+    if outcome is not None and outcome.HasField("failure"):
+        link = common.Link()
+        link.workflow.namespace = state.namespace
+        link.workflow.workflow_id, link.workflow.run_id = state.workflow_id, state.run_id
+        link.workflow.reason = "Update rejected"
+        return link
+    accepted = event_types.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED
+    place = (state.namespace, state.workflow_id, state.run_id)
+    return links.to_request(*place, accepted, request_id)
 
 
 class _RunContinued(Exception):

@@ -4,6 +4,7 @@ Rule 1: a task that a poller is handed has been started in a committed transitio
 Rule 2: a row of the backlog whose task is stale is dropped, and the poll goes on.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from temporalio.api.common.v1 import message_pb2 as common
@@ -31,7 +32,7 @@ from durably.service.replies import (
     workflow_task_reply,
 )
 from durably.service.standalone_activities import find_activity
-from durably.service.task_queues import TaskQueues
+from durably.service.task_queues import KINDS, TaskQueues
 from durably.service.transact import Execution, Executions, Granted, new_id
 from durably.service.workers import Workers
 from durably.service.workflows import check_execution, poll_seconds
@@ -57,6 +58,7 @@ class WorkerTasks:
         queries: Queries,
         workers: Workers,
         task_queues: TaskQueues,
+        nexus_endpoint_id: Callable[[str, commands.NexusCommand], str],
     ) -> None:
         self._executions = executions
         self._matching = executions.matching
@@ -71,6 +73,7 @@ class WorkerTasks:
             config=executions.config,
             namespace_id=namespaces.id_of,
             check_search_attributes=self._check_search_attributes,
+            nexus_endpoint_id=nexus_endpoint_id,
         )
 
     def _check_search_attributes(self, namespace: str, found: common.SearchAttributes) -> None:
@@ -311,8 +314,8 @@ class WorkerTasks:
         namespace_id = self._namespaces.id_of(request.namespace)
         if request.worker_instance_key and request.task_queue:
             self._matching.shut_down(request.worker_instance_key)
-            for kind in request.task_queue_types or (TaskKind.WORKFLOW, TaskKind.ACTIVITY):
-                if kind in (TaskKind.WORKFLOW, TaskKind.ACTIVITY):
+            for kind in request.task_queue_types or KINDS:
+                if kind in KINDS:
                     key = QueueKey(namespace_id, TaskKind(kind), request.task_queue)
                     self._matching.forget_poller(key, request.identity)
         if request.HasField("worker_heartbeat"):

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable
+from typing import TypeVar
 
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
@@ -14,18 +15,21 @@ from durably.config import Config
 from durably.engine import cron, priority, start_policy, workflow, workflow_task
 from durably.engine.apply import nanoseconds
 from durably.engine.retry import validate_policy
-from durably.engine.start_policy import Outcome
+from durably.engine.start_policy import Outcome, started_by
 from durably.engine.state import ScheduledBy, WorkflowState
-from durably.engine.transition import Transition, outstanding
+from durably.engine.transition import Transition, debts
 from durably.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
-from durably.service import search_attributes, tokens
+from durably.service import callbacks, links, nexus_description, search_attributes, tokens
 from durably.service.admission import Call
+from durably.service.breakers import IsBlocked
 from durably.service.describe import describe
 from durably.service.namespaces import Namespace, Namespaces
 from durably.service.replies import workflow_task_reply
 from durably.service.tokens import HistoryPageToken
 from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
 from durably.store.store import Conflict
+
+R = TypeVar("R")
 
 NO_TIME_SKIPPING = (
     "No workflow skips time of its own: time is skipped for the whole server"
@@ -50,9 +54,12 @@ TAKEN_OVER_BY = "history-service"
 class Workflows:
     """Answers RPCs about workflow executions."""
 
-    def __init__(self, executions: Executions, namespaces: Namespaces) -> None:
+    def __init__(
+        self, executions: Executions, namespaces: Namespaces, is_blocked: IsBlocked
+    ) -> None:
         self._executions = executions
         self._namespaces = namespaces
+        self._is_blocked = is_blocked
         self._config = executions.config
 
     # --- Start --------------------------------------------------------------------------------
@@ -109,18 +116,32 @@ class Workflows:
         self, request: ws.SignalWithStartWorkflowExecutionRequest, call: Call
     ) -> ws.SignalWithStartWorkflowExecutionResponse:
         namespace = self._namespaces.by_name(request.namespace)
-        if not request.signal_name:
-            raise InvalidArgument("SignalName is not set on request.")
-        start = _start_part(request)
-        self.check_start(start, namespace)
-        self._check_payload(request.signal_input.ByteSize(), "SignalInput")
+        start = self.check_signal_with_start(request)
         attributes = _signal_attributes(request, request.signal_input)
         run_id, started = await self.start_and(
             namespace.namespace_id,
             start,
             lambda t: workflow.signal(t, attributes, self._config, request.links),
         )
-        return ws.SignalWithStartWorkflowExecutionResponse(run_id=run_id, started=started)
+        found = await self._executions.find(namespace.namespace_id, request.workflow_id, run_id)
+        return ws.SignalWithStartWorkflowExecutionResponse(
+            run_id=run_id,
+            started=started,
+            signal_link=_signal_link(found.state, request.request_id),
+            first_execution_run_id=found.state.started.first_execution_run_id,
+        )
+
+    def check_signal_with_start(
+        self, request: ws.SignalWithStartWorkflowExecutionRequest
+    ) -> ws.StartWorkflowExecutionRequest:
+        """The start in it; raises InvalidArgument for what is not well formed."""
+        if not request.signal_name:
+            raise InvalidArgument("SignalName is not set on request.")
+        start = _start_part(request)
+        self.check_start(start, self._namespaces.by_name(request.namespace))
+        self._check_payload(request.signal_input.ByteSize(), "SignalInput")
+        links.check(request.links, (), self._config)
+        return start
 
     async def _complete(
         self,
@@ -128,18 +149,20 @@ class Workflows:
         namespace_id: str,
         request: ws.StartWorkflowExecutionRequest,
     ) -> None:
-        """The first run of the chain, and a link to the event that this start has made."""
-        if not response.started:
-            found = await self._executions.find(namespace_id, request.workflow_id, response.run_id)
-            response.first_execution_run_id = found.state.started.first_execution_run_id
+        """The first run of the chain, and a link to the event that this request has made, or to the
+        start of the run that it met."""
+        place = (request.namespace, request.workflow_id, response.run_id)
+        response.link.CopyFrom(links.to_event(*place))
+        if response.started:
+            response.first_execution_run_id = response.run_id
             return
-        response.first_execution_run_id = response.run_id
-        link = response.link.workflow_event
-        link.namespace = request.namespace
-        link.workflow_id = request.workflow_id
-        link.run_id = response.run_id
-        link.event_ref.event_id = 1
-        link.event_ref.event_type = event_types.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
+        found = await self._executions.find(namespace_id, request.workflow_id, response.run_id)
+        response.first_execution_run_id = found.state.started.first_execution_run_id
+        response.status = found.state.status  # type: ignore[assignment]
+        made = found.state.requests.get(request.request_id)
+        if made is not None and made.event_type != links.STARTED:
+            link = links.to_request(*place, made.event_type, request.request_id)  # type: ignore[arg-type]
+            response.link.CopyFrom(link)
 
     async def start_and(
         self,
@@ -179,16 +202,19 @@ class Workflows:
         conflict = request.workflow_id_conflict_policy
         if also is not None and not conflict and not request.request_eager_execution:
             conflict = workflow_enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
-        repeated = bool(request.request_id) and state.create_request_id == request.request_id
+        repeated = started_by(state, request.request_id)
         await self._executions.settled(existing)
         outcome = start_policy.decide(
             state, request.request_id, request.workflow_id_reuse_policy, conflict
         )
         if outcome is not Outcome.RETURN:
             return None
-        if also is not None:
+        known = request.request_id in state.requests
+        for change in (also, None if known else _attachment(request, self._config)):
+            if change is None:
+                continue
             try:
-                await self._executions.transact(existing.execution_id, also)
+                await self._executions.transact(existing.execution_id, change)
             except NotFound as error:
                 if not repeated:
                     raise Conflict from error  # It closed meanwhile: look again.
@@ -268,6 +294,7 @@ class Workflows:
         start_policy.validate(request.workflow_id_reuse_policy, request.workflow_id_conflict_policy)
         search_attributes.check(request.search_attributes, namespace.search_attributes)
         self._check_payload(request.input.ByteSize(), "Input")
+        _check_attachments(request, self._config)
         if request.memo.ByteSize() > self._config.memo_bytes_max:
             raise InvalidArgument(
                 f"Memo exceeds size limit of {self._config.memo_bytes_max} bytes (memo_bytes_max)."
@@ -303,17 +330,20 @@ class Workflows:
         if not request.signal_name:
             raise InvalidArgument("SignalName is not set on request.")
         self._check_payload(request.input.ByteSize(), "Input")
+        links.check(request.links, (), self._config)
         attributes = _signal_attributes(request, request.input)
-        await self._transact(
-            request.namespace,
-            request.workflow_execution,
-            lambda t: workflow.signal(t, attributes, self._config, request.links),
-        )
-        return ws.SignalWorkflowExecutionResponse()
+
+        def decide(t: Transition) -> common.Link:
+            workflow.signal(t, attributes, self._config, request.links)
+            return _signal_link(t.state, request.request_id)
+
+        link = await self._transact(request.namespace, request.workflow_execution, decide)
+        return ws.SignalWorkflowExecutionResponse(link=link)
 
     async def request_cancel_workflow_execution(
         self, request: ws.RequestCancelWorkflowExecutionRequest, call: Call
     ) -> ws.RequestCancelWorkflowExecutionResponse:
+        links.check(request.links, (), self._config)
         attributes = history.WorkflowExecutionCancelRequestedEventAttributes(
             cause=request.reason, identity=request.identity
         )
@@ -330,6 +360,7 @@ class Workflows:
     async def terminate_workflow_execution(
         self, request: ws.TerminateWorkflowExecutionRequest, call: Call
     ) -> ws.TerminateWorkflowExecutionResponse:
+        links.check(request.links, (), self._config)
         details = request.details if request.HasField("details") else None
 
         def decide(t: Transition) -> None:
@@ -358,7 +389,7 @@ class Workflows:
         """Wait until the outbox has delivered what a closed execution owes: it goes with its row."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + DEBTS_WAIT_S
-        while outstanding(execution.state):
+        while debts(execution.state):
             left = give_up - loop.time()
             if left <= 0 or not await self._executions.wait_for_change(execution, left):
                 raise Unavailable("others have not heard of its end yet; try again")
@@ -368,17 +399,17 @@ class Workflows:
         self,
         namespace: str,
         which: common.WorkflowExecution,
-        decide: Callable[[Transition], None],
-    ) -> None:
+        decide: Callable[[Transition], R],
+    ) -> R:
         """Decide on a run; if it is the current one that closed meanwhile, on its successor."""
         execution = await self._find(namespace, which)
         try:
-            await self._executions.transact(execution.execution_id, decide)
+            return await self._executions.transact(execution.execution_id, decide)
         except NotFound:
             following = await self._find(namespace, which)
             if following.execution_id == execution.execution_id:
                 raise
-            await self._executions.transact(following.execution_id, decide)
+            return await self._executions.transact(following.execution_id, decide)
 
     async def _find(self, namespace: str, which: common.WorkflowExecution) -> Execution:
         namespace_id = self._namespaces.id_of(namespace)
@@ -400,9 +431,14 @@ class Workflows:
     ) -> ws.DescribeWorkflowExecutionResponse:
         execution = await self._find(request.namespace, request.execution)
         types = self._namespaces.by_name(request.namespace).search_attributes
-        response = await self._executions.read(execution.execution_id, describe)
+        response = await self._executions.read(execution.execution_id, self._described)
         found = response.workflow_execution_info.search_attributes
         search_attributes.with_types(found, types)
+        return response
+
+    def _described(self, state: WorkflowState) -> ws.DescribeWorkflowExecutionResponse:
+        response = describe(state, self._is_blocked)
+        response.pending_nexus_operations.extend(nexus_description.pending(state, self._is_blocked))
         return response
 
     async def get_workflow_execution_history(
@@ -529,6 +565,31 @@ class Workflows:
         return response
 
 
+def _check_attachments(request: ws.StartWorkflowExecutionRequest, config: Config) -> None:
+    """Callbacks and links; a link that a callback has too is dropped."""
+    asked = request.on_conflict_options
+    if asked.attach_completion_callbacks and not asked.attach_request_id:
+        raise InvalidArgument("attaching request ID is required for attaching completion callbacks")
+    callbacks.check(request.completion_callbacks, config)
+    kept = links.without_repeats(request.links, request.completion_callbacks)
+    del request.links[:]
+    request.links.extend(kept)
+    links.check(request.links, request.completion_callbacks, config)
+
+
+def _attachment(
+    request: ws.StartWorkflowExecutionRequest, config: Config
+) -> Callable[[Transition], None] | None:
+    """What `on_conflict_options` ask to be done to the run that is met."""
+    if not request.HasField("on_conflict_options"):
+        return None
+    asked = request.on_conflict_options
+    request_id = request.request_id if asked.attach_request_id else ""
+    brought = request.completion_callbacks if asked.attach_completion_callbacks else []
+    linked = request.links if asked.attach_links else []
+    return lambda t: workflow.attach(t, request_id, brought, linked, config)
+
+
 class _EagerStart:
     """Starts the first workflow task of a new run for the client that starts the run: it has a
     worker beside it, and needs no poll."""
@@ -571,6 +632,13 @@ def check_execution(which: common.WorkflowExecution) -> None:
 def check_chain(state: WorkflowState, first_run_id: str) -> None:
     if first_run_id and state.started.first_execution_run_id != first_run_id:
         raise NotFound("workflow execution not found")
+
+
+def _signal_link(state: WorkflowState, request_id: str) -> common.Link:
+    """To the signal's event, by its request: it may have no id yet."""
+    signaled = event_types.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
+    place = (state.namespace, state.workflow_id, state.run_id)
+    return links.to_request(*place, signaled, request_id)
 
 
 SignalRequest = ws.SignalWorkflowExecutionRequest | ws.SignalWithStartWorkflowExecutionRequest

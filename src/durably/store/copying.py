@@ -26,6 +26,7 @@ TABLES = (
     "metadata",
     "namespaces",
     "queue_configs",
+    "nexus_endpoints",
     "executions",
     "journal",
     "snapshots",

@@ -41,8 +41,10 @@ from durably.store.statements import (
     CLOSED_RUNS,
     COUNT_BY_STATUS,
     CREATE_NAMESPACE,
+    CREATE_NEXUS_ENDPOINT,
     CURRENT_RUN,
     DELETE_NAMESPACE,
+    DELETE_NEXUS_ENDPOINT,
     DUE,
     EVENTS_BACKWARD,
     EVENTS_FORWARD,
@@ -51,12 +53,14 @@ from durably.store.statements import (
     LIST_ORDER,
     METADATA,
     NAMESPACES,
+    NEXUS_ENDPOINTS,
     PUT_METADATA,
     PUT_QUEUE_CONFIG,
     QUEUE_CONFIG,
     READ_TAIL,
     ROW_OF_EVENT,
     UPDATE_NAMESPACE,
+    UPDATE_NEXUS_ENDPOINT,
     VISIBLE_COLUMNS,
     numbered,
 )
@@ -68,6 +72,7 @@ from durably.store.store import (
     Heartbeat,
     JournalRow,
     NamespaceRow,
+    NexusEndpointRow,
     QueueBacklog,
     QueueKey,
     RunRow,
@@ -345,14 +350,25 @@ class PostgresStore:
         return self._submit(_Deletion(execution_id, done), done)
 
     def put_namespace(self, row: NamespaceRow, expected_version: int) -> asyncio.Future[None]:
+        if expected_version == 0:
+            created = (row.namespace_id, row.name, row.version, row.record)
+            return self._put_named(CREATE_NAMESPACE, created)
+        key = (row.namespace_id, expected_version)
+        return self._put_named(UPDATE_NAMESPACE, (row.name, row.version, row.record, *key))
+
+    def put_nexus_endpoint(
+        self, row: NexusEndpointRow, expected_version: int
+    ) -> asyncio.Future[None]:
+        if expected_version == 0:
+            created = (row.endpoint_id, row.name, row.version, row.record)
+            return self._put_named(CREATE_NEXUS_ENDPOINT, created)
+        key = (row.endpoint_id, expected_version)
+        return self._put_named(UPDATE_NEXUS_ENDPOINT, (row.name, row.version, row.record, *key))
+
+    def _put_named(self, sql: str, values: tuple[object, ...]) -> asyncio.Future[None]:
+        """Conflict if another was first, or has the name."""
+
         async def put(connection: Connection) -> None:
-            if expected_version == 0:
-                sql = CREATE_NAMESPACE
-                values: tuple[object, ...] = (row.namespace_id, row.name, row.version, row.record)
-            else:
-                sql = UPDATE_NAMESPACE
-                key = (row.namespace_id, expected_version)
-                values = (row.name, row.version, row.record, *key)
             try:
                 written = await connection.execute(numbered(sql), *values)
             except asyncpg.UniqueViolationError as error:
@@ -366,6 +382,12 @@ class PostgresStore:
         async def delete(connection: Connection) -> None:
             for sql in DELETE_NAMESPACE:
                 await connection.execute(numbered(sql), namespace_id)
+
+        return self._errand(delete)
+
+    def delete_nexus_endpoint(self, endpoint_id: str) -> asyncio.Future[None]:
+        async def delete(connection: Connection) -> None:
+            await connection.execute(numbered(DELETE_NEXUS_ENDPOINT), endpoint_id)
 
         return self._errand(delete)
 
@@ -667,6 +689,9 @@ class PostgresStore:
 
     async def namespaces(self) -> list[NamespaceRow]:
         return [NamespaceRow(*row) for row in await self._rows(NAMESPACES)]
+
+    async def nexus_endpoints(self) -> list[NexusEndpointRow]:
+        return [NexusEndpointRow(*row) for row in await self._rows(NEXUS_ENDPOINTS)]
 
     async def metadata(self, key: str) -> bytes | None:
         row = await self._row(METADATA, key)

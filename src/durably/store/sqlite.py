@@ -45,9 +45,11 @@ from durably.store.statements import (
     CLOSED_RUNS,
     COUNT_BY_STATUS,
     CREATE_NAMESPACE,
+    CREATE_NEXUS_ENDPOINT,
     CURRENT_RUN,
     DELETE_EXECUTION,
     DELETE_NAMESPACE,
+    DELETE_NEXUS_ENDPOINT,
     DUE,
     EVENTS_BACKWARD,
     EVENTS_FORWARD,
@@ -56,6 +58,7 @@ from durably.store.statements import (
     LIST_ORDER,
     METADATA,
     NAMESPACES,
+    NEXUS_ENDPOINTS,
     PUT_METADATA,
     PUT_QUEUE_CONFIG,
     QUEUE_CONFIG,
@@ -65,6 +68,7 @@ from durably.store.statements import (
     READ_TAIL,
     ROW_OF_EVENT,
     UPDATE_NAMESPACE,
+    UPDATE_NEXUS_ENDPOINT,
     VISIBLE_COLUMNS,
 )
 from durably.store.store import (
@@ -76,6 +80,7 @@ from durably.store.store import (
     Heartbeat,
     JournalRow,
     NamespaceRow,
+    NexusEndpointRow,
     QueueBacklog,
     QueueKey,
     RunRow,
@@ -335,6 +340,30 @@ class SqliteStore:
 
         return self._submit(delete)
 
+    def put_nexus_endpoint(
+        self, row: NexusEndpointRow, expected_version: int
+    ) -> asyncio.Future[None]:
+        def put(connection: sqlite3.Connection) -> None:
+            if expected_version == 0:
+                created = (row.endpoint_id, row.name, row.version, row.record)
+                written = connection.execute(CREATE_NEXUS_ENDPOINT, created)
+            else:
+                changed = (row.name, row.version, row.record, row.endpoint_id, expected_version)
+                try:
+                    written = connection.execute(UPDATE_NEXUS_ENDPOINT, changed)
+                except sqlite3.IntegrityError as error:
+                    raise Conflict from error
+            if written.rowcount != 1:
+                raise Conflict
+
+        return self._submit(put)
+
+    def delete_nexus_endpoint(self, endpoint_id: str) -> asyncio.Future[None]:
+        def delete(connection: sqlite3.Connection) -> None:
+            connection.execute(DELETE_NEXUS_ENDPOINT, (endpoint_id,))
+
+        return self._submit(delete)
+
     def put_queue_config(self, queue: QueueKey, config: bytes) -> asyncio.Future[None]:
         values = (queue.namespace_id, int(queue.kind), queue.name, config)
 
@@ -487,6 +516,9 @@ class SqliteStore:
 
     async def namespaces(self) -> list[NamespaceRow]:
         return [NamespaceRow(*row) for row in self._rows(NAMESPACES, ())]
+
+    async def nexus_endpoints(self) -> list[NexusEndpointRow]:
+        return [NexusEndpointRow(*row) for row in self._rows(NEXUS_ENDPOINTS, ())]
 
     async def metadata(self, key: str) -> bytes | None:
         row = self._row(METADATA, (key,))

@@ -59,6 +59,11 @@ DELETE_NAMESPACE = (
     "DELETE FROM queue_configs WHERE namespace_id = ?",
     "DELETE FROM namespaces WHERE namespace_id = ?",
 )
+NEXUS_ENDPOINTS = "SELECT endpoint_id, name, version, record FROM nexus_endpoints"
+CREATE_NEXUS_ENDPOINT = "INSERT INTO nexus_endpoints VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+UPDATE_NEXUS_ENDPOINT = """UPDATE nexus_endpoints SET name = ?, version = ?, record = ?
+    WHERE endpoint_id = ? AND version = ?"""
+DELETE_NEXUS_ENDPOINT = "DELETE FROM nexus_endpoints WHERE endpoint_id = ?"
 # Some executions of a namespace.
 EXECUTIONS_OF = """SELECT execution_id FROM executions WHERE shard = 0 AND namespace_id = ?
     LIMIT ?"""

@@ -43,6 +43,8 @@ class Conflict(Exception):
 class TaskKind(IntEnum):
     WORKFLOW = 1
     ACTIVITY = 2
+    NEXUS = 3
+    """In memory only: who asks a handler waits for the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +240,16 @@ class NamespaceRow:
 
 
 @dataclass(slots=True)
+class NexusEndpointRow:
+    """`record` is encoded by the service that owns endpoints."""
+
+    endpoint_id: str
+    name: str
+    version: int
+    record: bytes
+
+
+@dataclass(slots=True)
 class VisibleExecution:
     """One row of a list."""
 
@@ -288,6 +300,15 @@ class Store(Protocol):
 
     def delete_namespace(self, namespace_id: str) -> asyncio.Future[None]:
         """Remove a namespace whose executions are all gone, and what is stored of its queues."""
+
+    def put_nexus_endpoint(
+        self, row: NexusEndpointRow, expected_version: int
+    ) -> asyncio.Future[None]:
+        """Write an endpoint; version 0 creates it. Conflict if another was first, or has the name."""
+
+    def delete_nexus_endpoint(self, endpoint_id: str) -> asyncio.Future[None]: ...
+
+    async def nexus_endpoints(self) -> list[NexusEndpointRow]: ...
 
     async def executions_of(self, namespace_id: str, limit: int) -> list[int]:
         """Ids of some executions of a namespace, of any kind."""

@@ -107,6 +107,21 @@ def _activity_columns() -> dict[str, Column]:
 ACTIVITY_COLUMNS = _activity_columns()
 """The same for standalone activities, which have these names beside."""
 
+
+def _nexus_columns() -> dict[str, Column]:
+    columns = dict(SYSTEM_COLUMNS)
+    columns["OperationId"] = columns["WorkflowId"]
+    columns["Operation"] = columns["WorkflowType"]
+    columns["Endpoint"] = columns["TaskQueue"]
+    columns["Service"] = columns["ParentWorkflowId"]
+    columns["RequestId"] = columns["ParentRunId"]
+    return columns
+
+
+NEXUS_COLUMNS = _nexus_columns()
+"""The same for standalone Nexus operations. Service and request id are in columns that only workflows
+have otherwise."""
+
 PREDEFINED: dict[str, str] = {
     "BatcherNamespace": "Keyword",
     "BatcherUser": "Keyword",

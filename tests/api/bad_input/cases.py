@@ -39,7 +39,7 @@ MESSAGES = {
     "no namespace": r"^Namespace not set on request\.$",
     "unknown namespace": r"^Namespace nowhere is not found\.$",
     "no workflow id": r"(?i)workflow ?id",
-    "malformed run id": r"(?i)run ?id",
+    "malformed run id": r"(?i)run[ _]?id",
     "unknown run": r"(?i)workflow.* not found",
     "unknown activity": r"^activity not found for ID: a$",
     "long activity id": r"(?i)activity ?id exceeds",
@@ -73,6 +73,42 @@ MESSAGES = {
     "no rule": r"^Rule Specification is not set\.$",
     "no rule id": r"^Workflow Rule ID is not set\.$",
     "long rule id": r"^Workflow Rule Id length exceeds limit\.$",
+    "no operation id": r"^operation_id is required$",
+    "long operation id": r"^operation_id exceeds length limit",
+    "unknown operation": r"^operation not found for ID: o$",
+    "no endpoint": r"^endpoint is required$",
+    "no service": r"^service is required$",
+    "long service": r"(?i)service exceeds length limit",
+    "reserved header": r"(?i)disallowed",
+    "large header": r"(?i)header exceeds size limit",
+    "unknown endpoint": r"(?i)endpoint.* not found|endpoint with ID",
+    "no endpoint name": r"^endpoint name not set$",
+    "no endpoint target": r"^empty target variant$",
+    "wrong endpoint name": r"^endpoint name must match",
+    "long endpoint name": r"^endpoint name exceeds length limit of 200$",
+    "no target queue": r"^invalid target task queue",
+    "no target namespace": r"^target namespace not set$",
+    "unknown target": r"Namespace nowhere is not found",
+    "no target URL": r"^empty target URL$",
+    "wrong target URL": r'^invalid target URL scheme: "ftp"',
+    "no endpoint id": r"^endpoint ID not set$",
+    "malformed endpoint id": r"^malformed endpoint ID",
+    "no version": r"^endpoint version is non-positive$",
+    "empty link": r"^unsupported link variant$",
+    "too many links": r"^cannot attach more than 10 links per request, got 11$",
+    "large link": r"^link exceeds allowed size of 4000",
+    "link to no job": r"^batch job link must not have an empty job ID$",
+    "link to no run": r"^workflow event link must not have an empty",
+    "callback to no address": r"^invalid url: unknown scheme:",
+    "callback with another scheme": r"^invalid url: unknown scheme: ftp",
+    "callback to no host": r"^invalid url: missing host$",
+    "callback without TLS": r"callback address",
+    "callback to a private address": r"^invalid url: .*10\.0\.0\.1",
+    "callback to a long address": r"^invalid url: url length longer than max length",
+    "callback with large headers": r"^invalid header: header size longer than max",
+    "callback inside the server": r"^unsupported callback variant",
+    "callback of no kind": r"^unknown callback variant",
+    "callbacks without their request": r"^attaching request ID is required",
     "unknown rule": r"^Workflow Rule with this ID not Found\.$",
 }
 """What the message says of a fault, whichever the RPC; the words both servers have in common."""
@@ -128,6 +164,44 @@ def _starts(rpc: str, request: Mapping[str, Any]) -> list[Case]:
     ]
 
 
+def _brought(
+    rpc: str, request: Mapping[str, Any], inner: str = "", *, callbacks: bool = True
+) -> list[Case]:
+    """Links and, with a start or an update, callbacks; `inner`: the field that brings them."""
+
+    def with_(**fields: Any) -> dict[str, Any]:
+        if not inner:
+            return {**request, **fields}
+        return {**request, inner: {**request[inner], **fields}}
+
+    link = {"batchJob": {"jobId": "j"}}
+    found = [
+        Case(rpc, "empty link", with_(links=[{}])),
+        Case(rpc, "too many links", with_(links=[link] * 11)),
+        Case(rpc, "large link", with_(links=[{"batchJob": {"jobId": "j" * 4001}}])),
+        Case(rpc, "link to no job", with_(links=[{"batchJob": {}}])),
+        Case(rpc, "link to no run", with_(links=[{"workflowEvent": {"namespace": "n"}}])),
+    ]
+    if not callbacks:
+        return found
+    for fault, callback in (
+        ("callback to no address", {"nexus": {}}),
+        ("callback with another scheme", {"nexus": {"url": "ftp://a.example"}}),
+        ("callback to no host", {"nexus": {"url": "https:///x"}}),
+        ("callback without TLS", {"nexus": {"url": "http://a.example"}}),
+        ("callback to a private address", {"nexus": {"url": "https://10.0.0.1/x"}}),
+        ("callback to a long address", {"nexus": {"url": "https://a.example/" + LONG}}),
+        (
+            "callback with large headers",
+            {"nexus": {"url": "https://a.example", "header": {"a": LONG * 9}}},
+        ),
+        ("callback inside the server", {"internal": {"data": "MQ=="}}),
+    ):
+        found.append(Case(rpc, fault, with_(completionCallbacks=[callback], requestId="r")))
+    unknown = with_(completionCallbacks=[{}], requestId="r")
+    return [*found, Case(rpc, "callback of no kind", unknown, StatusCode.UNIMPLEMENTED)]
+
+
 _TOKEN_RPCS = (
     "RespondWorkflowTaskCompleted",
     "RespondWorkflowTaskFailed",
@@ -136,6 +210,8 @@ _TOKEN_RPCS = (
     "RespondActivityTaskFailed",
     "RespondActivityTaskCanceled",
     "RespondQueryTaskCompleted",
+    "RespondNexusTaskCompleted",
+    "RespondNexusTaskFailed",
 )
 _BY_ID_RPCS = (
     "RecordActivityTaskHeartbeatById",
@@ -178,6 +254,8 @@ _QUERIED = (
     "CountWorkflowExecutions",
     "ListActivityExecutions",
     "CountActivityExecutions",
+    "ListNexusOperationExecutions",
+    "CountNexusOperationExecutions",
 )
 _ON_ACTIVITY: dict[str, dict[str, Any]] = {
     "DescribeActivityExecution": {},
@@ -373,8 +451,112 @@ def _starts_of_activities() -> list[Case]:
             "unknown search attribute",
             {**request, "searchAttributes": {"indexedFields": {"Nope": {"data": "MQ=="}}}},
         ),
-        Case(rpc, "empty link", {**request, "links": [{}]}),
         Case(rpc, "unknown namespace", {**request, "namespace": "nowhere"}, MISSING),
+    ]
+
+
+_ON_OPERATION = (
+    "DescribeNexusOperationExecution",
+    "PollNexusOperationExecution",
+    "RequestCancelNexusOperationExecution",
+    "TerminateNexusOperationExecution",
+    "DeleteNexusOperationExecution",
+)
+_START_OPERATION: dict[str, Any] = {
+    **HERE,
+    "operationId": "o",
+    "endpoint": "nowhere",
+    "service": "s",
+    "operation": "op",
+}
+
+
+def _on_operation(rpc: str) -> list[Case]:
+    request = {**HERE, "operationId": "o"}
+    return [
+        Case(rpc, "no operation id", HERE),
+        Case(rpc, "long operation id", {**request, "operationId": LONG}),
+        Case(rpc, "malformed run id", {**request, "runId": "not-a-uuid"}),
+        Case(rpc, "unknown operation", request, MISSING),
+    ]
+
+
+def _operations() -> list[Case]:
+    rpc, request = "StartNexusOperationExecution", _START_OPERATION
+    rows = [
+        Case(rpc, "no operation id", without(request, "operationId")),
+        Case(rpc, "no endpoint", without(request, "endpoint")),
+        Case(rpc, "no service", without(request, "service")),
+        Case(rpc, "no operation", without(request, "operation")),
+        Case(rpc, "long operation id", {**request, "operationId": LONG}),
+        Case(rpc, "long service", {**request, "service": LONG}),
+        Case(rpc, "a request id that is too long", {**request, "requestId": LONG}),
+        Case(rpc, "negative timeout", {**request, "startToCloseTimeout": "-1s"}),
+        Case(rpc, "reserved header", {**request, "nexusHeader": {"Request-Timeout": "1s"}}),
+        Case(rpc, "large header", {**request, "nexusHeader": {"a": "b" * 9000}}),
+        Case(
+            rpc,
+            "unknown search attribute",
+            {**request, "searchAttributes": {"indexedFields": {"Nope": {"data": "MQ=="}}}},
+        ),
+        Case(
+            rpc,
+            "a callback",
+            {**request, "completionCallbacks": [{"nexus": {"url": "http://a/b"}}]},
+            StatusCode.UNIMPLEMENTED,
+        ),
+        Case(rpc, "unknown endpoint", request, MISSING),
+        Case("PollNexusTaskQueue", "no task queue", HERE),
+        Case("PollNexusTaskQueue", "long task queue", {**HERE, "taskQueue": {"name": LONG}}),
+    ]
+    for each in _ON_OPERATION:
+        rows += _on_operation(each)
+    for each in ("RequestCancel", "Terminate"):
+        asked = {**HERE, "operationId": "o", "identity": LONG}
+        rows.append(Case(f"{each}NexusOperationExecution", "long identity", asked))
+    return rows
+
+
+_WORKER = {"worker": {"namespace": "default", "taskQueue": "q"}}
+_NO_ENDPOINT = "1d6c1a0e-3f4b-4f6a-9d53-0c6b1b1f8f00"
+
+
+def _endpoint_specs(rpc: str, rest: Mapping[str, Any]) -> list[Case]:
+    def case(fault: str, spec: Mapping[str, Any], status: StatusCode = INVALID) -> Case:
+        return Case(rpc, fault, {**rest, "spec": spec}, status)
+
+    far = {"external": {"url": "ftp://far"}}
+    nowhere = {"worker": {"namespace": "nowhere", "taskQueue": "q"}}
+    return [
+        case("no endpoint name", {"target": _WORKER}),
+        case("no endpoint target", {"name": "e1"}),
+        case("wrong endpoint name", {"name": "1e", "target": _WORKER}),
+        case("long endpoint name", {"name": "e" * 201, "target": _WORKER}),
+        case("no target queue", {"name": "e1", "target": {"worker": {"namespace": "default"}}}),
+        case("no target namespace", {"name": "e1", "target": {"worker": {"taskQueue": "q"}}}),
+        case("unknown target", {"name": "e1", "target": nowhere}, StatusCode.FAILED_PRECONDITION),
+        case("no target URL", {"name": "e1", "target": {"external": {}}}),
+        case("wrong target URL", {"name": "e1", "target": far}),
+    ]
+
+
+def _endpoints() -> list[Case]:
+    update = {"id": _NO_ENDPOINT, "version": "1", "spec": {"name": "e1", "target": _WORKER}}
+    return [
+        *_endpoint_specs("CreateNexusEndpoint", {}),
+        *_endpoint_specs("UpdateNexusEndpoint", {"id": _NO_ENDPOINT, "version": "1"}),
+        Case("UpdateNexusEndpoint", "unknown endpoint", update, MISSING),
+        Case("GetNexusEndpoint", "no endpoint id", {}),
+        Case("GetNexusEndpoint", "malformed endpoint id", {"id": "e"}),
+        Case("GetNexusEndpoint", "unknown endpoint", {"id": _NO_ENDPOINT}, MISSING),
+        Case("DeleteNexusEndpoint", "no endpoint id", {"version": "1"}),
+        Case("DeleteNexusEndpoint", "no version", {"id": _NO_ENDPOINT}),
+        Case(
+            "DeleteNexusEndpoint", "unknown endpoint", {"id": _NO_ENDPOINT, "version": "1"}, MISSING
+        ),
+        Case("ListNexusEndpoints", "negative page size", {"pageSize": -1}),
+        Case("ListNexusEndpoints", "a page token of nobody", {"nextPageToken": BAD_TOKEN}),
+        Case("ListNexusEndpoints", "large page", {"pageSize": 100_000}),
     ]
 
 
@@ -383,6 +565,23 @@ def written() -> list[Case]:
     signal_start = {**START, "signalName": "s"}
     rows = [
         *_starts("StartWorkflowExecution", START),
+        *_brought("StartWorkflowExecution", START),
+        Case(
+            "StartWorkflowExecution",
+            "callbacks without their request",
+            {**START, "onConflictOptions": {"attachCompletionCallbacks": True}},
+        ),
+        *_brought("StartActivityExecution", _START_ACTIVITY),
+        *_brought(
+            "UpdateWorkflowExecution",
+            {
+                **HERE,
+                **NAMED,
+                "request": {"meta": {"updateId": "u"}, "input": {"name": "n"}},
+            },
+            "request",
+        ),
+        *_brought("SignalWorkflowExecution", {**HERE, **NAMED, "signalName": "s"}, callbacks=False),
         *_starts("SignalWithStartWorkflowExecution", signal_start),
         Case("SignalWithStartWorkflowExecution", "no signal name", START),
         Case(
@@ -464,7 +663,7 @@ def written() -> list[Case]:
         rows += _on_activity(rpc, rest)
     rows += _starts_of_activities()
     rows += [*_pauses("PauseWorkflowExecution"), *_pauses("UnpauseWorkflowExecution")]
-    rows += [*_batches(), *_rules()]
+    rows += [*_batches(), *_rules(), *_operations(), *_endpoints()]
     for rpc in _TOKEN_RPCS:
         rows += _by_token(rpc)
     for rpc in _BY_ID_RPCS:

@@ -11,6 +11,7 @@ from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.engine import records as r
+from durably.engine.callback.apply import attach, execution_closed
 from durably.engine.standalone.state import (
     Attachment,
     CancelRequest,
@@ -33,6 +34,8 @@ def apply_standalone(state: StandaloneActivityState, record: r.StandaloneRecord)
             state.attachments.append(
                 Attachment(record.request_id, record.at_ns, record.callbacks, record.links)
             )
+            brought = [common.Callback.FromString(each) for each in record.callbacks]
+            attach(state, record.request_id, brought, record.at_ns)
         case r.StandaloneCancelAsked():
             state.cancel = CancelRequest(record.identity, record.reason, record.request_id)
         case r.StandaloneTerminated():
@@ -149,6 +152,7 @@ def _close(
 ) -> None:
     state.status = status
     state.close_ns = at_ns
+    execution_closed(state, 0, goes_on=False)
     activity = state.activity
     activity.started_ns = 0
     activity.retry_at_ns = 0

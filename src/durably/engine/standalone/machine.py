@@ -24,10 +24,12 @@ from temporalio.api.enums.v1 import activity_pb2 as activity_enums
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
+from durably.config import Config
 from durably.engine import activity, activity_control
 from durably.engine import records as r
 from durably.engine.activity_control import Jitter
 from durably.engine.apply import nanoseconds, options_of
+from durably.engine.callback import machine as callback
 from durably.engine.retry import with_defaults
 from durably.engine.standalone.state import SCHEDULED_EVENT_ID, StandaloneActivityState
 from durably.engine.transition import DispatchActivity, Transition
@@ -38,10 +40,12 @@ from durably.errors import FailedPrecondition, InvalidArgument
 StandaloneTransition = Transition[StandaloneActivityState]
 
 
-def start(t: StandaloneTransition, request: ws.StartActivityExecutionRequest) -> None:
+def start(
+    t: StandaloneTransition, request: ws.StartActivityExecutionRequest, config: Config
+) -> None:
     """A well-formed request becomes an execution; see `service/standalone_activities.py`."""
     t.note(r.Created(request.namespace, request.request_id))
-    attach(t, request.request_id, request.completion_callbacks, request.links)
+    attach(t, request.request_id, request.completion_callbacks, request.links, config)
     t.note(
         r.StandaloneOpened(
             nanoseconds(request.start_delay), request.search_attributes.SerializeToString()
@@ -77,12 +81,14 @@ def attach(
     request_id: str,
     callbacks: Sequence[common.Callback],
     links: Sequence[common.Link],
+    config: Config,
 ) -> None:
     """Callbacks and links of a start request; those of one request id are taken once."""
     if not (callbacks or links) or t.state.attached_by(request_id):
         return
     if t.state.closed:
         raise FailedPrecondition("cannot attach callbacks or links to a closed activity")
+    callback.check_room(t.state, len(callbacks), config.callbacks_max, "an activity")
     t.note(
         r.StandaloneAttached(
             request_id,
@@ -121,6 +127,7 @@ def terminate(t: StandaloneTransition, identity: str, reason: str, request_id: s
     if not state.running:
         raise FailedPrecondition(f"invalid transition from {state.stage}")
     t.note(r.StandaloneTerminated(t.now_ns, identity, reason, request_id))
+    callback.invoke_due(t)
     t.visible = True
 
 

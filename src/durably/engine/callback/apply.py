@@ -1,0 +1,82 @@
+"""apply(state, entry) for completion callbacks. Rules: see `engine/apply.py`."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, assert_never
+
+from temporalio.api.common.v1 import message_pb2 as common
+
+from durably.engine import records as r
+from durably.engine.callback.state import (
+    BACKING_OFF,
+    FAILED,
+    SCHEDULED,
+    STANDBY,
+    SUCCEEDED,
+    Callback,
+    callback_id,
+)
+
+if TYPE_CHECKING:
+    from durably.engine.state import AwaitedState
+
+
+def attach(
+    state: "AwaitedState",
+    request_id: str,
+    callbacks: Iterable[common.Callback],
+    at_ns: int,
+    update_id: str = "",
+) -> None:
+    """The callbacks of one request; those of a request that brought them before are known."""
+    for index, each in enumerate(callbacks):
+        known = callback_id(request_id, index, update_id)
+        if known not in state.callbacks:
+            state.callbacks[known] = Callback(
+                known, each.SerializeToString(), request_id, at_ns, update_id
+            )
+
+
+def execution_closed(state: "AwaitedState", event_id: int, *, goes_on: bool) -> None:
+    """What waits for the close is due, unless another run goes on; what waits for an update is due
+    in any case, for the update ended with its run."""
+    for callback in state.callbacks.values():
+        if callback.state != STANDBY:
+            continue
+        if callback.update_id:
+            callback.state = SCHEDULED
+        elif not goes_on:
+            callback.state = SCHEDULED
+            callback.outcome_event_id = event_id
+
+
+def update_ended(
+    state: "AwaitedState", update_id: str, event_id: int, outcome: bytes = b"", at_ns: int = 0
+) -> None:
+    """What waits for this update is due. `event_id` 0: `outcome`, at this time, has no event."""
+    for callback in state.callbacks.values():
+        if callback.update_id == update_id and callback.state == STANDBY:
+            callback.state = SCHEDULED
+            callback.outcome_event_id = event_id
+            callback.outcome = outcome
+            callback.outcome_ns = at_ns
+
+
+def apply_callback(state: "AwaitedState", record: r.CallbackRecord) -> None:
+    callback = state.callbacks[record.callback_id]
+    match record:
+        case r.CallbackSucceeded():
+            callback.state = SUCCEEDED
+            callback.attempt += 1
+            callback.last_attempt_ns = record.at_ns
+            callback.last_failure = b""
+        case r.CallbackAttemptFailed():
+            callback.state = BACKING_OFF if record.next_attempt_ns else FAILED
+            callback.attempt += 1
+            callback.last_attempt_ns = record.at_ns
+            callback.last_failure = record.failure
+            callback.next_attempt_ns = record.next_attempt_ns
+        case r.CallbackRescheduled():
+            callback.state = SCHEDULED
+            callback.next_attempt_ns = 0
+        case _:
+            assert_never(record)

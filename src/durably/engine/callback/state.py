@@ -1,0 +1,48 @@
+"""The state of one completion callback.
+
+Rule 1: only `apply.py` beside this file writes.
+Rule 2: BLOCKED is no state: it is SCHEDULED, seen while its destination gets no calls.
+
+Times are nanoseconds since the epoch; 0 means "not set".
+"""
+
+from msgspec import Struct
+from temporalio.api.enums.v1 import common_pb2 as common_enums
+
+STANDBY = common_enums.CALLBACK_STATE_STANDBY
+SCHEDULED = common_enums.CALLBACK_STATE_SCHEDULED
+BACKING_OFF = common_enums.CALLBACK_STATE_BACKING_OFF
+FAILED = common_enums.CALLBACK_STATE_FAILED
+SUCCEEDED = common_enums.CALLBACK_STATE_SUCCEEDED
+
+
+class Callback(Struct):
+    """A call that somebody asked for, to be made when an execution, or an update of it, has ended."""
+
+    callback_id: str
+    callback: bytes
+    """A serialized common.v1.Callback."""
+    request_id: str
+    """Of the request that brought it."""
+    registered_ns: int
+    update_id: str = ""
+    """Not empty: it waits for this update; else for the close of the execution."""
+    state: int = STANDBY
+    attempt: int = 0
+    """How many attempts have ended."""
+    last_attempt_ns: int = 0
+    last_failure: bytes = b""
+    """A serialized Failure; empty: the last attempt did not fail."""
+    next_attempt_ns: int = 0
+    """When the present backoff is over."""
+    outcome_event_id: int = 0
+    """The event that says how it ended; 0: see `outcome`, or the execution closed before it did."""
+    outcome: bytes = b""
+    """A serialized update.v1.Outcome that no event has: the update was rejected."""
+    outcome_ns: int = 0
+    """When it was."""
+
+
+def callback_id(request_id: str, index: int, update_id: str) -> str:
+    """The same for the same callback of the same request, so that it is attached once."""
+    return f"{request_id}-{index}-{update_id}" if update_id else f"{request_id}-{index}"

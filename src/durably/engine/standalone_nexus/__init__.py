@@ -1,0 +1,1 @@
+"""Nexus operations that are executions of their own."""

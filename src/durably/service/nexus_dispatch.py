@@ -1,0 +1,189 @@
+"""Calls of operations on their targets: the one way to a handler, for whoever calls it.
+
+Rule 1: a call ends with an outcome, never with an exception; one that got no answer is `Refused`.
+Rule 2: what comes back is in the API's own messages, whatever the target speaks.
+
+Facts: https://github.com/nexus-rpc/api/blob/main/SPEC.md, temporal/api/nexus/v1/message.proto.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, assert_never
+
+from temporalio.api.failure.v1 import message_pb2 as failure
+from temporalio.api.nexus.v1 import message_pb2 as nexus
+
+from durably.engine.nexus_outcome import (
+    Refused,
+    Started,
+    StartOutcome,
+    Succeeded,
+    Unsuccessful,
+    call_error,
+    refused,
+    refused_with,
+)
+from durably.errors import NamespaceDeleted, NamespaceNotFound
+from durably.service import nexus_failures, nexus_links
+from durably.service.describe import set_time
+from durably.service.namespaces import Namespaces
+from durably.service.nexus_tasks import Answer, NexusTasks
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTarget:
+    """Workers that poll a Nexus task queue; `endpoint`: the name under which they are called, if any."""
+
+    namespace: str
+    task_queue: str
+    endpoint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalTarget:
+    """A handler elsewhere, that speaks Nexus over HTTP."""
+
+    url: str
+    endpoint: str
+
+
+Target = WorkerTarget | ExternalTarget
+
+
+def target_of(spec: nexus.EndpointSpec) -> Target:
+    """Where the operations of an endpoint are handled."""
+    if spec.target.HasField("external"):
+        return ExternalTarget(spec.target.external.url, spec.name)
+    worker = spec.target.worker
+    return WorkerTarget(worker.namespace, worker.task_queue, spec.name)
+
+
+class ExternalCaller(Protocol):
+    """Calls handlers over HTTP. The callback address of `request` is this server's own: a caller of
+    others puts a public one in its place."""
+
+    async def start_operation(
+        self,
+        target: ExternalTarget,
+        request: nexus.StartOperationRequest,
+        header: Mapping[str, str],
+        timeout_s: float,
+    ) -> StartOutcome: ...
+
+    async def cancel_operation(
+        self,
+        target: ExternalTarget,
+        request: nexus.CancelOperationRequest,
+        header: Mapping[str, str],
+        timeout_s: float,
+    ) -> Refused | None: ...
+
+
+class NexusDispatch:
+    """Starts and cancels operations on their targets."""
+
+    def __init__(self, tasks: NexusTasks, namespaces: Namespaces, external: ExternalCaller) -> None:
+        self._tasks = tasks
+        self._namespaces = namespaces
+        self._external = external
+
+    async def start_operation(
+        self,
+        target: Target,
+        request: nexus.StartOperationRequest,
+        header: Mapping[str, str],
+        *,
+        timeout_s: float,
+        now_ns: int,
+        failures: bool = True,
+    ) -> StartOutcome:
+        """Ask for an operation to be started. `header`: names in lower case. `failures`: whether the
+        caller understands failures of the API; others get them in the older form from the worker."""
+        match target:
+            case WorkerTarget():
+                asked = nexus.Request(start_operation=request)
+                asked.capabilities.temporal_failure_responses = failures
+                found = await self._ask(target, asked, header, timeout_s, now_ns)
+                return found if isinstance(found, Refused) else _started(found)
+            case ExternalTarget():
+                return await self._external.start_operation(target, request, header, timeout_s)
+            case _:
+                assert_never(target)
+
+    async def cancel_operation(
+        self,
+        target: Target,
+        request: nexus.CancelOperationRequest,
+        header: Mapping[str, str],
+        *,
+        timeout_s: float,
+        now_ns: int,
+    ) -> Refused | None:
+        """Ask for an operation to be canceled; None: the handler has heard of it."""
+        match target:
+            case WorkerTarget():
+                asked = nexus.Request(cancel_operation=request)
+                asked.capabilities.SetInParent()
+                found = await self._ask(target, asked, header, timeout_s, now_ns)
+                return found if isinstance(found, Refused) else None
+            case ExternalTarget():
+                return await self._external.cancel_operation(target, request, header, timeout_s)
+            case _:
+                assert_never(target)
+
+    async def _ask(
+        self,
+        target: WorkerTarget,
+        request: nexus.Request,
+        header: Mapping[str, str],
+        timeout_s: float,
+        now_ns: int,
+    ) -> nexus.Response | Refused:
+        try:
+            namespace_id = self._namespaces.id_of(target.namespace)
+        except (NamespaceNotFound, NamespaceDeleted):
+            return refused("NOT_FOUND", f'namespace not found: "{target.namespace}"')
+        request.header.update(header)
+        request.endpoint = target.endpoint
+        set_time(request.scheduled_time, now_ns)
+        answer: Answer | None = await self._tasks.ask(
+            namespace_id, target.task_queue, request, timeout_s
+        )
+        if answer is None:
+            return refused("UPSTREAM_TIMEOUT", "upstream timeout")
+        if isinstance(answer, failure.Failure):
+            return refused_with(answer)
+        return answer
+
+
+def _started(response: nexus.Response) -> StartOutcome:
+    """What a worker answered to a start."""
+    answer = response.start_operation
+    match answer.WhichOneof("variant"):
+        case "sync_success":
+            found = answer.sync_success
+            payload = found.payload if found.HasField("payload") else None
+            return Succeeded(payload, nexus_links.from_nexus(found.links))
+        case "async_success":
+            told = answer.async_success
+            token = told.operation_token or told.operation_id
+            return Started(token, nexus_links.from_nexus(told.links))
+        case "failure":
+            return Unsuccessful(answer.failure)
+        case "operation_error":
+            return Unsuccessful(nexus_failures.operation_error(answer.operation_error))
+        case _:
+            return refused("INTERNAL", "empty outcome")
+
+
+def within_limit(outcome: StartOutcome, payload_bytes_max: int) -> StartOutcome:
+    """The same, unless its result is larger than what may be kept."""
+    if isinstance(outcome, Succeeded) and outcome.payload is not None:
+        size_bytes = outcome.payload.ByteSize()
+        if size_bytes > payload_bytes_max:
+            return call_error(
+                f"the operation's result of {size_bytes} bytes exceeds the limit of"
+                f" {payload_bytes_max} bytes (payload_bytes_max)",
+                retryable=False,
+            )
+    return outcome
