@@ -18,7 +18,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for_port(port: int, process: "subprocess.Popen[bytes]", seconds: float = 30.0) -> None:
+def wait_for_port(port: int, process: "subprocess.Popen[bytes]", seconds: float = 120.0) -> None:
     """Until something listens on the port; raises if the process ends first."""
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:
@@ -32,14 +32,15 @@ def wait_for_port(port: int, process: "subprocess.Popen[bytes]", seconds: float 
 
 
 class ServerProcess:
-    """`durably serve` on an SQLite file; can be killed with SIGKILL and started again.
+    """`durably serve` on a store; can be killed with SIGKILL and started again.
 
-    `program` is the command that is `durably`: this Python's own, unless a test installed another.
+    `folder` is where its log goes, `program` is the command that is `durably`: this Python's own, unless a test installed another.
     """
 
     def __init__(
         self,
-        store: Path,
+        store: str,
+        folder: Path,
         *arguments: str,
         port: int = 0,
         program: Sequence[str] = DURABLY,
@@ -48,7 +49,7 @@ class ServerProcess:
         self.store = store
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
-        self.log = store.with_suffix(".log")
+        self.log = folder / f"server-{self.port}.log"
         self._program = program
         self._arguments = arguments
         self._environment = environment
@@ -59,7 +60,7 @@ class ServerProcess:
             *self._program,
             "serve",
             "--store",
-            f"sqlite:///{self.store}",
+            self.store,
             "--port",
             str(self.port),
         ]
@@ -78,6 +79,15 @@ class ServerProcess:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+    def stop(self) -> None:
+        """SIGSTOP: it does nothing until `go_on`, and does not know that time has passed."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
 
     def terminate(self) -> int:
         """SIGTERM, and the exit code."""

@@ -55,7 +55,8 @@ async def test_the_wheel_serves_workflows(installed: Path, tmp_path: Path) -> No
     )
     assert Path(place).is_relative_to(installed.parent)
     server = ServerProcess(
-        tmp_path / "store.db",
+        f"sqlite:///{tmp_path}/store.db",
+        tmp_path,
         program=[str(installed / "durably")],
         environment=ENVIRONMENT,
     )

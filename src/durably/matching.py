@@ -14,7 +14,7 @@ transition started for a reserved poller.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -385,6 +385,23 @@ class Matching:
             return True
         since = self._clock() - within_ns
         return any(seen.at_ns >= since for seen in queue.pollers.values())
+
+    def present(self) -> Iterator[tuple[QueueKey, PollerSeen, int]]:
+        """Who has polled lately, on every queue, and when last; who waits is here now."""
+        now_ns = self._clock()
+        for key, queue in self._queues.items():
+            waiting = {poll.identity for poll in queue.waiting}
+            for seen in queue.pollers.values():
+                yield key, seen, now_ns if seen.identity in waiting else seen.at_ns
+
+    def idle(self, key: QueueKey) -> int:
+        """How many polls wait on this queue because nothing is there to be given."""
+        queue = self._queues.get(key)
+        return 0 if queue is None or queue.backlog else len(queue.waiting)
+
+    def idle_queues(self) -> list[QueueKey]:
+        """The queues on which polls wait because nothing is there."""
+        return [key for key in self._queues if self.idle(key)]
 
     def pollers(self, key: QueueKey) -> list[PollerSeen]:
         """The workers that polled this queue lately."""

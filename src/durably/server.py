@@ -20,6 +20,7 @@ from durably.background.batches import BatchWork
 from durably.background.callbacks import CallbackDeliveries
 from durably.background.nexus import NexusDeliveries
 from durably.background.nexus_external import ExternalCalls
+from durably.background.nodes import Neighbours
 from durably.background.outbound_http import OutboundHttp
 from durably.clock import SkippingClock
 from durably.config import Config
@@ -46,6 +47,7 @@ from durably.service.nexus_dispatch import NexusDispatch
 from durably.service.nexus_endpoints import NexusEndpoints
 from durably.service.nexus_system import SystemOperations, endpoint_ids
 from durably.service.nexus_tasks import NexusTasks
+from durably.service.nodes import NamespacesChanged, Nodes
 from durably.service.queries import Queries
 from durably.service.resets import Resets
 from durably.service.schedules import Schedules
@@ -63,8 +65,8 @@ from durably.service.workers import Workers
 from durably.service.workflow_pause import WorkflowPause
 from durably.service.workflow_rules import WorkflowRules
 from durably.service.workflows import Workflows
-from durably.store.sqlite import SqliteStore
-from durably.store.store import TaskKind
+from durably.store.opening import open_store
+from durably.store.store import Store, TaskKind
 from durably.version import VERSION
 
 logger = logging.getLogger(__name__)
@@ -129,15 +131,16 @@ class Server:
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         """Store, then what stands on it, then the port: the last to open is the first to close."""
-        store = self._open_store()
+        store = await self._open_store()
         stack.push_async_callback(self._close, store)
         opened = {"store": without_password(self.config.store)}
         logger.info("the store is open", extra={"fields": opened})
+        nodes = await self._join(store, stack)
         namespaces = Namespaces(store, self.config, self._clock)
         await namespaces.open()
         matching = Matching(self._clock)
         executions = Executions(
-            store, matching, self._clock, self.config, self._retention(namespaces)
+            store, matching, self._clock, self.config, self._retention(namespaces), nodes
         )
         breakers = CircuitBreakers(
             self._clock, self.config.nexus_breaker_failures, self.config.nexus_breaker_open_s
@@ -181,12 +184,15 @@ class Server:
             Visibility(executions, namespaces),
             Schedules(executions, namespaces, workflows),
             namespaces,
-            System(await _cluster_id(store), "sqlite", lambda: self.address),
+            System(await _cluster_id(store), store.name, lambda: self.address),
         )
-        table = admission.table(handlers)
+        table = admission.table(handlers, learned=namespaces if nodes is not None else None)
         if self._skipping is not None:
             table |= admission.table((self._skipping,), admission.TEST_SERVICES)
         batch_work = BatchWork(executions, batches, admission.answers(table))
+        _keep_in_touch(
+            stack, executions, namespaces, nexus.endpoints, task_queues, queries, worker_tasks
+        )
         deliveries = self._run_loops(stack, executions, namespaces, workflows, batch_work, nexus)
         await self._serve(stack, table, executions, namespaces, worker_tasks, deliveries, nexus)
 
@@ -222,7 +228,7 @@ class Server:
     async def _nexus(
         self,
         stack: contextlib.AsyncExitStack,
-        store: SqliteStore,
+        store: Store,
         namespaces: Namespaces,
         executions: Executions,
         workflows: Workflows,
@@ -250,8 +256,8 @@ class Server:
             CallbackDeliveries(executions, http_client, breakers, completions),
         )
 
-    def _open_store(self) -> SqliteStore:
-        return SqliteStore.open(self.config.store)
+    async def _open_store(self) -> Store:
+        return await open_store(self.config.store, self.config)
 
     async def _serve(
         self,
@@ -298,9 +304,26 @@ class Server:
 
         return make
 
-    async def _close(self, store: SqliteStore) -> None:
+    async def _close(self, store: Store) -> None:
         await store.close()
         logger.info("stopped: all that was acknowledged is in the store")
+
+    async def _join(self, store: Store, stack: contextlib.AsyncExitStack) -> Nodes | None:
+        """Where others may share the store: be one of them."""
+        if not store.shared:
+            return None
+        if self._skipping is not None:
+            raise ValueError("time_skipping needs a store of its own: sqlite:///PATH or memory:")
+        from durably.store.postgres import PostgresStore
+        from durably.store.postgres_nodes import PostgresNodes
+
+        assert isinstance(store, PostgresStore)
+        listen_url = self.config.postgres_listen or self.config.store
+        nodes = Nodes(PostgresNodes(store, listen_url), self.config)
+        await nodes.join()
+        store.node = nodes.node
+        stack.push_async_callback(nodes.leave)
+        return nodes
 
     def _retention(self, namespaces: Namespaces) -> Callable[[str], int]:
         """Nothing is removed because its time was skipped."""
@@ -327,6 +350,7 @@ class Server:
     def _http_config(self, bind: str) -> h2corn.Config:
         return h2corn.Config(
             bind=(bind,),
+            reuse_port=self.config.reuse_port,
             grpc=True,
             access_log=False,
             http1=True,
@@ -373,12 +397,33 @@ def _is_blocked(breakers: CircuitBreakers) -> IsBlocked:
     return lambda namespace_id, endpoint: breakers.is_open((namespace_id, endpoint))
 
 
-async def _cluster_id(store: SqliteStore) -> str:
+async def _cluster_id(store: Store) -> str:
     found = await store.metadata("cluster_id")
     if found is None:
         found = str(uuid.uuid4()).encode()
-        await store.put_metadata("cluster_id", found)
+        await store.put_metadata("cluster_id", found, once=True)
+        # Another server that shares the store may have been first.
+        found = await store.metadata("cluster_id") or found
     return found.decode()
+
+
+def _keep_in_touch(
+    stack: contextlib.AsyncExitStack,
+    executions: Executions,
+    namespaces: Namespaces,
+    endpoints: NexusEndpoints,
+    *others: Any,
+) -> None:
+    """With the servers that share the store, if any can."""
+    nodes = executions.nodes
+    if nodes is None:
+        return
+    namespaces.changed = endpoints.changed = lambda: nodes.say(NamespacesChanged())
+    namespaces.may_have_changed = lambda: not nodes.alone()
+    neighbours = Neighbours(nodes, executions, namespaces, endpoints, *others)
+    _run_beside(stack, neighbours.listen(), "listening to other servers")
+    _run_beside(stack, neighbours.beat(), "beats")
+    _run_beside(stack, neighbours.look(), "looking for tasks")
 
 
 def _trace_export(executions: Executions, namespaces: Namespaces) -> Coroutine[Any, Any, None]:

@@ -152,7 +152,9 @@ async def test_what_is_counted_was_done(server: Server, client: Client) -> None:
 async def test_backlog_and_open_executions_outlive_the_server(
     server_process: ServerProcess,
 ) -> None:
-    server_process = ServerProcess(server_process.store, "--set", "metrics_count_interval_s=0")
+    server_process = ServerProcess(
+        server_process.store, server_process.log.parent, "--set", "metrics_count_interval_s=0"
+    )
     server_process.start()
     try:
         client = await Client.connect(server_process.address)

@@ -147,7 +147,7 @@ class SimulatedServer(Server):
         self.rows: dict[str, Rpc] = {}
         self.store: SimulatedStore | None = None
 
-    def _open_store(self) -> SqliteStore:
+    async def _open_store(self) -> SqliteStore:
         store = SimulatedStore.open(self.config.store)
         assert isinstance(store, SimulatedStore)
         store.world, store._waiting = self.world, []

@@ -23,6 +23,7 @@ from durably.histogram import Histogram
 from durably.service import search_attributes, tokens
 from durably.service.admission import Call
 from durably.service.namespaces import Namespaces
+from durably.service.nodes import WorkerShutDown
 from durably.service.queries import Queries
 from durably.service.replies import (
     QueryTask,
@@ -161,6 +162,7 @@ class WorkerTasks:
         if len(request.identity) > self._config.identifier_chars_max:
             raise InvalidArgument("Identity length exceeds limit.")
         await self._task_queues.load(key)
+        await self._task_queues.fetch(key)
         seconds = poll_seconds(self._config.task_poll_timeout_s, call, self._executions.clock())
         if seconds <= 0:
             return None
@@ -199,7 +201,7 @@ class WorkerTasks:
         request_id = new_id()
         try:
             grant = await self._executions.transact(row.execution_id, decide, task_id=row.task_id)
-            execution = await self._executions.get(row.execution_id)
+            execution = await self._executions.known(row.execution_id)
         except NotFound:
             await self._drop(row)
             return None
@@ -215,7 +217,7 @@ class WorkerTasks:
                 lambda t: activity.take(t, row.scheduled_event_id, row.stamp, identity, request_id),
                 task_id=row.task_id,
             )
-            execution = await self._executions.get(row.execution_id)
+            execution = await self._executions.known(row.execution_id)
         except NotFound:
             await self._drop(row)
             return None
@@ -240,7 +242,7 @@ class WorkerTasks:
         except BadCommand as bad:
             await self._fail_for(token.execution_id, token.reference, bad, request)
             raise InvalidArgument(bad.message) from bad
-        execution = await self._executions.get(token.execution_id)
+        execution = await self._executions.known(token.execution_id)
         self._queries.answer_attached(execution, dict(request.query_results))
         response = ws.RespondWorkflowTaskCompletedResponse(
             activity_tasks=[self._activity_reply(execution, g) for g in completed.activities],
@@ -304,7 +306,7 @@ class WorkerTasks:
     async def respond_query_task_completed(
         self, request: ws.RespondQueryTaskCompletedRequest, call: Call
     ) -> ws.RespondQueryTaskCompletedResponse:
-        self._queries.answer_direct(self._namespaces.id_of(request.namespace), request)
+        await self._queries.answer_direct(self._namespaces.id_of(request.namespace), request)
         return ws.RespondQueryTaskCompletedResponse()
 
     async def shutdown_worker(
@@ -324,7 +326,20 @@ class WorkerTasks:
         if request.sticky_task_queue:
             key = QueueKey(namespace_id, TaskKind.WORKFLOW, request.sticky_task_queue)
             self._matching.forget_pollers(key)
+        if self._executions.nodes is not None:
+            worker, sticky = request.worker_instance_key, request.sticky_task_queue
+            self._executions.nodes.say(WorkerShutDown(namespace_id, worker, sticky))
         return ws.ShutdownWorkerResponse()
+
+    def shut_down_elsewhere(self, word: WorkerShutDown) -> None:
+        """A worker has told another server that it ends; it may wait here, too."""
+        if word.worker:
+            self._matching.shut_down(word.worker)
+        if word.sticky_queue:
+            key = QueueKey(word.namespace_id, TaskKind.WORKFLOW, word.sticky_queue)
+            self._matching.forget_pollers(key)
+            if self._executions.nodes is not None:
+                self._executions.nodes.forget_pollers(key)
 
     # --- Activities, by token -----------------------------------------------------------------
 
