@@ -92,6 +92,15 @@ class Config:
     # Task queues
     fairness_weights_max: int = 1_000
 
+    # Worker versioning
+    deployments_max: int = 100
+    versions_per_deployment_max: int = 100
+    task_queues_per_version_max: int = 100
+    version_sets_per_queue_max: int = 10
+    builds_per_queue_max: int = 100
+    version_drainage_grace_s: float = 180.0
+    version_drainage_interval_s: float = 180.0
+
     # Long polls and timeouts
     task_poll_timeout_s: float = 60.0
     history_poll_timeout_s: float = 20.0

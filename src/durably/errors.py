@@ -187,6 +187,18 @@ class ResourceExhausted(Refusal):
     status = Status.RESOURCE_EXHAUSTED
 
 
+class NewerBuildExists(Refusal):
+    """A worker polls whose build is not the newest of its compatible ones."""
+
+    status = Status.OUT_OF_RANGE
+
+    def __init__(self, build_id: str) -> None:
+        super().__init__(
+            f'Task queue has a newer compatible build: "{build_id}"',
+            details.NewerBuildExistsFailure(default_build_id=build_id),
+        )
+
+
 class PermissionDenied(Refusal):
     status = Status.PERMISSION_DENIED
 

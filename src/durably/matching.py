@@ -5,7 +5,9 @@ Rule 2: pollers are served in the order they came, tasks in the order of their b
 Rule 3: a poller is `reserved` for a task that is about to be committed; after the commit it is
         served with `deliver`, or given back with `release`.
 Rule 4: a backlog is a hint. Whether a task may still start is decided by its execution, not here.
-Rule 5: tasks are given out no faster than the rates of their queue allow. Queries, and what was
+Rule 5: with worker versioning a queue has parts, one for the workers of each version. They have their
+        own pollers and backlogs; configuration and rates are of the whole queue.
+Rule 6: tasks are given out no faster than the rates of their queue allow. Queries, and what was
         given back, are not counted.
 
 Items are opaque to this file, except rows of the store's `tasks` table: direct queries, and what a
@@ -15,7 +17,7 @@ transition started for a reserved poller.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from durably.backlog import DEFAULT_ORDER, Backlog
@@ -174,6 +176,19 @@ class Queue:
         return None
 
 
+Place = Callable[[QueueKey, Any], QueueKey]
+"""(queue, item) -> the part of the queue that the item is for."""
+
+
+def whole(key: QueueKey, item: Any) -> QueueKey:
+    """The place of everything in a queue without parts."""
+    return key
+
+
+def _task_id(task: TaskRow) -> int:
+    return task.task_id
+
+
 class Matching:
     """All task queues of this node."""
 
@@ -182,12 +197,32 @@ class Matching:
         self._queues: dict[QueueKey, Queue] = {}
         self._polls_of: dict[str, set[Poll]] = {}
         self._shut_down: OrderedDict[str, int] = OrderedDict()
+        self._parts: dict[QueueKey, list[QueueKey]] = {}
+        """Queue -> its parts for versions; those that have none are not in it."""
 
     def queue(self, key: QueueKey) -> Queue:
         found = self._queues.get(key)
         if found is None:
-            found = self._queues[key] = Queue()
+            found = self._queues[key] = Queue() if not key.version else self._part(key)
         return found
+
+    def _part(self, key: QueueKey) -> Queue:
+        """For the workers of one version; it has the rates of the whole."""
+        whole_key = replace(key, version="")
+        self._parts.setdefault(whole_key, []).append(key)
+        whole = self.queue(whole_key)
+        return Queue(
+            limits=whole.limits,
+            worker_per_s=whole.worker_per_s,
+            rate=whole.rate,
+            key_rate=whole.key_rate,
+        )
+
+    def _family(self, key: QueueKey) -> list[Queue]:
+        """A queue and its parts."""
+        whole = self.queue(key)
+        parts = self._parts.get(key)
+        return [whole, *(self._queues[part] for part in parts)] if parts else [whole]
 
     # --- Tasks come ---------------------------------------------------------------------------
 
@@ -243,29 +278,55 @@ class Matching:
 
     def withdraw(self, key: QueueKey, item: Any) -> bool:
         """Take an item out of the backlog again (a query whose caller gave up)."""
-        queue = self._queues.get(key)
-        return queue is not None and queue.backlog.remove(item)
+        whole_key = replace(key, version="") if key.version else key
+        return any(queue.backlog.remove(item) for queue in self._family(whole_key))
 
-    def load(self, key: QueueKey, rows: Iterable[TaskRow], limits: QueueLimits) -> None:
+    def load(
+        self, key: QueueKey, rows: Iterable[TaskRow], limits: QueueLimits, place: Place
+    ) -> None:
         """What the store has of a queue: its configuration, and tasks that are older than all that
         have been added here."""
-        queue = self.queue(key)
-        queue.loaded = True
-        queue.limits = limits
-        newer = queue.backlog.items()
-        queue.backlog = Backlog()
-        for item in (*rows, *newer):
-            order = item.order if isinstance(item, TaskRow) else DEFAULT_ORDER
-            queue.backlog.add(item, queue.weight(order))
-        queue.apply_rates(self._clock())
-        self._serve(queue)
+        self.queue(key).loaded = True
+        self._limit(key, limits)
+        self._fill(key, rows, place)
 
     def configure(self, key: QueueKey, limits: QueueLimits) -> None:
         """New limits; weights hold for tasks that are added from now on."""
-        queue = self.queue(key)
-        queue.limits = limits
-        queue.apply_rates(self._clock())
-        self._serve(queue)
+        self._limit(key, limits)
+        for queue in self._family(key):
+            self._serve(queue)
+
+    def _limit(self, key: QueueKey, limits: QueueLimits) -> None:
+        now_ns = self._clock()
+        for queue in self._family(key):
+            queue.limits = limits
+            queue.apply_rates(now_ns)
+
+    def reroute(self, key: QueueKey, place: Place) -> None:
+        """The traffic of a queue is divided anew: what waits goes to the part it is for now."""
+        parts = self._parts.get(key, [])
+        waiting = [
+            (part, item)
+            for part in (key, *parts)
+            if part in self._queues
+            for item in self._queues[part].backlog.items()
+        ]
+        if any(place(key, item) != part for part, item in waiting):
+            self._fill(key, (), place)
+
+    def _fill(self, key: QueueKey, older: Iterable[TaskRow], place: Place) -> None:
+        """Put all that waits, and what is older, into the parts that it is for."""
+        items: list[Any] = []
+        for queue in self._family(key):
+            items += queue.backlog.items()
+            queue.backlog = Backlog()
+        tasks = sorted((each for each in items if isinstance(each, TaskRow)), key=_task_id)
+        for item in (*older, *tasks, *(each for each in items if not isinstance(each, TaskRow))):
+            queue = self.queue(place(key, item))
+            order = item.order if isinstance(item, TaskRow) else DEFAULT_ORDER
+            queue.backlog.add(item, queue.weight(order))
+        for queue in self._family(key):
+            self._serve(queue)
 
     def _serve(self, queue: Queue) -> None:
         """Give waiting pollers what may be given out now; come again when more may be."""
@@ -308,9 +369,7 @@ class Matching:
         queue = self.queue(key)
         self._remember(queue, identity, attributes)
         if per_s != queue.worker_per_s:
-            queue.worker_per_s = per_s
-            queue.apply_rates(self._clock())
-            self._serve(queue)
+            self._worker_asks(key, per_s)
         item = queue.next(self._clock())
         if item is not None:
             return item
@@ -331,6 +390,15 @@ class Matching:
             timer.cancel()
             self._forget(queue, poll)
 
+    def _worker_asks(self, key: QueueKey, per_s: float | None) -> None:
+        """What the last poll asks for counts, for the whole queue."""
+        family = self._family(replace(key, version="") if key.version else key)
+        for queue in family:
+            queue.worker_per_s = per_s
+            queue.apply_rates(self._clock())
+        for queue in family:
+            self._serve(queue)
+
     def shut_down(self, worker: str) -> int:
         """A worker ends: its waiting polls are answered with nothing, and so are those that come
         late; how many waited. One that is being served in this moment gets its task."""
@@ -350,9 +418,9 @@ class Matching:
 
     def forget_poller(self, key: QueueKey, identity: str) -> None:
         """A worker that has left a queue is not listed any more."""
-        queue = self._queues.get(key)
-        if queue is not None:
-            queue.pollers.pop(identity, None)
+        if key in self._queues:
+            for queue in self._family(key):
+                queue.pollers.pop(identity, None)
 
     def forget_pollers(self, key: QueueKey) -> None:
         """The worker behind this queue is gone: answer its polls, and expect no others."""
@@ -369,6 +437,7 @@ class Matching:
         for key in [key for key in self._queues if key.namespace_id == namespace_id]:
             self.forget_pollers(key)
             del self._queues[key]
+            self._parts.pop(key, None)
 
     def end_all_polls(self) -> None:
         """Answer every waiting poll with nothing: the server drains."""
@@ -395,21 +464,22 @@ class Matching:
                 yield key, seen, now_ns if seen.identity in waiting else seen.at_ns
 
     def idle(self, key: QueueKey) -> int:
-        """How many polls wait on this queue because nothing is there to be given."""
-        queue = self._queues.get(key)
-        return 0 if queue is None or queue.backlog else len(queue.waiting)
+        """How many polls wait on this queue, or a part of it, because nothing is there to be given."""
+        if key not in self._queues:
+            return 0
+        return sum(len(queue.waiting) for queue in self._family(key) if not queue.backlog)
 
     def idle_queues(self) -> list[QueueKey]:
         """The queues on which polls wait because nothing is there."""
-        return [key for key in self._queues if self.idle(key)]
+        return [key for key in self._queues if not key.version and self.idle(key)]
 
-    def pollers(self, key: QueueKey) -> list[PollerSeen]:
-        """The workers that polled this queue lately."""
-        queue = self._queues.get(key)
-        if queue is None:
+    def pollers(self, key: QueueKey, *, of_all: bool = False) -> list[PollerSeen]:
+        """The workers that polled this queue lately; `of_all`: of whatever version."""
+        if key not in self._queues:
             return []
         since = self._clock() - POLLER_REMEMBERED_NS
-        return [seen for seen in queue.pollers.values() if seen.at_ns >= since]
+        queues = self._family(key) if of_all else [self._queues[key]]
+        return [seen for queue in queues for seen in queue.pollers.values() if seen.at_ns >= since]
 
     def waiting(self) -> list[tuple[QueueKey, int, Any]]:
         """Of each queue: how many polls wait, and what one of its workers asked for."""
@@ -422,24 +492,28 @@ class Matching:
 
     # --- What is said of a queue --------------------------------------------------------------
 
-    def stats(self, key: QueueKey, level: int | None = None) -> Stats:
-        """Of a queue, or of one of its levels."""
-        queue = self.queue(key)
+    def stats(self, key: QueueKey, level: int | None = None, *, of_all: bool = False) -> Stats:
+        """Of a queue, or of one of its levels; `of_all`: with its parts for versions."""
+        queues = self._family(key) if of_all else [self.queue(key)]
         now_ns = self._clock()
-        oldest_ns = queue.backlog.oldest_ns(level)
-        traffic = [each for of, each in queue.traffic.items() if level in (None, of)]
+        oldest = [ns for queue in queues if (ns := queue.backlog.oldest_ns(level))]
+        traffic = [
+            each for queue in queues for of, each in queue.traffic.items() if level in (None, of)
+        ]
+        limited_ns = max(queue.limited_ns for queue in queues)
         return Stats(
-            backlog=queue.backlog.count(level),
-            oldest_age_ns=max(0, now_ns - oldest_ns) if oldest_ns else 0,
+            backlog=sum(queue.backlog.count(level) for queue in queues),
+            oldest_age_ns=max(0, now_ns - min(oldest)) if oldest else 0,
             added_per_s=sum(each.added.per_s(now_ns) for each in traffic),
             given_per_s=sum(each.given.per_s(now_ns) for each in traffic),
-            limited=bool(queue.limited_ns) and now_ns - queue.limited_ns < LIMITED_REMEMBERED_NS,
+            limited=bool(limited_ns) and now_ns - limited_ns < LIMITED_REMEMBERED_NS,
         )
 
-    def levels(self, key: QueueKey) -> list[int]:
+    def levels(self, key: QueueKey, *, of_all: bool = False) -> list[int]:
         """The levels that tasks of this queue have had."""
-        queue = self.queue(key)
-        return sorted({*queue.traffic, *queue.backlog.levels()})
+        queues = self._family(key) if of_all else [self.queue(key)]
+        found = (each for queue in queues for each in (*queue.traffic, *queue.backlog.levels()))
+        return sorted(set(found))
 
     def poller_hint(self, key: QueueKey, waited_ns: int, *, from_backlog: bool) -> int:
         """How many polls more (or fewer) a worker should have, after one that waited so long."""

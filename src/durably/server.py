@@ -40,6 +40,7 @@ from durably.service.activity_control import ActivityControl
 from durably.service.batches import Batches
 from durably.service.breakers import CircuitBreakers, IsBlocked
 from durably.service.callback_tokens import CallbackTokens
+from durably.service.deployments import Deployments
 from durably.service.namespaces import Namespaces
 from durably.service.nexus_calls import NexusCalls
 from durably.service.nexus_completions import NexusCompletions
@@ -59,9 +60,11 @@ from durably.service.task_queues import TaskQueues
 from durably.service.time_skipping import TimeSkipping
 from durably.service.transact import Executions
 from durably.service.updates import Updates
+from durably.service.version_sets import VersionSets
 from durably.service.visibility import Visibility
 from durably.service.worker_tasks import WorkerTasks
 from durably.service.workers import Workers
+from durably.service.workflow_options import WorkflowOptions
 from durably.service.workflow_pause import WorkflowPause
 from durably.service.workflow_rules import WorkflowRules
 from durably.service.workflows import Workflows
@@ -142,10 +145,11 @@ class Server:
         executions = Executions(
             store, matching, self._clock, self.config, self._retention(namespaces), nodes
         )
+        deployments, version_sets = await _versions(executions, namespaces)
         breakers = CircuitBreakers(
             self._clock, self.config.nexus_breaker_failures, self.config.nexus_breaker_open_s
         )
-        workflows = Workflows(executions, namespaces, _is_blocked(breakers))
+        workflows = Workflows(executions, namespaces, deployments, _is_blocked(breakers))
         queries = Queries(executions, namespaces)
         activity_control = ActivityControl(executions, namespaces)
         batches = Batches(executions, namespaces)
@@ -156,18 +160,17 @@ class Server:
         nexus = await self._nexus(
             stack, store, namespaces, executions, workflows, task_queues, breakers
         )
+        endpoint_id = endpoint_ids(nexus.endpoints, nexus.system)
         worker_tasks = WorkerTasks(
-            executions,
-            namespaces,
-            queries,
-            workers,
-            task_queues,
-            endpoint_ids(nexus.endpoints, nexus.system),
+            executions, namespaces, queries, workers, task_queues, deployments, endpoint_id
         )
         handlers = (
             workflows,
             batches,
             worker_tasks,
+            deployments,
+            version_sets,
+            WorkflowOptions(executions, namespaces, deployments),
             nexus.endpoints,
             nexus.tasks,
             StandaloneNexus(executions, namespaces, nexus.endpoints, _is_blocked(breakers)),
@@ -178,7 +181,7 @@ class Server:
             rules,
             StandaloneActivities(executions, namespaces, _is_blocked(breakers)),
             StandaloneControl(executions, namespaces, activity_control),
-            Resets(executions, namespaces),
+            Resets(executions, namespaces, deployments),
             queries,
             Updates(executions, namespaces, workflows),
             Visibility(executions, namespaces),
@@ -191,7 +194,15 @@ class Server:
             table |= admission.table((self._skipping,), admission.TEST_SERVICES)
         batch_work = BatchWork(executions, batches, admission.answers(table))
         _keep_in_touch(
-            stack, executions, namespaces, nexus.endpoints, task_queues, queries, worker_tasks
+            stack,
+            executions,
+            namespaces,
+            nexus.endpoints,
+            deployments,
+            version_sets,
+            task_queues,
+            queries,
+            worker_tasks,
         )
         deliveries = self._run_loops(stack, executions, namespaces, workflows, batch_work, nexus)
         await self._serve(stack, table, executions, namespaces, worker_tasks, deliveries, nexus)
@@ -395,6 +406,16 @@ def _no_banner() -> Iterator[None]:
 
 def _is_blocked(breakers: CircuitBreakers) -> IsBlocked:
     return lambda namespace_id, endpoint: breakers.is_open((namespace_id, endpoint))
+
+
+async def _versions(
+    executions: Executions, namespaces: Namespaces
+) -> tuple[Deployments, VersionSets]:
+    """What knows the versions of workers, with all that the store has of them."""
+    deployments, sets = Deployments(executions, namespaces), VersionSets(executions, namespaces)
+    await deployments.open()
+    await sets.open()
+    return deployments, sets
 
 
 async def _cluster_id(store: Store) -> str:

@@ -241,7 +241,7 @@ async def test_workflows_are_reset_to_where_a_build_began(client: Client) -> Non
     for number in range(2):
         history = await client.get_workflow_handle(f"w-{number}").fetch_history()
         taken_over = [
-            e.workflow_task_completed_event_attributes.binary_checksum
+            e.workflow_task_completed_event_attributes.worker_version.build_id
             for e in history.events
             if e.HasField("workflow_task_completed_event_attributes")
         ]

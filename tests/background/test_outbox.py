@@ -28,6 +28,7 @@ from durably.service.admission import Call
 from durably.service.batches import Batches
 from durably.service.breakers import CircuitBreakers
 from durably.service.callback_tokens import CallbackTokens
+from durably.service.deployments import Deployments
 from durably.service.namespaces import Namespaces
 from durably.service.nexus_completions import NexusCompletions
 from durably.service.nexus_dispatch import NexusDispatch
@@ -58,7 +59,8 @@ class Parts:
         self.executions = Executions(
             store, Matching(time.time_ns), time.time_ns, CONFIG, namespaces.retention_ns
         )
-        self.workflows = Workflows(self.executions, namespaces, lambda *_: False)
+        deployments = Deployments(self.executions, namespaces)
+        self.workflows = Workflows(self.executions, namespaces, deployments, lambda *_: False)
         queries = Queries(self.executions, namespaces)
         listed = Workers(namespaces, time.time_ns, CONFIG)
         queues = TaskQueues(self.executions, namespaces, lambda: "")
@@ -70,6 +72,7 @@ class Parts:
             queries,
             listed,
             queues,
+            deployments,
             endpoint_ids(endpoints, system),
         )
         self.outbox = Outbox(

@@ -29,6 +29,19 @@ OMITTED = {
     "executionDuration": "time",
     "expirationTime": "time",
     "workflowExecutionExpirationTime": "time",
+    "createTime": "time",
+    "routingChangedTime": "time",
+    "routingUpdateTime": "time",
+    "currentSinceTime": "time",
+    "rampingSinceTime": "time",
+    "firstActivationTime": "time",
+    "lastCurrentTime": "time",
+    "lastDeactivationTime": "time",
+    "currentVersionChangedTime": "time",
+    "rampingVersionChangedTime": "time",
+    "rampingVersionPercentageChangedTime": "time",
+    "lastChangedTime": "time",
+    "lastCheckedTime": "time",
     "stateTransitionCount": "how the server works",
     "stateSizeBytes": "how the server encodes",
     # Who it was: a process has other names on each server.
@@ -37,9 +50,6 @@ OMITTED = {
     "requestId": "made by chance",
     "sdkMetadata": "sent by the worker, of its own state",
     "meteringMetadata": "sent by the worker",
-    "mostRecentWorkerVersionStamp": "sent by the worker",
-    "workerVersion": "SDKs send a build in other ways to servers that know worker versioning",
-    "binaryChecksum": "the same",
     "stackTrace": "line numbers",
     "complete_time": "time, in a marker of the SDK's",
     "original_schedule_time": "the same",
@@ -54,18 +64,25 @@ OMITTED = {
     "firstWorkflowTaskBackoff": "the peer has a run last a second at least",
     "backoffStartInterval": "the same",
     "runExpirationTime": "none is written as the year 1 there",
-    "BuildIds": "build ids are not search attributes yet",
     "eventGroupMarkers": "events are not grouped",
     "principal": "there are no callers with names",
-    "suggestContinueAsNewReasons": "the reasons are not listed",
     "timeSkippingInfo": "time is skipped for the whole server",
     "conflictToken": "made by the server",
+}
+
+OMITTED_IN = {
+    # It is known there only if the worker itself said how the activity ended.
+    "activityTaskStartedEventAttributes": "workerVersion",
 }
 
 NONE: tuple[Any, ...] = ("0s", {}, [])
 """No time and nothing at all are the same as none."""
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def without(value: dict[str, Any], key: str) -> dict[str, Any]:
+    return {k: v for k, v in value.items() if k != key}
 
 
 class Normaliser:
@@ -87,6 +104,9 @@ class Normaliser:
                 value = {**value, "name": "<sticky>"}
             if isinstance(value.get("metadata"), dict):
                 value = self._payload(value)
+            for part, omitted in OMITTED_IN.items():
+                if part in value:
+                    value = {**value, part: without(value[part], omitted)}
             kept = {k: v for k, v in sorted(value.items()) if k not in OMITTED}
             told = {self.text(k): self.value(v) for k, v in kept.items()}
             return {k: v for k, v in told.items() if v not in NONE}
@@ -95,15 +115,18 @@ class Normaliser:
         return self.text(value) if isinstance(value, str) else value
 
     def _payload(self, value: dict[str, Any]) -> dict[str, Any]:
-        """A payload with its data readable; the type of a search attribute is left out."""
-        metadata = {k: v for k, v in value["metadata"].items() if k != "type"}
-        data = value.get("data", "")
-        if not isinstance(data, str):
-            return {**value, "metadata": metadata}  # It is readable already.
-        data = base64.b64decode(data).decode(errors="replace")
+        """A payload with its data readable; the type of a search attribute is left out.
+
+        It does not look like a payload afterwards, so that it is not read a second time.
+        """
+        metadata = without(value["metadata"], "type")
+        rest = without(value, "metadata")
+        if not isinstance(value.get("data"), str):
+            return {**rest, "said": metadata}
+        data = base64.b64decode(value["data"]).decode(errors="replace")
         with contextlib.suppress(ValueError):
             data = json.loads(data)
-        return {**value, "metadata": metadata, "data": data}
+        return {**rest, "said": metadata, "data": data}
 
     def text(self, text: str) -> str:
         for name, label in self._names.items():

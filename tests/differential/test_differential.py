@@ -42,7 +42,8 @@ from temporalio.service import RPCError
 from durably import Server
 from tests.differential import nexus_programs, operations, tasks_by_hand
 from tests.differential.normalise import Normaliser
-from tests.differential.programs import PROGRAMS, Program, Stage
+from tests.differential.programs import Program, Stage
+from tests.differential.versions import PROGRAMS
 from tests.differential.worker import ENDPOINT, QUEUE, worker
 from tests.processes import free_port, wait_for_port
 
@@ -62,6 +63,7 @@ PEER_SETTINGS = (
     "history.enableCHASMSignalBacklinks=true",
     "activity.enableStandalone=true",
     "activity.enableCallbacks=true",
+    "frontend.workerVersioningDataAPIs=true",
     *nexus_programs.PEER_SETTINGS,
 )
 OUR_SETTINGS: dict[str, Any] = {

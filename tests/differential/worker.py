@@ -12,7 +12,11 @@ from temporalio.common import RetryPolicy, SearchAttributeKey
 from temporalio.exceptions import ApplicationError
 from temporalio.nexus import WorkflowRunOperationContext, workflow_run_operation
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
-from temporalio.workflow import ActivityCancellationType, ParentClosePolicy
+from temporalio.workflow import (
+    ActivityCancellationType,
+    ContinueAsNewVersioningBehavior,
+    ParentClosePolicy,
+)
 
 QUEUE = "differential"
 Step = list[Any]
@@ -221,8 +225,9 @@ class Do:
         else:
             workflow.upsert_search_attributes([COLOUR.value_set(value)])
 
-    async def _continue(self, steps: list[Step]) -> None:
-        workflow.continue_as_new(args=[steps], memo={"new": 1})
+    async def _continue(self, steps: list[Step], behavior: str = "") -> None:
+        wanted = ContinueAsNewVersioningBehavior[behavior] if behavior else None
+        workflow.continue_as_new(args=[steps], memo={"new": 1}, initial_versioning_behavior=wanted)
 
     async def _child(self, child_id: str, steps: list[Step], options: dict[str, Any]) -> Any:
         handle = await workflow.start_child_workflow(

@@ -37,6 +37,7 @@ from durably.engine import (
     reset,
     update,
     workflow,
+    workflow_options,
     workflow_pause,
     workflow_rule,
     workflow_task,
@@ -44,6 +45,8 @@ from durably.engine import (
 from durably.engine.nexus_outcome import Refused, Started, Succeeded, Unsuccessful
 from durably.engine.state import Activity, ScheduledBy, WorkflowState
 from durably.engine.transition import PausingRule, Transition, outstanding
+from durably.engine.versioning.state import Notice
+from durably.engine.versioning.version import AUTO_UPGRADE, PINNED, VERSIONED, Version, Worker
 from durably.errors import InvalidArgument
 from tests.engine import lives
 from tests.engine.lives import CONFIG, SECOND_NS, WorkflowLife, as_command
@@ -81,6 +84,31 @@ OPERATION_ANSWERS = {
 CHILD_ENDS = ("COMPLETED", "FAILED", "CANCELED", "TIMED_OUT", "TERMINATED")
 
 
+BUILDS = ("", "", "1", "2")
+"""The versions of the workers that come for tasks; without any: workers without versioning."""
+OPTIONS = ("pin", "once", "upgrade", "unset", "priority")
+
+
+def version_of(build: str) -> Version | None:
+    return Version("shop", build) if build else None
+
+
+def options_of_kind(kind: str) -> workflow_options.Options:
+    asked = workflow_options.Options()
+    match kind:
+        case "pin":
+            asked.versioning_override.pinned.behavior = 1  # type: ignore[assignment]
+            asked.versioning_override.pinned.version.CopyFrom(Version("shop", "1").message)
+        case "once":
+            target = asked.versioning_override.one_time.target_deployment_version
+            target.CopyFrom(Version("shop", "2").message)
+        case "upgrade":
+            asked.versioning_override.auto_upgrade = True
+        case "priority":
+            asked.priority.priority_key = 2
+    return asked
+
+
 def every_third(state: WorkflowState, pending: Activity, now_ns: int) -> PausingRule | None:
     return RULE if pending.scheduled_event_id % 3 == 0 else None
 
@@ -101,6 +129,7 @@ class LifeOfAWorkflow:
     def __init__(self, seed: int) -> None:
         self.random = chance = Random(seed)
         self.names = 0
+        self.build = ""
         retried, child, cron = chance.random() < 0.5, chance.random() < 0.5, chance.random() < 0.2
         options: dict[str, Any] = {"retry_policy": {"maximum_attempts": 3}} if retried else {}
         self.life = WorkflowLife(
@@ -153,7 +182,23 @@ class LifeOfAWorkflow:
         request_id = self.random.choice(["rq", "rq", "rq", "other"])
         stale = self.random.choice([0, 0, 0, 1])
         which = task.scheduled_event_id, task.attempt + stale
-        self.attempt(workflow_task.start, *which, "worker", request_id, CONFIG)
+        self.take(self.random.choice(BUILDS), *which, request_id)
+
+    def take(self, build: str, scheduled_event_id: int, attempt: int, request_id: str) -> bool:
+        """Whether a worker of that build gets the task."""
+        granted = self.attempt(
+            workflow_task.start,
+            scheduled_event_id,
+            attempt,
+            "worker",
+            request_id,
+            CONFIG,
+            worker=Worker("worker", version_of(build)),
+            target=Notice(Version("shop", "2"), len(self.life.events)),
+        )
+        if granted is not None:
+            self.build = build
+        return granted is not None
 
     def work(self) -> None:
         """A worker takes the task, if none has it; something happens; the worker completes it."""
@@ -173,7 +218,9 @@ class LifeOfAWorkflow:
         """Whether a worker has it then."""
         task = self.state.workflow_task
         if task is not None and not task.started:
-            self.life.start_task()
+            which = task.scheduled_event_id, task.attempt, "rq"
+            taken = any(self.take(build, *which) for build in self.random.sample(BUILDS[1:], 3))
+            assert taken, "it is for workers of some version"
         return task is not None
 
     def complete(self, made: list[command.Command]) -> None:
@@ -188,6 +235,7 @@ class LifeOfAWorkflow:
             sticky_attributes=STICKY if self.maybe() else None,
             worker_version_stamp={"build_id": f"b{self.which()}"},
         )
+        self.add_version(request)
         request.capabilities.discard_speculative_workflow_task_with_events = self.maybe()
         self.add_answers(request, self.random.choice(ANSWERS))
         request.commands.sort(key=lambda each: each.command_type in commands.CLOSING)
@@ -195,6 +243,15 @@ class LifeOfAWorkflow:
             CONFIG, lives.namespace_id, lives.check_search_attributes, lives.nexus_endpoint_id
         )
         self.attempt(commands.complete_workflow_task, self.life.reference, request, context)
+
+    def add_version(self, request: ws.RespondWorkflowTaskCompletedRequest) -> None:
+        if not self.build:
+            return
+        request.ClearField("worker_version_stamp")
+        request.deployment_options.deployment_name = "shop"
+        request.deployment_options.build_id = self.build
+        request.deployment_options.worker_versioning_mode = VERSIONED
+        request.versioning_behavior = self.random.choice([PINNED, AUTO_UPGRADE])
 
     def commanded(self) -> command.Command:
         which = self.which()
@@ -351,6 +408,11 @@ class LifeOfAWorkflow:
         self.life.rule_for = every_third if self.maybe() else None
         if self.maybe() and self.state.running:
             self.attempt(workflow_rule.trigger, lambda pending: pending.attempt > 1, RULE)
+
+    def change_options(self) -> None:
+        kind = self.random.choice(OPTIONS)
+        path = "priority" if kind == "priority" else "versioning_override"
+        self.attempt(workflow_options.update, options_of_kind(kind), [path], "operator")
 
     def control_activity(self) -> None:
         if not self.state.activities:
@@ -608,7 +670,8 @@ WEIGHTS = {
 }
 ONCE = (
     "fail_task", "close", "leave_the_sticky_queue", "request_cancel", "admit_update", "terminate",
-    "pause", "unpause", "unpause", "change_rules", "hear_of_others", "reset",
+    "pause", "unpause", "unpause", "change_rules", "change_options", "change_options",
+    "hear_of_others", "reset",
 )  # fmt: skip
 HAPPENINGS = [name for name, weight in WEIGHTS.items() for _ in range(weight)] + list(ONCE)
 SEED = st.integers(0, 2**16)

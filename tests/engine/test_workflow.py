@@ -285,11 +285,12 @@ def test_a_run_goes_on_as_another_with_what_it_had() -> None:
     life.work(continue_as_new(input=payloads(b"new")))
     continued = life.last("WORKFLOW_EXECUTION_CONTINUED_AS_NEW")
     assert (continued.input, continued.memo) == (payloads(b"new"), MEMO)
-    assert continued.initiator == e.CONTINUE_AS_NEW_INITIATOR_WORKFLOW
+    assert continued.initiator == e.CONTINUE_AS_NEW_INITIATOR_UNSPECIFIED, "as the worker said it"
     following = life.follow()
     assert following.state.run_id == continued.new_execution_run_id
     started = following.last("WORKFLOW_EXECUTION_STARTED")
     assert (started.input, started.search_attributes) == (payloads(b"new"), ATTRIBUTES)
+    assert started.initiator == e.CONTINUE_AS_NEW_INITIATOR_WORKFLOW
     assert not started.HasField("retry_policy"), "what is taken from the command alone"
     assert seconds(started.workflow_run_timeout) == 60
     expires = started.workflow_execution_expiration_time.ToNanoseconds()

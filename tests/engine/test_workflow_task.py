@@ -131,7 +131,7 @@ def test_what_a_worker_says_of_itself_is_in_history() -> None:
 def test_a_versioned_worker_is_not_listed_as_unversioned() -> None:
     life = WorkflowLife()
     life.work(worker_version_stamp={"build_id": "b1", "use_versioning": True})
-    assert life.state.build_ids == []
+    assert life.state.build_ids == ["versioned:b1"]
 
 
 def test_a_failed_task_says_why_and_comes_again() -> None:

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from durably.config import Config
+from durably.engine.versioning.version import ANY, FRESH, PINNED, Route, Version
 from durably.errors import Unavailable
 from durably.store import sqlite
 from durably.store.opening import open_store
@@ -168,7 +169,12 @@ async def test_deadlines_come_in_order(store: Store) -> None:
 
 async def test_tasks_wait_in_order_until_they_are_removed(store: Store) -> None:
     queue = QueueKey("ns", TaskKind.ACTIVITY, "q")
-    rows = [TaskRow(n, queue, 1, n, 1, 5) for n in (1, 2, 3)]
+    pinned = Route(PINNED, Version("shop", "1.2"), revision=3)
+    routes = (ANY, FRESH, pinned)
+    rows = [
+        TaskRow(n, queue, 1, n, 1, 5, route=route, workflow_id="w1")
+        for n, route in enumerate(routes, 1)
+    ]
     await store.commit(Commit([write(1, 0)], tasks_added=rows))
     await store.commit(Commit([], tasks_removed=[2]))
     assert await store.backlog(queue, 0, 10) == [rows[0], rows[2]]

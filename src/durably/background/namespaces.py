@@ -43,6 +43,7 @@ async def run(executions: Executions, namespaces: Namespaces) -> None:
 async def _remove(executions: Executions, namespaces: Namespaces, namespace: Namespace) -> float:
     """Remove its executions, then it itself; in how many seconds, if it is to stay that long."""
     executions.matching.forget_namespace(namespace.namespace_id)
+    executions.routes.forget_namespace(namespace.namespace_id)
     removed = PAGE
     while removed:
         removed = await executions.delete_some(namespace.namespace_id, PAGE)

@@ -11,6 +11,7 @@ from typing import Any, assert_never
 
 from durably.errors import Refusal
 from durably.matching import POLLER_REMEMBERED_NS
+from durably.service.deployments import Deployments
 from durably.service.namespaces import Namespaces
 from durably.service.nexus_endpoints import NexusEndpoints
 from durably.service.nodes import (
@@ -21,6 +22,7 @@ from durably.service.nodes import (
     LettersSent,
     NamespacesChanged,
     Nodes,
+    RoutingChanged,
     Waiting,
     WorkerShutDown,
     queue_of,
@@ -28,6 +30,7 @@ from durably.service.nodes import (
 from durably.service.queries import Queries
 from durably.service.task_queues import TaskQueues
 from durably.service.transact import Executions
+from durably.service.version_sets import VersionSets
 from durably.service.worker_tasks import WorkerTasks
 
 logger = logging.getLogger(__name__)
@@ -44,6 +47,8 @@ class Neighbours:
         executions: Executions,
         namespaces: Namespaces,
         endpoints: NexusEndpoints,
+        deployments: Deployments,
+        version_sets: VersionSets,
         task_queues: TaskQueues,
         queries: Queries,
         worker_tasks: WorkerTasks,
@@ -52,6 +57,8 @@ class Neighbours:
         self._executions = executions
         self._namespaces = namespaces
         self._endpoints = endpoints
+        self._deployments = deployments
+        self._version_sets = version_sets
         self._task_queues = task_queues
         self._queries = queries
         self._worker_tasks = worker_tasks
@@ -109,6 +116,8 @@ class Neighbours:
                 self._do(self._task_queues.configured(queue_of(word)))
             case NamespacesChanged():
                 self._do(self._refresh_namespaces())
+            case RoutingChanged():
+                self._do(self._refresh_routing())
             case LettersSent(node):
                 if node == self._nodes.node:
                     self._do(self._take_letters())
@@ -124,6 +133,7 @@ class Neighbours:
         self._executions.distrust()
         self._beat_wanted.set()
         self._do(self._refresh_namespaces())
+        self._do(self._refresh_routing())
         self._do(self._take_letters())
 
     async def _refresh_namespaces(self) -> None:
@@ -131,6 +141,10 @@ class Neighbours:
         await self._endpoints.refresh()
         for namespace in self._namespaces.deleted():
             self._executions.matching.forget_namespace(namespace.namespace_id)
+
+    async def _refresh_routing(self) -> None:
+        await self._deployments.open()
+        await self._version_sets.open()
 
     async def _take_letters(self) -> None:
         for letter in await self._nodes.board.take_letters(self._nodes.node):

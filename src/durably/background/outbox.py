@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, assert_never
 from weakref import WeakValueDictionary
@@ -23,6 +24,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.background.batches import BatchWork
 from durably.background.callbacks import CallbackDeliveries
+from durably.background.drainage import Drainage
 from durably.background.nexus import NexusDeliveries
 from durably.background.scheduled import ScheduledDeliveries, StartScheduledRun
 from durably.engine import external_workflow, priority, workflow
@@ -32,6 +34,7 @@ from durably.engine.transition import (
     ApplyParentClosePolicy,
     CancelExternal,
     CancelNexusOperation,
+    CheckDrainage,
     Delivery,
     EndScheduled,
     InvokeCallback,
@@ -44,7 +47,10 @@ from durably.engine.transition import (
     StartScheduled,
     WorkOnBatch,
 )
+from durably.engine.versioning import machine as versioning
 from durably.errors import (
+    FailedPrecondition,
+    InvalidArgument,
     NamespaceNotFound,
     NotFound,
     Refusal,
@@ -84,6 +90,7 @@ class Outbox:
         self._start_run = start_run
         self._scheduled = ScheduledDeliveries(executions, start_scheduled)
         self._batches = batches
+        self._drainage = Drainage(executions)
         self._nexus = nexus
         self._callbacks = callbacks
         self._slots = asyncio.Semaphore(CONCURRENT_DELIVERIES)
@@ -189,6 +196,8 @@ class Outbox:
                 await self._scheduled.report(sender)
             case StartScheduled():
                 await self._scheduled.start(sender, delivery.action)
+            case CheckDrainage():
+                await self._drainage.check(sender, delivery.build_id)
             case InvokeCallback():
                 self._callbacks.begin(sender, delivery.callback_id)
             case WorkOnBatch():
@@ -213,6 +222,10 @@ class Outbox:
         if child is None or child.started or not sender.state.running:
             return
         parent = parent_of(sender.state, initiated_event_id)
+        inherited = versioning.for_child(
+            sender.state, child.initiated, self._in_version(child.initiated.namespace_id)
+        )
+        parent = replace(parent, inherited=inherited)
         request = child_request(sender.state, child)
         cause = causes.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
         try:
@@ -223,6 +236,9 @@ class Outbox:
                 run_id = await self._start_run(child.initiated.namespace_id, request, parent)
         except WorkflowExecutionAlreadyStarted:
             await self._child_failed(sender, initiated_event_id, cause)
+        except (FailedPrecondition, InvalidArgument):
+            cause = causes.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_INVALID_VERSIONING_OVERRIDE
+            await self._child_failed(sender, initiated_event_id, cause)
         except NamespaceNotFound:
             cause = causes.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
             await self._child_failed(sender, initiated_event_id, cause)
@@ -231,6 +247,9 @@ class Outbox:
                 sender.execution_id,
                 lambda t: external_workflow.child_started(t, initiated_event_id, run_id),
             )
+
+    def _in_version(self, namespace_id: str) -> versioning.InVersion:
+        return partial(self._executions.in_version, namespace_id)
 
     async def _run_of_child(self, sender: Execution, child: Child) -> Execution | None:
         """The run of this very child that goes on now; a delivery that was cut off may have started it.
@@ -476,8 +495,8 @@ def child_request(state: WorkflowState, child: Child) -> ws.StartWorkflowExecuti
     ):
         if initiated.HasField(field):
             getattr(request, field).CopyFrom(getattr(initiated, field))
-    if state.started.HasField("priority") or initiated.HasField("priority"):
+    inherited = priority.of_workflow(state)
+    if inherited.ByteSize() or initiated.HasField("priority"):
         # A child has its parent's priority, but for what its own says.
-        inherited = priority.of_workflow(state)
         request.priority.CopyFrom(priority.merge(inherited, initiated.priority))
     return request

@@ -46,6 +46,9 @@ from durably.engine.retry import (
 from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.state import Activity, HistoryState, WorkflowState
 from durably.engine.transition import DispatchActivity, Transition
+from durably.engine.versioning import machine as versioning
+from durably.engine.versioning.state import Notice
+from durably.engine.versioning.version import Worker
 from durably.engine.workflow import cap, ensure_running, normal_queue
 from durably.engine.workflow_task import set_duration
 from durably.errors import InvalidArgument, NotFound
@@ -213,19 +216,59 @@ def put_on_queue(t: Transition[HistoryState], activity: Activity) -> None:
         t.emit(DispatchActivity(queue, activity.scheduled_event_id, activity.stamp))
 
 
+def reroute(t: Transition) -> None:
+    """The workflow has another version: what waits for a worker is put on its queue again."""
+    t.note(r.ActivitiesRerouted())
+    for activity in list(t.state.activities.values()):
+        waits = not (activity.started or activity.retry_at_ns or activity.pause is not None)
+        if waits and not t.state.held:
+            put_on_queue(t, activity)
+
+
 def take(
-    t: Transition[HistoryState], scheduled_event_id: int, stamp: int, identity: str, request_id: str
+    t: Transition[HistoryState],
+    scheduled_event_id: int,
+    stamp: int,
+    identity: str,
+    request_id: str,
+    *,
+    worker: Worker | None = None,
+    target: Notice | None = None,
 ) -> ActivityGrant | None:
-    """A worker comes for an attempt that has waited; None if a rule pauses it by now."""
+    """A worker comes for an attempt that has waited; None if a rule pauses it by now, or if its
+    workflow moves to another version first.
+
+    `worker`: what it says of itself beside its identity; `target`: where the workflow's own tasks go.
+    """
     activity = t.state.activities.get(scheduled_event_id)
     waits = activity is not None and not activity.started and activity.stamp == stamp
-    if activity is not None and waits and workflow_rule.pauses(t, activity):
+    if activity is not None and waits and _is_held_back(t, activity, worker, target):
         return None
-    return start(t, scheduled_event_id, stamp, identity, request_id)
+    return start(t, scheduled_event_id, stamp, identity, request_id, worker=worker)
+
+
+def _is_held_back(
+    t: Transition[HistoryState], activity: Activity, worker: Worker | None, target: Notice | None
+) -> bool:
+    state = t.state
+    if isinstance(state, WorkflowState) and versioning.moving(state):
+        return True  # When the move is done it is put on its queue again.
+    if workflow_rule.pauses(t, activity):
+        return True
+    if worker is None or not versioning.activity_moves(t, worker, target):
+        return False
+    workflow_task.redispatch(cast(Transition, t))
+    return True
 
 
 def start(
-    t: Transition[HistoryState], scheduled_event_id: int, stamp: int, identity: str, request_id: str
+    t: Transition[HistoryState],
+    scheduled_event_id: int,
+    stamp: int,
+    identity: str,
+    request_id: str,
+    *,
+    worker: Worker | None = None,
 ) -> ActivityGrant:
     """A worker takes the attempt. NotFound if it is not there for taking any more."""
     activity = t.state.activities.get(scheduled_event_id)
@@ -241,6 +284,8 @@ def start(
                 at_ns=t.now_ns,
                 identity=identity,
                 request_id=request_id,
+                worker_version=worker.stamp if worker is not None else b"",
+                version=worker.version if worker is not None else None,
             )
         )
         t.attend(next_deadline(activity))
@@ -436,6 +481,8 @@ def _record_started(t: Transition[HistoryState], activity: Activity) -> int:
         attempt=activity.attempt,
         last_failure=activity.last_failure,
     )
+    if activity.worker_version:
+        event.worker_version.ParseFromString(activity.worker_version)
     return t.record(event, at_ns=activity.started_ns)
 
 

@@ -27,6 +27,8 @@ from durably.engine.batch.apply import apply_batch
 from durably.engine.batch.state import BatchState
 from durably.engine.callback.apply import apply_callback, attach, execution_closed, update_ended
 from durably.engine.callback.state import STANDBY
+from durably.engine.deployment.apply import apply_deployment
+from durably.engine.deployment.state import DeploymentState
 from durably.engine.schedule.apply import apply_schedule
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.standalone.apply import activity_ended, activity_opened, apply_standalone
@@ -58,6 +60,8 @@ from durably.engine.state import (
     WorkflowState,
     WorkflowTask,
 )
+from durably.engine.version_sets.state import VersionSetsState, apply_version_sets
+from durably.engine.versioning import apply as versioning
 
 RESET_POINTS_MAX = 100
 REQUESTS_SEEN_MAX = 10_000
@@ -125,6 +129,7 @@ def _workflow_started(state: WorkflowState, event: history.HistoryEvent) -> None
     state.run_expires_ns = state.execution_ns + run_timeout_ns if run_timeout_ns else 0
     state.memo.CopyFrom(attributes.memo)
     state.search_attributes.CopyFrom(attributes.search_attributes)
+    versioning.workflow_started(state, attributes)
     request_id = state.started_by or state.create_request_id
     _note_request(state, request_id, event)
     attach(state, request_id, attributes.completion_callbacks, state.start_ns)
@@ -132,6 +137,7 @@ def _workflow_started(state: WorkflowState, event: history.HistoryEvent) -> None
 
 def _options_updated(state: WorkflowState, event: history.HistoryEvent) -> None:
     attributes = event.workflow_execution_options_updated_event_attributes
+    versioning.options_updated(state, attributes)
     at_ns = nanoseconds(event.event_time)
     for request_id in _attached_requests(event):
         _note_request(state, request_id, event)
@@ -322,6 +328,9 @@ def _workflow_task_started(state: WorkflowState, event: history.HistoryEvent) ->
     task.identity = attributes.identity
     task.history_size_bytes = attributes.history_size_bytes
     task.suggest_continue_as_new = attributes.suggest_continue_as_new
+    task.reasons = tuple(attributes.suggest_continue_as_new_reasons)
+    task.target_changed = attributes.target_worker_deployment_version_changed
+    task.worker_version = attributes.worker_version.SerializeToString()
     _send_updates(state)
 
 
@@ -334,11 +343,6 @@ def _send_updates(state: WorkflowState) -> None:
 def _unsend_updates(state: WorkflowState) -> None:
     for update in state.updates.values():
         update.sent = False
-
-
-UNVERSIONED = "unversioned"
-BUILD_IDS_MAX = 50
-"""So many of the builds that have worked on a run are shown, the last ones."""
 
 
 def _workflow_task_completed(state: WorkflowState, event: history.HistoryEvent) -> None:
@@ -354,32 +358,21 @@ def _workflow_task_completed(state: WorkflowState, event: history.HistoryEvent) 
         state.sdk_name, state.sdk_version = sdk.sdk_name, sdk.sdk_version
     if attributes.HasField("worker_version"):
         state.worker_version = attributes.worker_version.SerializeToString()
-    _note_build_id(state, attributes)
+    versioning.task_completed(state, attributes)
     _note_reset_point(state, event)
-
-
-def _note_build_id(
-    state: WorkflowState, attributes: history.WorkflowTaskCompletedEventAttributes
-) -> None:
-    """That of a worker without versioning; `unversioned` goes before its build."""
-    stamp = attributes.worker_version
-    if stamp.use_versioning or attributes.versioning_behavior:
-        return
-    names = [UNVERSIONED, f"{UNVERSIONED}:{stamp.build_id}"] if stamp.build_id else [UNVERSIONED]
-    state.build_ids += [name for name in names if name not in state.build_ids]
-    del state.build_ids[1 : 1 + max(0, len(state.build_ids) - BUILD_IDS_MAX)]
 
 
 def _note_reset_point(state: WorkflowState, event: history.HistoryEvent) -> None:
     attributes = event.workflow_task_completed_event_attributes
-    build_id = attributes.worker_version.build_id or attributes.binary_checksum
+    version = attributes.deployment_version.build_id or attributes.worker_version.build_id
+    build_id = version or attributes.binary_checksum
     if not build_id or any(
         build_id in (point.build_id, point.binary_checksum) for point in state.reset_points
     ):
         return
     state.reset_points.append(
         ResetPoint(
-            build_id=attributes.worker_version.build_id,
+            build_id=version,
             binary_checksum=attributes.binary_checksum,
             first_workflow_task_completed_event_id=event.event_id,
             created_ns=nanoseconds(event.event_time),
@@ -760,6 +753,10 @@ def apply_record(state: ExecutionState, record: r.AnyRecord) -> None:
             apply_schedule(state, cast(r.ScheduleRecord, record))
         case _ if isinstance(state, BatchState):
             apply_batch(state, cast(r.BatchRecord, record))
+        case _ if isinstance(state, DeploymentState):
+            apply_deployment(state, cast(r.DeploymentRecord, record))
+        case _ if isinstance(state, VersionSetsState):
+            apply_version_sets(state, cast(r.VersionSetsSet, record))
         case _ if isinstance(state, StandaloneActivityState):
             apply_standalone(state, cast(r.StandaloneRecord, record))
         case _ if isinstance(state, StandaloneNexusState):
@@ -838,6 +835,12 @@ def _apply_workflow(state: WorkflowState, record: r.WorkflowRecord) -> None:
             state.reset_run_id = record.run_id
         case r.ResetFrom():
             _reset_from(state, record)
+        case r.MoveStarted():
+            versioning.apply_move(state, record)
+        case r.ActivitiesRerouted():
+            _recall_activities(state)
+        case r.TargetNoticed():
+            versioning.apply_notice(state, record)
         case r.ParentReported():
             state.parent_reported = True
         case r.ScheduleReported():
@@ -930,6 +933,9 @@ def _apply_workflow_task(
             task.identity = record.identity
             task.history_size_bytes = record.history_size_bytes
             task.suggest_continue_as_new = record.suggest_continue_as_new
+            task.target_changed = record.target_changed
+            task.reasons = record.reasons
+            task.worker_version = record.worker_version
             _send_updates(state)
         case r.WorkflowTaskAttemptEnded():
             _end_workflow_task(state, record.increment_attempt, record.problem)
@@ -955,6 +961,7 @@ def _activity_attempt_started(activity: Activity, record: r.ActivityStarted) -> 
     activity.last_identity = record.identity
     activity.request_id = record.request_id
     activity.worker_version = record.worker_version
+    activity.last_version = record.version
 
 
 def _activity_retry_scheduled(activity: Activity, record: r.ActivityRetryScheduled) -> None:

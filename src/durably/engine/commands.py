@@ -34,6 +34,8 @@ from durably.engine import records as r
 from durably.engine.apply import nanoseconds
 from durably.engine.refusals import BadCommand
 from durably.engine.transition import Transition
+from durably.engine.versioning import machine as versioning
+from durably.engine.versioning.version import UNSPECIFIED, Version, Worker, of_options
 from durably.engine.workflow_task import Completion, TaskReference, WorkflowTaskGrant
 from durably.errors import FailedPrecondition, InvalidArgument, NamespaceNotFound, NotFound
 
@@ -60,6 +62,9 @@ class CommandContext:
     """Namespace name, attributes; raises InvalidArgument."""
     nexus_endpoint_id: Callable[[str, NexusCommand], str]
     """Namespace name, command -> the id of the endpoint it names; raises NotFound, InvalidArgument."""
+    in_version: Callable[[str, str, Version], bool] = lambda namespace_id, queue, version: False
+    """(namespace id, task queue, version) -> whether workers of the version poll the queue for
+    workflows."""
 
 
 @dataclass(slots=True)
@@ -84,6 +89,7 @@ def complete_workflow_task(
     FailedPrecondition if another task is asked for while the workflow is paused.
     """
     workflow_task.in_flight(t.state, reference)
+    _check_versioning(t, request)
     if t.state.held and request.force_create_new_workflow_task:
         raise FailedPrecondition(
             "Workflow is paused and force create new workflow task is not allowed."
@@ -94,11 +100,14 @@ def complete_workflow_task(
     sent = [u.update_id for u in t.state.updates.values() if u.sent]
     messages = {message.id: message for message in request.messages}
     t.completing = True
+    standing = versioning.standing(t.state)
     completed_event_id = 0
-    if update.leaves_nothing(t.state, request):
+    if update.leaves_nothing(t.state, request) and not versioning.moving(t.state):
         completed.reset_event_id = workflow_task.drop(t, reference)
     else:
         completed_event_id = workflow_task.record_completed(t, reference, _completion(request))
+    if versioning.moved(standing, versioning.standing(t.state)):
+        activity.reroute(t)
     _note_sticky(t, request)
     for each in request.commands:
         if not t.state.running:
@@ -146,6 +155,29 @@ def _receive(t: Transition, message_id: str, messages: dict[str, protocol.Messag
     update.receive(t, message)
 
 
+def _check_versioning(t: Transition, request: ws.RespondWorkflowTaskCompletedRequest) -> None:
+    if request.versioning_behavior != UNSPECIFIED and _version(request) is None:
+        raise InvalidArgument(
+            "versioning behavior cannot be specified without deployment options being set with"
+            " versioned mode"
+        )
+    unversioned = versioning.standing(t.state)[1] == UNSPECIFIED
+    if unversioned and versioning.compatible_build(t.state.worker_version):
+        stays = request.worker_version_stamp.use_versioning or _version(request) is not None
+        if not stays:
+            raise InvalidArgument("Workflow using versioning must continue to use versioning.")
+
+
+def _version(request: ws.RespondWorkflowTaskCompletedRequest) -> Version | None:
+    return of_options(request.deployment_options)
+
+
+def _worker(request: ws.RespondWorkflowTaskCompletedRequest) -> Worker:
+    """The worker as the one that takes what the completion gives it at once."""
+    stamp = request.worker_version_stamp.SerializeToString()
+    return Worker(request.identity, _version(request), stamp)
+
+
 def _completion(request: ws.RespondWorkflowTaskCompletedRequest) -> Completion:
     return Completion(
         identity=request.identity,
@@ -155,6 +187,9 @@ def _completion(request: ws.RespondWorkflowTaskCompletedRequest) -> Completion:
         metering_metadata=request.metering_metadata
         if request.HasField("metering_metadata")
         else None,
+        deployment=request.deployment_options.deployment_name,
+        version=_version(request),
+        behavior=request.versioning_behavior,
     )
 
 
@@ -180,6 +215,8 @@ def _note_sticky(t: Transition, request: ws.RespondWorkflowTaskCompletedRequest)
     queue = sticky.worker_task_queue.name
     timeout_ns = nanoseconds(sticky.schedule_to_start_timeout)
     state = t.state
+    if versioning.moving(state):
+        return  # The worker has the workflow in its cache, but will not have its next task.
     if queue and (queue, timeout_ns) != (state.sticky_queue, state.sticky_timeout_ns):
         t.note(r.StickySet(queue, timeout_ns))
     elif not queue and state.sticky_queue:
@@ -193,16 +230,18 @@ def _schedule_next(
     completed: CompletedTask,
 ) -> None:
     """Another task, if something happened that the worker has not seen, or it asked for one."""
-    wanted = t.state.buffered or t.task_wanted or request.force_create_new_workflow_task
+    moves = versioning.moving(t.state)
+    asked = t.task_wanted or request.force_create_new_workflow_task
+    wanted = t.state.buffered or asked or moves
     if not (wanted or update.waiting_unsent(t.state)):
         return
-    workflow_task.schedule(
-        t,
-        dispatch=not request.return_new_workflow_task,
-        speculative=not wanted and request.return_new_workflow_task,
+    worker = _worker(request)
+    returned = request.return_new_workflow_task and (
+        versioning.standing(t.state)[2] == worker.version
     )
+    workflow_task.schedule(t, dispatch=not returned, speculative=not wanted and returned)
     task = t.state.workflow_task
-    if request.return_new_workflow_task and task is not None:
+    if returned and task is not None:
         completed.new_task = workflow_task.start(
             t,
             task.scheduled_event_id,
@@ -210,6 +249,7 @@ def _schedule_next(
             request.identity,
             t.new_id(),
             context.config,
+            worker=worker if worker.version is None else Worker(worker.identity, worker.version),
         )
         # Whoever completes a task and is given the next has the workflow in its cache.
         completed.new_task.sticky = True
@@ -269,7 +309,9 @@ def _execute_beyond(
             cause = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_CONTINUE_AS_NEW_ATTRIBUTES
             _check_search_attributes(t, context, t.state.namespace, attributes.search_attributes)
             _check_cron(t, attributes.cron_schedule, cause)
-            workflow.continue_as_new(t, attributes, completed_event_id, metadata, config)
+            workflow.continue_as_new(
+                t, attributes, completed_event_id, metadata, config, context.in_version
+            )
         case command.StartChildWorkflowExecutionCommandAttributes():
             namespace_id = _namespace_id(
                 t, context, attributes.namespace, external_workflow.BAD_CHILD
@@ -320,16 +362,37 @@ def _schedule_activity(
 ) -> None:
     """Schedule; if the worker has room for it, it starts in the same transition."""
     queue = attributes.task_queue.name or t.state.task_queue
-    eager = attributes.request_eager_execution and queue == t.state.task_queue and not t.state.held
+    worker = _worker(request)
+    eager = (
+        attributes.request_eager_execution
+        and queue == t.state.task_queue
+        and not t.state.held
+        and _has_version(t, worker, attributes)
+    )
     pending = activity.schedule(
         t, attributes, completed_event_id, metadata, context.config, dispatch=not eager
     )
     if eager and not workflow_rule.pauses(t, pending):
         completed.activities.append(
             activity.start(
-                t, pending.scheduled_event_id, pending.stamp, request.identity, t.new_id()
+                t,
+                pending.scheduled_event_id,
+                pending.stamp,
+                request.identity,
+                t.new_id(),
+                worker=worker,
             )
         )
+
+
+def _has_version(
+    t: Transition, worker: Worker, attributes: command.ScheduleActivityTaskCommandAttributes
+) -> bool:
+    """Whether the activity is for workers like this one, which its workflow is for."""
+    moves, behavior, version = versioning.standing(t.state)
+    if behavior != UNSPECIFIED:
+        return not moves and version == worker.version
+    return attributes.use_workflow_build_id or not versioning.compatible_build(worker.stamp)
 
 
 def _record_marker(

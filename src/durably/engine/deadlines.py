@@ -8,6 +8,8 @@ from typing import Any
 
 from durably.engine import activity, nexus_operation, timer, workflow, workflow_task
 from durably.engine.callback import machine as callback
+from durably.engine.deployment import machine as deployment
+from durably.engine.deployment.state import DeploymentState
 from durably.engine.schedule import machine as schedule
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.standalone.state import StandaloneActivityState
@@ -31,6 +33,8 @@ def _while_open(state: ExecutionState) -> int:
             return schedule.next_deadline(state)
         case StandaloneActivityState():
             return activity.next_deadline(state.activity)
+        case DeploymentState():
+            return deployment.next_deadline(state)
         case StandaloneNexusState():
             return nexus_operation.next_deadline(state.operation)
         case _:
@@ -55,6 +59,8 @@ def fire_due(t: Transition[Any]) -> None:
             schedule.fire_due(t)
         case StandaloneActivityState() if t.state.running:
             activity.fire_due(t)
+        case DeploymentState() if t.state.running:
+            deployment.fire_due(t)
         case StandaloneNexusState() if t.state.running:
             nexus_operation.fire_due(t)
     if isinstance(t.state, AwaitedState):

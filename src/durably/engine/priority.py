@@ -40,14 +40,15 @@ def merge(base: common.Priority, override: common.Priority) -> common.Priority:
 
 def of_workflow(state: WorkflowState) -> common.Priority:
     """Of the tasks of a workflow; what nobody asked for is not set."""
-    return state.started.priority
+    return state.priority if state.priority is not None else state.started.priority
 
 
 def of_activity(state: HistoryState, scheduled_event_id: int) -> common.Priority:
     """Of an activity; what it does not say is as in its workflow."""
     own = state.activities[scheduled_event_id].scheduled.priority
-    if isinstance(state, WorkflowState) and state.started.HasField("priority"):
-        return merge(state.started.priority, own)
+    if isinstance(state, WorkflowState):
+        of_all = of_workflow(state)
+        return merge(of_all, own) if of_all.ByteSize() else own
     return own
 
 

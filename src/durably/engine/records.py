@@ -10,6 +10,8 @@ Times are nanoseconds since the epoch. Bytes fields hold serialized API messages
 from msgspec import Struct
 
 from durably.engine.state import BatchTarget, ScheduledBy
+from durably.engine.versioning.state import Notice
+from durably.engine.versioning.version import Version
 
 
 class Record(Struct, frozen=True, tag=True, tag_field="t", array_like=True, omit_defaults=True):
@@ -36,6 +38,7 @@ class ActivityStarted(Record, frozen=True, tag="as"):
     identity: str
     request_id: str
     worker_version: bytes = b""
+    version: Version | None = None
 
 
 class ActivityRetryScheduled(Record, frozen=True, tag="ar"):
@@ -124,6 +127,8 @@ class WorkflowTaskAttemptStarted(Record, frozen=True, tag="wt"):
     history_size_bytes: int
     suggest_continue_as_new: bool = False
     worker_version: bytes = b""
+    target_changed: bool = False
+    reasons: tuple[int, ...] = ()
 
 
 class WorkflowTaskAttemptEnded(Record, frozen=True, tag="we"):
@@ -151,6 +156,24 @@ class StickySet(Record, frozen=True, tag="ss"):
 
 class StickyCleared(Record, frozen=True, tag="sc"):
     pass
+
+
+class MoveStarted(Record, frozen=True, tag="vm"):
+    """A worker of another version has taken a task of a workflow that is not pinned."""
+
+    version: Version | None
+    revision: int = 0
+
+
+class ActivitiesRerouted(Record, frozen=True, tag="va"):
+    """The workflow has another version: tasks of activities that no worker has taken are stale."""
+
+
+class TargetNoticed(Record, frozen=True, tag="vn"):
+    """What a pinned workflow knows of the version that it would have if it upgraded."""
+
+    notified: Notice | None = None
+    declined: Notice | None = None
 
 
 class EventBuffered(Record, frozen=True, tag="eb"):
@@ -465,6 +488,113 @@ class ActionEnded(Record, frozen=True, tag="az"):
     failure: bytes = b""
 
 
+# --- Worker deployments -----------------------------------------------------------------------
+
+
+class DeploymentOpened(Record, frozen=True, tag="do"):
+    """A deployment exists: made by its first poller (`request_id` empty), or by a client."""
+
+    at_ns: int
+    identity: str = ""
+    request_id: str = ""
+
+
+class VersionAdded(Record, frozen=True, tag="dv"):
+    build_id: str
+    at_ns: int
+    status: int
+    identity: str = ""
+    request_id: str = ""
+
+
+class VersionPolled(Record, frozen=True, tag="dp"):
+    """A worker of this version polls a task queue for the first time."""
+
+    build_id: str
+    queue: str
+    kind: int
+
+
+class RoutingSet(Record, frozen=True, tag="dr"):
+    """How traffic is divided from now on, whole. `ramping` and `unversioned_ramp` exclude each other."""
+
+    at_ns: int
+    identity: str
+    current: str
+    """A build id; empty: workers without versioning."""
+    ramping: str
+    unversioned_ramp: bool
+    percentage: float
+    current_changed: bool
+    ramping_changed: bool
+    check_at_ns: int = 0
+    """When versions that drain from now on are to be looked at."""
+
+
+class DeploymentTouched(Record, frozen=True, tag="dt"):
+    """Somebody else set what was set already."""
+
+    at_ns: int
+    identity: str
+
+
+class ManagerSet(Record, frozen=True, tag="dm"):
+    at_ns: int
+    identity: str
+    manager: str
+
+
+class VersionMetadataSet(Record, frozen=True, tag="de"):
+    """`metadata`: a serialized VersionMetadata, whole."""
+
+    build_id: str
+    metadata: bytes
+    identity: str
+
+
+class VersionReactivated(Record, frozen=True, tag="da"):
+    """A workflow was pinned to a version that gets no new ones: it drains again."""
+
+    build_id: str
+    at_ns: int
+    check_at_ns: int = 0
+
+
+class DrainageDue(Record, frozen=True, tag="dd"):
+    """It is time to count the workflows that are pinned to a version."""
+
+    build_id: str
+
+
+class DrainageChecked(Record, frozen=True, tag="dk"):
+    build_id: str
+    drained: bool
+    at_ns: int
+    check_at_ns: int = 0
+    """When to look again, if it is not drained."""
+
+
+class VersionRemoved(Record, frozen=True, tag="dx"):
+    build_id: str
+    at_ns: int
+    identity: str = ""
+    """Empty: the server removed it, to make room."""
+
+
+class DeploymentRemoved(Record, frozen=True, tag="dz"):
+    at_ns: int
+
+
+# --- Sets of compatible builds ----------------------------------------------------------------
+
+
+class VersionSetsSet(Record, frozen=True, tag="bv"):
+    """The sets of a task queue, whole: of each its id, then its builds, the default last."""
+
+    at_ns: int
+    sets: tuple[tuple[str, tuple[str, ...]], ...]
+
+
 # --- Standalone activities --------------------------------------------------------------------
 
 
@@ -563,6 +693,9 @@ WorkflowRecord = (
     | WorkflowTaskBackoffEnded
     | StickySet
     | StickyCleared
+    | MoveStarted
+    | ActivitiesRerouted
+    | TargetNoticed
     | EventBuffered
     | BufferFlushed
     | BufferedTimerDropped
@@ -614,6 +747,22 @@ StandaloneRecord = (
 )
 """Of standalone activities alone."""
 
+DeploymentRecord = (
+    DeploymentOpened
+    | VersionAdded
+    | VersionPolled
+    | RoutingSet
+    | DeploymentTouched
+    | ManagerSet
+    | VersionMetadataSet
+    | VersionReactivated
+    | DrainageDue
+    | DrainageChecked
+    | VersionRemoved
+    | DeploymentRemoved
+)
+"""Of worker deployments alone."""
+
 StandaloneNexusRecord = NexusOpened | NexusCancelAsked | NexusTerminated
 """Of standalone Nexus operations alone."""
 
@@ -627,4 +776,6 @@ AnyRecord = (
     | StandaloneNexusRecord
     | CallbackRecord
     | BatchRecord
+    | DeploymentRecord
+    | VersionSetsSet
 )

@@ -23,11 +23,12 @@ from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
 
-from durably.engine import deadlines, workflow, workflow_task
+from durably.engine import deadlines, workflow, workflow_options, workflow_task
 from durably.engine import records as r
 from durably.engine.activity import put_on_queue
 from durably.engine.state import WorkflowState
 from durably.engine.transition import Transition, outstanding
+from durably.engine.versioning.machine import record_options
 from durably.errors import InvalidArgument
 
 IDENTITY = "history-service"
@@ -152,7 +153,7 @@ def reapply(t: Transition, events: Iterable[history.HistoryEvent], exclude: Excl
             case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED if keep_updates:
                 _admit_again(t, event.workflow_execution_update_accepted_event_attributes)
             case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED:
-                _attach_again(t, event)
+                _options_again(t, event)
             case kind if kind in CHILD_EVENTS:
                 _child_again(t, event)
             case kind if kind in NEXUS_EVENTS and keep_nexus:
@@ -185,8 +186,9 @@ def _admit_again(
     )
 
 
-def _attach_again(t: Transition, event: history.HistoryEvent) -> None:
-    """What one request attached is not attached again; callbacks go with the update they belong to."""
+def _options_again(t: Transition, event: history.HistoryEvent) -> None:
+    """Options hold for the new run too. What one request attached is not attached again; callbacks go
+    with the update they belong to."""
     attributes = event.workflow_execution_options_updated_event_attributes
     options = attributes.workflow_update_options
     asked = {attributes.attached_request_id, *(each.attached_request_id for each in options)}
@@ -194,7 +196,7 @@ def _attach_again(t: Transition, event: history.HistoryEvent) -> None:
         return
     if any(each.update_id not in t.state.updates for each in options):
         return
-    t.record(attributes, links=event.links, worker_may_ignore=True)
+    record_options(t, attributes, event.links)
 
 
 def _child_again(t: Transition, event: history.HistoryEvent) -> None:
@@ -213,15 +215,27 @@ def _child_again(t: Transition, event: history.HistoryEvent) -> None:
 def check_operations(operations: Iterable[workflow_messages.PostResetOperation]) -> None:
     """Raises InvalidArgument for an operation that cannot be done."""
     for operation in operations:
-        if not operation.signal_workflow.signal_name:
-            raise InvalidArgument(
-                "PostResetOperation: only signal_workflow, with a signal name, is supported."
-            )
+        match operation.WhichOneof("variant"):
+            case "signal_workflow" if operation.signal_workflow.signal_name:
+                pass
+            case "update_workflow_options":
+                if not operation.update_workflow_options.HasField("update_mask"):
+                    raise InvalidArgument("PostResetOperation: UpdateMask is required")
+            case _:
+                raise InvalidArgument(
+                    "PostResetOperation: set signal_workflow, with a signal name, or"
+                    " update_workflow_options."
+                )
 
 
 def operate(t: Transition, operations: Iterable[workflow_messages.PostResetOperation]) -> None:
     """What the caller wants done to the new run before its worker sees it."""
     for operation in operations:
+        if operation.WhichOneof("variant") == "update_workflow_options":
+            asked = operation.update_workflow_options
+            wanted = workflow_options.completed(t.state, asked.workflow_execution_options)
+            workflow_options.update(t, wanted, asked.update_mask.paths, IDENTITY)
+            continue
         signal = operation.signal_workflow
         t.record(
             history.WorkflowExecutionSignaledEventAttributes(

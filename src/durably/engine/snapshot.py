@@ -10,13 +10,21 @@ import msgspec
 from google.protobuf.message import Message
 
 from durably.engine.batch.state import BatchState
+from durably.engine.deployment.state import DeploymentState
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import Kind, WorkflowState
+from durably.engine.version_sets.state import VersionSetsState
 
 AnyState = (
-    WorkflowState | ScheduleState | StandaloneActivityState | BatchState | StandaloneNexusState
+    WorkflowState
+    | ScheduleState
+    | StandaloneActivityState
+    | BatchState
+    | StandaloneNexusState
+    | DeploymentState
+    | VersionSetsState
 )
 
 STATES: dict[Kind, type[AnyState]] = {
@@ -24,6 +32,8 @@ STATES: dict[Kind, type[AnyState]] = {
     Kind.ACTIVITY: StandaloneActivityState,
     Kind.SCHEDULE: ScheduleState,
     Kind.BATCH: BatchState,
+    Kind.DEPLOYMENT: DeploymentState,
+    Kind.VERSION_SETS: VersionSetsState,
     Kind.NEXUS_OPERATION: StandaloneNexusState,
 }
 

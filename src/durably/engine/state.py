@@ -19,6 +19,8 @@ from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.engine.callback.state import Callback
+from durably.engine.versioning.state import Notice, Versioning
+from durably.engine.versioning.version import Version
 
 RUNNING = workflow_enums.WORKFLOW_EXECUTION_STATUS_RUNNING
 PAUSED = workflow_enums.WORKFLOW_EXECUTION_STATUS_PAUSED
@@ -39,6 +41,10 @@ class Kind(IntEnum):
     BATCH = 4
     NEXUS_OPERATION = 5
     """A standalone Nexus operation."""
+    DEPLOYMENT = 6
+    """A worker deployment, with its versions."""
+    VERSION_SETS = 7
+    """The sets of compatible builds of one task queue."""
 
 
 class ScheduledBy(Struct, frozen=True):
@@ -114,6 +120,10 @@ class WorkflowTask(Struct):
     worker_version: bytes = b""
     speculative: bool = False
     """If the worker only rejects what it carries, it leaves nothing in history."""
+    target_changed: bool = False
+    """The worker is told that its workflow would have another version if it were not pinned."""
+    reasons: tuple[int, ...] = ()
+    """Each a SuggestContinueAsNewReason."""
 
     @property
     def started(self) -> bool:
@@ -168,6 +178,8 @@ class Activity(Struct):
     """The first attempt, and with it schedule-to-close, waits so long."""
     original_options: bytes = b""
     """The activity.v1.ActivityOptions before the first change of them; empty: never changed."""
+    last_version: Version | None = None
+    """The version of the worker that had the last attempt."""
 
     @property
     def activity_id(self) -> str:
@@ -370,6 +382,17 @@ class WorkflowState(HistoryState, tag="workflow"):
     worker_version: bytes = b""
     build_ids: list[str] = field(default_factory=list)
     """What the search attribute BuildIds shows: which builds have worked on it."""
+    versioning: Versioning | None = None
+    """None: no worker with versioning, and no override, has ever had to do with it."""
+    deployment: str = ""
+    """The deployment of the worker that completed the last task, or that an override names."""
+    used_versions: list[str] = field(default_factory=list)
+    notified: Notice | None = None
+    """The version that a pinned workflow was last told of."""
+    declined: Notice | None = None
+    """The version that the run before was told of, and did not want."""
+    priority: common.Priority | None = None
+    """Not None: it was changed, and is no longer that of the first event."""
 
     # Workflow task
     workflow_task_attempt: int = 1

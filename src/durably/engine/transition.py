@@ -23,6 +23,7 @@ from typing_extensions import TypeVar
 from durably.engine.apply import apply_event, apply_record
 from durably.engine.batch.state import BatchState
 from durably.engine.callback.state import SCHEDULED
+from durably.engine.deployment.state import DeploymentState
 from durably.engine.records import AnyRecord, BufferFlushed, EventBuffered
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.standalone_nexus.state import StandaloneNexusState
@@ -129,6 +130,13 @@ class EndScheduled:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckDrainage:
+    """The open workflows that are pinned to a version are to be counted."""
+
+    build_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkOnBatch:
     """The next page of a batch operation is to be done."""
 
@@ -144,7 +152,14 @@ WorkflowDelivery = (
 )
 ScheduleDelivery = StartScheduled | EndScheduled
 NexusDelivery = StartNexusOperation | CancelNexusOperation
-Delivery = WorkflowDelivery | ScheduleDelivery | NexusDelivery | WorkOnBatch | InvokeCallback
+Delivery = (
+    WorkflowDelivery
+    | ScheduleDelivery
+    | NexusDelivery
+    | WorkOnBatch
+    | CheckDrainage
+    | InvokeCallback
+)
 Effect = Dispatch | Delivery
 
 
@@ -159,6 +174,9 @@ def outstanding(state: ExecutionState) -> list[Delivery]:
             return [WorkOnBatch()] if state.running else []
         case StandaloneNexusState():
             return [*_callbacks_due(state), *(_nexus_owes(state) if state.running else [])]
+        case DeploymentState():
+            checking = (v.build_id for v in state.versions.values() if v.checking)
+            return [CheckDrainage(build_id) for build_id in checking] if state.running else []
         case _:
             assert isinstance(state, AwaitedState)
             return _callbacks_due(state)

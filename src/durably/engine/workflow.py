@@ -14,7 +14,7 @@ Rule 1: a run that is followed by another closes and starts its successor in one
 Rule 2: no event comes after the one that closes the run.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from temporalio.api.command.v1 import message_pb2 as command
@@ -43,6 +43,9 @@ from durably.engine.transition import (
     Transition,
     outstanding,
 )
+from durably.engine.versioning import machine as versioning
+from durably.engine.versioning.machine import NOTHING_INHERITED, Inherited
+from durably.engine.versioning.version import Version, present_form
 from durably.engine.workflow_task import set_duration
 from durably.errors import InvalidArgument, NotFound, ResourceExhausted
 
@@ -63,6 +66,8 @@ class Parent:
     initiated_event_id: int
     root_workflow_id: str
     root_run_id: str
+    inherited: Inherited = NOTHING_INHERITED
+    """What the child has from its parent's version."""
 
 
 def started_attributes(
@@ -91,12 +96,13 @@ def started_attributes(
         "search_attributes",
         "retry_policy",
         "priority",
-        "versioning_override",
         "last_completion_result",
         "continued_failure",
     ):
         if request.HasField(field):
             getattr(attributes, field).CopyFrom(getattr(request, field))
+    if request.HasField("versioning_override"):
+        attributes.versioning_override.CopyFrom(present_form(request.versioning_override))
     delay_ns = nanoseconds(request.workflow_start_delay)
     if request.cron_schedule:
         attributes.initiator = workflow_enums.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE
@@ -136,6 +142,7 @@ def _set_parent(
     attributes.parent_initiated_event_id = parent.initiated_event_id
     attributes.root_workflow_execution.workflow_id = parent.root_workflow_id
     attributes.root_workflow_execution.run_id = parent.root_run_id
+    parent.inherited.set(attributes)
 
 
 def cap(timeout_ns: int, limit_ns: int) -> int:
@@ -404,6 +411,10 @@ def _following_attributes(
     if following.initiator == workflow_enums.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE:
         attributes.ClearField("completion_callbacks")  # The run that ends has called them.
     set_duration(attributes.first_workflow_task_backoff, following.delay_ns)
+    if following.initiator == workflow_enums.CONTINUE_AS_NEW_INITIATOR_RETRY:
+        versioning.retry_from(t.state, attributes)
+    else:
+        versioning.cron_from(t.state, attributes)
     return attributes
 
 
@@ -462,6 +473,7 @@ def continue_as_new(
     completed_event_id: int,
     user_metadata: sdk.UserMetadata | None,
     config: Config,
+    in_version: Callable[[str, str, Version], bool],
 ) -> None:
     """Close this run and start the next with new input, in one transition."""
     state = t.state
@@ -490,7 +502,18 @@ def continue_as_new(
         nanoseconds(attributes.backoff_start_interval),
     )
     _continue_timeouts(following, attributes, config)
+    if state.priority is not None:
+        following.priority.CopyFrom(state.priority)
+    versioning.continue_from(
+        state,
+        following,
+        attributes.initial_versioning_behavior,
+        attributes.inherit_build_id,
+        lambda queue, version: in_version(state.namespace_id, queue, version),
+    )
     event = _continued_event(following, run_id, completed_event_id)
+    event.initiator = attributes.initiator
+    event.inherit_build_id = attributes.inherit_build_id
     t.record(event, user_metadata=user_metadata)
     _begin_successor(t, following)
     _closed(t)
@@ -537,7 +560,6 @@ def _continued_event(
         workflow_task_timeout=following.workflow_task_timeout,
         workflow_task_completed_event_id=completed_event_id,
         backoff_start_interval=following.first_workflow_task_backoff,
-        initiator=following.initiator,
     )
     for source, target in (
         ("input", "input"),

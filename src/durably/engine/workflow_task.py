@@ -19,6 +19,8 @@ Rule 2: attempts after the first are transient: a worker that fails again and ag
 Rule 3: a speculative task enters history with the first event that follows it, or when it ends in
         anything but the rejection of all updates that it carries.
 Rule 4: while the workflow is paused none is scheduled; unpausing schedules one.
+Rule 5: with worker versioning, a task goes to workers of the workflow's version only, or moves the
+        workflow to theirs: see `versioning/machine.py`.
 """
 
 from dataclasses import dataclass, field
@@ -42,6 +44,9 @@ from durably.engine.transition import (
     stamp_event,
     workflow_task_scheduled,
 )
+from durably.engine.versioning import machine as versioning
+from durably.engine.versioning.state import Notice
+from durably.engine.versioning.version import UNSPECIFIED, Version, Worker
 from durably.errors import NotFound
 
 BACKOFF_AFTER_ATTEMPT = 3
@@ -49,6 +54,8 @@ BACKOFF_INITIAL_NS = 5 * SECOND_NS
 BACKOFF_MAX_NS = 600 * SECOND_NS
 
 TASK_NOT_FOUND = "Workflow task not found."
+
+Reasons = tuple["workflow_enums.SuggestContinueAsNewReason.ValueType", ...]
 
 
 @dataclass(slots=True)
@@ -120,6 +127,18 @@ def schedule(t: Transition, *, dispatch: bool = True, speculative: bool = False)
     task = state.workflow_task
     assert task is not None
     if dispatch:
+        dispatch_task(t, task)
+
+
+def redispatch(t: Transition) -> None:
+    """The workflow goes to other workers: a task that none has taken waits for those now, on the
+    normal queue; without any task, one is scheduled."""
+    task = t.state.workflow_task
+    if task is None:
+        schedule_if_none(t)
+    elif not task.started:
+        if task.sticky:
+            t.note(r.WorkflowTaskDispatched(t.state.task_queue, sticky=False))
         dispatch_task(t, task)
 
 
@@ -198,8 +217,15 @@ def start(
     identity: str,
     request_id: str,
     config: Config,
+    *,
+    worker: Worker | None = None,
+    target: Notice | None = None,
 ) -> WorkflowTaskGrant:
-    """A worker takes the task. NotFound if it is not there for taking any more."""
+    """A worker takes the task. NotFound if it is not there for taking any more, or not by this one.
+
+    `worker`: what it says of itself beside its identity; `target`: where the workflow's tasks go now
+    if it upgrades.
+    """
     task = t.state.workflow_task
     if (
         task is None
@@ -209,23 +235,35 @@ def start(
     ):
         raise NotFound(TASK_NOT_FOUND)
     if not task.started:
+        worker = worker or Worker(identity)
+        if not versioning.is_for(t.state, worker):
+            raise NotFound(TASK_NOT_FOUND)
         previous = t.state.last_started_event_id
-        task = _start(t, task, identity, request_id, config)
+        task = _start(t, task, worker, request_id, config, target)
+        versioning.task_started(t, worker, target)
         t.attend(t.now_ns + task.timeout_ns)
         return _grant(t.state, task, previous)
     return _grant(t.state, task, t.state.last_started_event_id)
 
 
 def _start(
-    t: Transition, task: WorkflowTask, identity: str, request_id: str, config: Config
+    t: Transition,
+    task: WorkflowTask,
+    worker: Worker,
+    request_id: str,
+    config: Config,
+    target: Notice | None,
 ) -> WorkflowTask:
     state = t.state
+    told = versioning.task_starts(t, target)
+    # A build among compatible ones is said when the task is completed.
+    stamp = b"" if versioning.compatible_build(worker.stamp) else worker.stamp
     if task.transient and task.scheduled_event_id != state.next_event_id:
         # New events came after it was scheduled: it is a first attempt at those.
         _record_scheduled(t, 1, "", task.scheduled_ns)
         assert state.workflow_task is not None
         task = state.workflow_task
-    suggest = _suggest_continue_as_new(state, config)
+    reasons = _reasons_to_continue_as_new(state, config)
     if task.transient:
         t.note(
             r.WorkflowTaskAttemptStarted(
@@ -234,30 +272,43 @@ def _start(
                 attempt=task.attempt,
                 at_ns=t.now_ns,
                 request_id=request_id,
-                identity=identity,
+                identity=worker.identity,
                 history_size_bytes=state.history_size_bytes,
-                suggest_continue_as_new=suggest,
+                suggest_continue_as_new=bool(reasons),
+                worker_version=stamp,
+                target_changed=told,
+                reasons=reasons,
             )
         )
     else:
         t.record(
             history.WorkflowTaskStartedEventAttributes(
                 scheduled_event_id=task.scheduled_event_id,
-                identity=identity,
+                identity=worker.identity,
                 request_id=request_id,
-                suggest_continue_as_new=suggest,
+                suggest_continue_as_new=bool(reasons),
+                suggest_continue_as_new_reasons=reasons,
                 history_size_bytes=state.history_size_bytes,
+                worker_version=_stamp(stamp),
+                target_worker_deployment_version_changed=told,
             )
         )
     assert state.workflow_task is not None
     return state.workflow_task
 
 
-def _suggest_continue_as_new(state: WorkflowState, config: Config) -> bool:
-    return (
-        state.history_size_bytes >= config.history_bytes_suggest_continue_as_new
-        or state.next_event_id > config.history_events_suggest_continue_as_new
-    )
+def _stamp(encoded: bytes) -> common.WorkerVersionStamp | None:
+    return common.WorkerVersionStamp.FromString(encoded) if encoded else None
+
+
+def _reasons_to_continue_as_new(state: WorkflowState, config: Config) -> Reasons:
+    """Why the workflow should begin anew; empty: it need not."""
+    reasons: list[workflow_enums.SuggestContinueAsNewReason.ValueType] = []
+    if state.history_size_bytes >= config.history_bytes_suggest_continue_as_new:
+        reasons.append(workflow_enums.SUGGEST_CONTINUE_AS_NEW_REASON_HISTORY_SIZE_TOO_LARGE)
+    if state.next_event_id > config.history_events_suggest_continue_as_new:
+        reasons.append(workflow_enums.SUGGEST_CONTINUE_AS_NEW_REASON_TOO_MANY_HISTORY_EVENTS)
+    return tuple(reasons)
 
 
 def _grant(state: WorkflowState, task: WorkflowTask, previous: int) -> WorkflowTaskGrant:
@@ -308,7 +359,10 @@ def _started_attributes(
         identity=task.identity,
         request_id=task.request_id,
         suggest_continue_as_new=task.suggest_continue_as_new,
+        suggest_continue_as_new_reasons=task.reasons,  # type: ignore[arg-type]
         history_size_bytes=task.history_size_bytes,
+        worker_version=_stamp(task.worker_version),
+        target_worker_deployment_version_changed=task.target_changed,
     )
 
 
@@ -339,6 +393,10 @@ class Completion:
     worker_version: common.WorkerVersionStamp | None = None
     sdk_metadata: sdk.WorkflowTaskCompletedMetadata | None = None
     metering_metadata: common.MeteringMetadata | None = None
+    deployment: str = ""
+    """The worker's deployment; it may have one without versioning."""
+    version: Version | None = None
+    behavior: workflow_enums.VersioningBehavior.ValueType = UNSPECIFIED
 
 
 def record_completed(t: Transition, reference: TaskReference, completion: Completion) -> int:
@@ -355,17 +413,35 @@ def record_completed(t: Transition, reference: TaskReference, completion: Comple
         started_event_id=started_event_id,
         identity=completion.identity,
         binary_checksum=completion.binary_checksum,
+        worker_deployment_name=completion.deployment,
+        versioning_behavior=completion.behavior,
     )
+    if completion.version is not None:
+        attributes.deployment_version.CopyFrom(completion.version.message)
     if completion.worker_version is not None:
         attributes.worker_version.CopyFrom(completion.worker_version)
     if completion.sdk_metadata is not None:
         attributes.sdk_metadata.CopyFrom(completion.sdk_metadata)
     if completion.metering_metadata is not None:
         attributes.metering_metadata.CopyFrom(completion.metering_metadata)
-    shown = [*t.state.build_ids, *t.state.reported_problems]
+    shown = _shown(t.state)
     event_id = t.record(attributes)
-    t.visible |= [*t.state.build_ids, *t.state.reported_problems] != shown
+    t.visible |= _shown(t.state) != shown
     return event_id
+
+
+def _shown(state: WorkflowState) -> tuple[object, ...]:
+    """What lists show of the workers that have worked on it, and of what kept them from it."""
+    said = [*state.build_ids, *state.reported_problems]
+    found = state.versioning
+    if found is None:
+        return (said,)
+    return (
+        said,
+        state.used_versions,
+        found.shown_behavior,
+        found.shown_version,
+    )
 
 
 def _record_transient(t: Transition, task: WorkflowTask) -> tuple[int, int]:

@@ -117,6 +117,7 @@ Asked = (
     | batch.BatchOperationSignal
     | batch.BatchOperationCancellation
     | batch.BatchOperationDeletion
+    | batch.BatchOperationUpdateWorkflowExecutionOptions
     | batch.BatchOperationUnpauseActivities
     | batch.BatchOperationResetActivities
     | batch.BatchOperationUpdateActivityOptions
@@ -155,6 +156,14 @@ def _request(
                 workflow_execution=which,
                 identity=asked.identity,
                 request_id=request_id,
+            )
+        case batch.BatchOperationUpdateWorkflowExecutionOptions():
+            return "UpdateWorkflowExecutionOptions", ws.UpdateWorkflowExecutionOptionsRequest(
+                namespace=namespace,
+                workflow_execution=which,
+                workflow_execution_options=asked.workflow_execution_options,
+                update_mask=asked.update_mask,
+                identity=asked.identity,
             )
         case batch.BatchOperationDeletion():
             return "DeleteWorkflowExecution", ws.DeleteWorkflowExecutionRequest(

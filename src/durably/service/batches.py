@@ -12,7 +12,6 @@ from temporalio.api.enums.v1 import reset_pb2 as reset_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
-from durably.engine import reset
 from durably.engine.batch import machine
 from durably.engine.batch.machine import Page
 from durably.engine.batch.state import BatchState
@@ -28,7 +27,9 @@ from durably.errors import (
 from durably.service.admission import Call
 from durably.service.describe import set_time
 from durably.service.namespaces import Namespace, Namespaces
+from durably.service.resets import check_operations
 from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
+from durably.service.workflow_options import check_mask
 from durably.service.workflows import RUN_ID
 from durably.store import visibility_query
 from durably.store.filter_dialects import Dialect
@@ -40,6 +41,9 @@ TYPES = {
     "signal_operation": batch_enums.BATCH_OPERATION_TYPE_SIGNAL_WORKFLOW,
     "cancellation_operation": batch_enums.BATCH_OPERATION_TYPE_CANCEL_WORKFLOW,
     "deletion_operation": batch_enums.BATCH_OPERATION_TYPE_DELETE_WORKFLOW,
+    "update_workflow_options_operation": (
+        batch_enums.BATCH_OPERATION_TYPE_UPDATE_WORKFLOW_EXECUTION_OPTIONS
+    ),
     "reset_operation": batch_enums.BATCH_OPERATION_TYPE_RESET_WORKFLOW,
     "unpause_activities_operation": batch_enums.BATCH_OPERATION_TYPE_UNPAUSE_ACTIVITY,
     "reset_activities_operation": batch_enums.BATCH_OPERATION_TYPE_RESET_ACTIVITY,
@@ -311,7 +315,13 @@ def _check_operation(request: ws.StartBatchOperationRequest, operation: str) -> 
                 reset_enums.RESET_TYPE_LAST_WORKFLOW_TASK,
             ):
                 raise InvalidArgument(f"unknown batch reset type {asked.reset_type}")
-            reset.check_operations(asked.post_reset_operations)
+            check_operations(asked.post_reset_operations)
+        case batch.BatchOperationUpdateWorkflowExecutionOptions():
+            if not asked.HasField("workflow_execution_options"):
+                raise InvalidArgument("WorkflowExecutionOptions is required")
+            if not asked.HasField("update_mask"):
+                raise InvalidArgument("UpdateMask is required")
+            check_mask(asked.update_mask)
         case (
             batch.BatchOperationUnpauseActivities()
             | batch.BatchOperationResetActivities()

@@ -13,6 +13,7 @@ from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
+from durably.engine import priority
 from durably.engine.apply import options_of
 from durably.engine.state import (
     BUFFERED_EVENT_ID,
@@ -23,6 +24,7 @@ from durably.engine.state import (
     WorkflowState,
 )
 from durably.engine.transition import SECOND_NS
+from durably.engine.versioning.version import old_text, override_behavior, override_target
 from durably.engine.workflow_task import set_duration
 from durably.service import callbacks
 from durably.service.breakers import IsBlocked
@@ -109,8 +111,9 @@ def _info(state: WorkflowState) -> workflow_messages.WorkflowExecutionInfo:
         info.parent_execution.CopyFrom(started.parent_workflow_execution)
         info.parent_namespace_id = started.parent_workflow_namespace_id
     info.root_execution.CopyFrom(state.root)
-    if started.HasField("priority"):
-        info.priority.CopyFrom(started.priority)
+    if started.HasField("priority") or state.priority is not None:
+        info.priority.CopyFrom(priority.of_workflow(state))
+    _show_versioning(info, state)
     if state.worker_version:
         stamp = common.WorkerVersionStamp.FromString(state.worker_version)
         info.most_recent_worker_version_stamp.CopyFrom(stamp)
@@ -124,6 +127,32 @@ def _info(state: WorkflowState) -> workflow_messages.WorkflowExecutionInfo:
         )
         set_time(shown.create_time, point.created_ns)
     return info
+
+
+def _show_versioning(info: workflow_messages.WorkflowExecutionInfo, state: WorkflowState) -> None:
+    info.worker_deployment_name = state.deployment
+    found = state.versioning
+    if found is None:
+        return
+    shown = info.versioning_info
+    shown.behavior = found.behavior  # type: ignore[assignment]
+    shown.revision_number = found.revision
+    shown.continue_as_new_initial_versioning_behavior = found.initial_behavior  # type: ignore[assignment]
+    if found.version is not None:
+        shown.version = found.version.old_text
+        shown.deployment_version.CopyFrom(found.version.message)
+    if found.moving:
+        transition = shown.version_transition
+        transition.version = old_text(found.moving_to)
+        if found.moving_to is not None:
+            transition.deployment_version.CopyFrom(found.moving_to.message)
+    if found.override is not None:
+        override = shown.versioning_override
+        override.CopyFrom(found.override)
+        override.behavior = override_behavior(found.override)  # type: ignore[assignment]
+        target = override_target(found.override)
+        if override.WhichOneof("override") == "pinned" and target is not None:
+            override.pinned_version = target.old_text
 
 
 def _options(scheduled: history.ActivityTaskScheduledEventAttributes) -> activities.ActivityOptions:
@@ -149,6 +178,9 @@ def _pending_activity(activity: Activity) -> workflow_messages.PendingActivityIn
         activity_options=_options(scheduled),
         paused=activity.pause is not None,
     )
+    if activity.last_version is not None:
+        shown.last_deployment_version.CopyFrom(activity.last_version.message)
+        shown.last_worker_deployment_version = activity.last_version.old_text
     if scheduled.HasField("priority"):
         shown.priority.CopyFrom(scheduled.priority)
     set_time(shown.last_started_time, activity.last_started_ns)

@@ -10,9 +10,11 @@ Rule 3: a server that is alone says nothing and asks nothing of others: it works
 import asyncio
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
+from google.protobuf.message import Message
 from msgspec import Struct
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
@@ -32,6 +34,12 @@ BEATS_ALONE = 1.5
 """For so many beats a server that saw nobody else may think that it is alone."""
 PUBLISHED_AGAIN_NS = 3_000_000_000
 """A poller that goes on waiting is told of again after this time."""
+
+POLLS: dict[TaskKind, type[Message]] = {
+    TaskKind.WORKFLOW: ws.PollWorkflowTaskQueueRequest,
+    TaskKind.ACTIVITY: ws.PollActivityTaskQueueRequest,
+    TaskKind.NEXUS: ws.PollNexusTaskQueueRequest,
+}
 
 W = TypeVar("W", bound="Word")
 
@@ -67,6 +75,10 @@ class NamespacesChanged(Word, frozen=True, array_like=True, tag="n"):
     """A namespace or a Nexus endpoint was made, changed or removed."""
 
 
+class RoutingChanged(Word, frozen=True, array_like=True, tag="r"):
+    """The traffic of task queues is divided anew between versions of workers."""
+
+
 class LettersSent(Word, frozen=True, array_like=True, tag="l"):
     """There are letters for a server."""
 
@@ -85,7 +97,16 @@ class WorkerShutDown(Word, frozen=True, array_like=True, tag="s"):
     sticky_queue: str
 
 
-AnyWord = Changed | Waiting | Configured | NamespacesChanged | LettersSent | Joined | WorkerShutDown
+AnyWord = (
+    Changed
+    | Waiting
+    | Configured
+    | NamespacesChanged
+    | RoutingChanged
+    | LettersSent
+    | Joined
+    | WorkerShutDown
+)
 
 GONE = 2**62
 
@@ -274,20 +295,16 @@ class Nodes:
     # --- Pollers ------------------------------------------------------------------------------
 
     def polled_within(self, queue: QueueKey, within_ns: int, now_ns: int) -> int:
-        """A server at which a worker waited for this queue so lately; 0: none."""
+        """A server at which a worker waited for this queue so lately, of whatever version; 0: none."""
         since = now_ns - within_ns
-        for row in self._pollers.get(queue, {}).values():
+        for row in self._pollers.get(replace(queue, version=""), {}).values():
             if row.at_ns >= since:
                 return row.node
         return 0
 
     def pollers(self, queue: QueueKey) -> list[PollerSeen]:
         """Who waits for this queue at other servers, each once."""
-        poll = (
-            ws.PollWorkflowTaskQueueRequest
-            if queue.kind is TaskKind.WORKFLOW
-            else ws.PollActivityTaskQueueRequest
-        )
+        poll = POLLS[queue.kind]
         latest: dict[str, PollerRow] = {}
         for row in self._pollers.get(queue, {}).values():
             if row.identity not in latest or row.at_ns > latest[row.identity].at_ns:

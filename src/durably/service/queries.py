@@ -24,6 +24,7 @@ from temporalio.api.query.v1 import message_pb2 as query
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine.state import PAUSED
+from durably.engine.versioning import machine as versioning
 from durably.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -184,13 +185,15 @@ class Queries:
             state = execution.state
             sticky = QueueKey(state.namespace_id, TaskKind.WORKFLOW, state.sticky_queue)
             within_ns = int(self._executions.config.sticky_poller_unavailable_s * 1e9)
+            route = versioning.route(state)
             seconds = max(state.sticky_timeout_ns / 1e9, 0.1)
-            if state.sticky_queue and self._matching.polled_within(sticky, within_ns):
-                task = QueryTask(pending.query_id, execution, question, sticky=True)
+            kept = state.sticky_queue and self._executions.stays(state, route)
+            if kept and self._matching.polled_within(sticky, within_ns):
+                task = QueryTask(pending.query_id, execution, question, sticky=True, route=route)
                 result = await self._offer(sticky, task, pending, seconds)
                 if result is not None:
                     return result
-            elif state.sticky_queue and (node := self._polled_elsewhere(sticky, within_ns)):
+            elif kept and (node := self._polled_elsewhere(sticky, within_ns)):
                 await self._send(node, sticky, execution, pending, sticky=True, seconds=seconds)
                 await asyncio.wait([pending.answer], timeout=seconds)
                 if pending.answer.done() and (answer := pending.answer.result()) is not None:
@@ -204,9 +207,11 @@ class Queries:
     ) -> query.WorkflowQueryResult:
         """A worker may just be starting: that there is none is said when the wait is nearly over."""
         state = execution.state
+        route = versioning.route(state)
         key = QueueKey(state.namespace_id, TaskKind.WORKFLOW, state.task_queue)
-        task = QueryTask(pending.query_id, execution, pending.question, sticky=False)
         within_ns = int(self._executions.config.query_poller_unavailable_s * 1e9)
+        key = self._executions.routes.place(key, route, state.workflow_id)
+        task = QueryTask(pending.query_id, execution, pending.question, sticky=False, route=route)
         wait_s = ends - NO_POLLER_MARGIN_S - asyncio.get_running_loop().time()
         elsewhere = self._sent_elsewhere(key, execution, pending, within_ns)
         try:
@@ -294,7 +299,10 @@ class Queries:
         execution = await self._executions.get(asked.execution_id)
         key = QueueKey(execution.state.namespace_id, TaskKind.WORKFLOW, asked.queue)
         question = query.WorkflowQuery.FromString(asked.question)
-        task = QueryTask(asked.query_id, execution, question, asked.sticky)
+        route = versioning.route(execution.state)
+        if not asked.sticky:
+            key = self._executions.routes.place(key, route, execution.state.workflow_id)
+        task = QueryTask(asked.query_id, execution, question, asked.sticky, route)
         self._matching.add(key, task)
         withdraw = asyncio.get_running_loop().call_later
         withdraw(asked.untaken_s, self._matching.withdraw, key, task)

@@ -12,6 +12,7 @@ from durably.engine import update
 from durably.engine.activity import ActivityGrant
 from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.state import WorkflowState
+from durably.engine.versioning.version import Route
 from durably.engine.workflow_task import WorkflowTaskGrant
 from durably.service import tokens
 from durably.service.describe import set_time
@@ -27,7 +28,12 @@ class QueryTask:
     execution: Execution
     query: query.WorkflowQuery
     sticky: bool
+    route: Route
     taken: bool = False
+
+    @property
+    def workflow_id(self) -> str:
+        return self.execution.state.workflow_id
 
 
 async def workflow_task_reply(

@@ -4,8 +4,10 @@ Rule 1: the end of the current run, the note in the run that is reset, and the n
 """
 
 import asyncio
+from collections.abc import Iterable
 
 from temporalio.api.history.v1 import message_pb2 as history
+from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine import reset
@@ -13,20 +15,26 @@ from durably.engine.state import WorkflowState
 from durably.engine.transition import Transition
 from durably.errors import InvalidArgument, NotFound, Unavailable
 from durably.service.admission import Call
+from durably.service.deployments import Deployments
 from durably.service.namespaces import Namespaces
 from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
+from durably.service.workflow_options import check_mask
 from durably.service.workflows import check_execution
 from durably.store.store import Conflict
 
 Events = list[history.HistoryEvent]
+Operations = Iterable[workflow_messages.PostResetOperation]
 RETRY_STEP_S = 0.002
 
 
 class Resets:
     """Answers ResetWorkflowExecution."""
 
-    def __init__(self, executions: Executions, namespaces: Namespaces) -> None:
+    def __init__(
+        self, executions: Executions, namespaces: Namespaces, deployments: Deployments
+    ) -> None:
         self._executions = executions
+        self._deployments = deployments
         self._namespaces = namespaces
         self._page_bytes = executions.config.history_page_bytes_max
 
@@ -35,7 +43,7 @@ class Resets:
     ) -> ws.ResetWorkflowExecutionResponse:
         namespace_id = self._namespaces.id_of(request.namespace)
         check_execution(request.workflow_execution)
-        reset.check_operations(request.post_reset_operations)
+        check_operations(request.post_reset_operations)
         for attempt in range(CONFLICT_RETRIES):
             try:
                 return await self._attempt(request, namespace_id)
@@ -83,10 +91,18 @@ class Resets:
         for _, events in read[1:]:
             reset.reapply(t, events, exclude)
         reset.reapply(t, parts[-1][1].events, exclude)
+        self._check_overrides(base.state, request.post_reset_operations)
         reset.operate(t, request.post_reset_operations)
         reset.go_on(t)
         await self._executions.commit([*parts, (new, t)])
         return ws.ResetWorkflowExecutionResponse(run_id=new.state.run_id)
+
+    def _check_overrides(self, base: WorkflowState, operations: Operations) -> None:
+        for operation in operations:
+            options = operation.update_workflow_options.workflow_execution_options
+            override = options.versioning_override
+            if options.HasField("versioning_override") and not _is_open_pin(override):
+                self._deployments.check_override(base.namespace_id, base.task_queue, override)
 
     def _leave(
         self,
@@ -123,6 +139,19 @@ class Resets:
             found.append((execution, await self._events(execution)))
             state = execution.state
         return found
+
+
+def check_operations(operations: Operations) -> None:
+    """Raises InvalidArgument for an operation that cannot be done."""
+    reset.check_operations(operations)
+    for operation in operations:
+        if operation.WhichOneof("variant") == "update_workflow_options":
+            check_mask(operation.update_workflow_options.update_mask)
+
+
+def _is_open_pin(override: workflow_messages.VersioningOverride) -> bool:
+    """A pin to whatever the workflow is pinned to."""
+    return bool(override.pinned.behavior) and not override.pinned.HasField("version")
 
 
 def _is_whole(execution: Execution, events: Events) -> bool:

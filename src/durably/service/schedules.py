@@ -18,6 +18,7 @@ from durably.engine.schedule import machine, spec, view
 from durably.engine.schedule.notation import InvalidNotation
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.state import Kind
+from durably.engine.versioning.version import check_override
 from durably.errors import (
     InvalidArgument,
     NotFound,
@@ -296,6 +297,10 @@ class Schedules:
         )
         if wanted.HasField("retry_policy"):
             start.retry_policy.CopyFrom(wanted.retry_policy)
+        if wanted.HasField("versioning_override"):
+            check_override(
+                wanted.versioning_override
+            )  # Whether it is polled is seen at each start.
         self._workflows.check_start(start, namespace)
 
     def _check_attributes(

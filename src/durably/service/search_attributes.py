@@ -14,12 +14,15 @@ from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 
 from durably.engine.apply import payload_is_null
 from durably.engine.batch.state import BatchState
+from durably.engine.deployment.state import DeploymentState
 from durably.engine.schedule import view
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.snapshot import AnyState
 from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.standalone_nexus.state import StandaloneNexusState
-from durably.engine.state import RUNNING, WorkflowState
+from durably.engine.state import RUNNING, ExecutionState, WorkflowState
+from durably.engine.version_sets.state import VersionSetsState
+from durably.engine.versioning.version import AUTO_UPGRADE, PINNED
 from durably.errors import InvalidArgument
 from durably.service.namespaces import SYSTEM_TYPES
 from durably.store.store import VisibilityRow
@@ -132,7 +135,9 @@ def visibility_row(state: AnyState) -> VisibilityRow:
         case StandaloneActivityState():
             return _activity_row(state)
         case BatchState():
-            return _batch_row(state)
+            return _plain_row(state, state.operation)
+        case DeploymentState() | VersionSetsState():
+            return _plain_row(state, "")
         case StandaloneNexusState():
             return _nexus_row(state)
         case _:
@@ -171,9 +176,10 @@ def _schedule_row(state: ScheduleState) -> VisibilityRow:
     )
 
 
-def _batch_row(state: BatchState) -> VisibilityRow:
+def _plain_row(state: ExecutionState, type_name: str) -> VisibilityRow:
+    """Of what is only listed for those who know what they look for."""
     return VisibilityRow(
-        workflow_type=state.operation,
+        workflow_type=type_name,
         task_queue="",
         status=state.status,
         start_ns=state.start_ns,
@@ -296,21 +302,40 @@ def shown_attributes(state: WorkflowState) -> common.SearchAttributes:
             said.append(f"Reason:{state.pause.reason}")
     paused = (a.scheduled.activity_type.name for a in state.activities.values() if a.pause)
     said += [f"property:activityType={name}" for name in dict.fromkeys(paused)]
-    if not (said or state.build_ids or state.reported_problems):
-        return state.search_attributes
-    found = common.SearchAttributes()
-    found.CopyFrom(state.search_attributes)
-    for name, values in (
+    shown: list[tuple[str, str | list[str]]] = [
         (PAUSE_INFO, said),
         (BUILD_IDS, state.build_ids),
         (PROBLEMS, state.reported_problems),
-    ):
+        *_versions(state),
+    ]
+    if not any(values for _, values in shown):
+        return state.search_attributes
+    found = common.SearchAttributes()
+    found.CopyFrom(state.search_attributes)
+    for name, values in shown:
         if values:
             payload = found.indexed_fields[name]
             payload.metadata["encoding"] = b"json/plain"
             payload.metadata["type"] = PREDEFINED[name].encode()
             payload.data = json.dumps(values, separators=(",", ":")).encode()
     return found
+
+
+BEHAVIORS: dict[int, str] = {PINNED: "Pinned", AUTO_UPGRADE: "AutoUpgrade"}
+
+
+def _versions(state: WorkflowState) -> list[tuple[str, str | list[str]]]:
+    """On which version of which deployment it is."""
+    found = state.versioning
+    if found is None:
+        return []
+    version = found.shown_version
+    return [
+        ("TemporalWorkerDeployment", version.deployment if version else state.deployment),
+        ("TemporalWorkerDeploymentVersion", str(version) if version else ""),
+        ("TemporalWorkflowVersioningBehavior", BEHAVIORS.get(found.shown_behavior, "")),
+        ("TemporalUsedWorkerDeploymentVersions", state.used_versions),
+    ]
 
 
 def _workflow_row(state: WorkflowState) -> VisibilityRow:

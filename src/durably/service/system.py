@@ -35,7 +35,7 @@ class System:
                 activity_failure_include_heartbeat=True,
                 supports_schedules=True,
                 encoded_failure_attributes=True,
-                build_id_based_versioning=False,
+                build_id_based_versioning=True,
                 upsert_memo=True,
                 eager_workflow_start=True,
                 sdk_metadata=True,

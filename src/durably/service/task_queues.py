@@ -14,13 +14,20 @@ from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine import priority
+from durably.engine.state import Kind
+from durably.engine.version_sets.machine import find
+from durably.engine.versioning.apply import VERSIONED
+from durably.engine.versioning.version import SEPARATOR, old_text
 from durably.errors import InvalidArgument
 from durably.matching import PollerSeen, QueueLimits, Stats
+from durably.routing import SET_PREFIX, QueueRouting
 from durably.service.admission import Call
 from durably.service.describe import set_time
 from durably.service.namespaces import Namespaces
 from durably.service.nodes import Nodes, configured, waiting
 from durably.service.transact import Executions
+from durably.store import visibility_query
+from durably.store.filter_syntax import quoted
 from durably.store.store import QueueKey, TaskKind, TaskRow
 
 KINDS = tuple(int(kind) for kind in TaskKind)
@@ -28,6 +35,8 @@ KINDS = tuple(int(kind) for kind in TaskKind)
 BACKLOG_PAGE = 1000
 UNLIMITED_PER_S = 100_000.0
 """What is shown of a queue that nothing limits: the default of the API's own server."""
+BUILD_IDS_ASKED_MAX = 5
+"""The reachability of so many builds may be asked for at once."""
 RESERVED_PREFIX = "/_sys/"
 
 RateUpdate = ws.UpdateTaskQueueConfigRequest.RateLimitUpdate
@@ -70,7 +79,7 @@ class TaskQueues:
             inherited = [
                 row for row in found if row.task_id <= self._executions.inherited_tasks_up_to
             ]
-            self._matching.load(key, inherited, _limits(config))
+            self._matching.load(key, inherited, _limits(config), self._executions.place)
 
     # --- Queues that servers share ------------------------------------------------------------
 
@@ -88,16 +97,17 @@ class TaskQueues:
         else:
             self._elsewhere.add(key)
         if not self._matching.queue(key).loaded:
-            self._matching.load(key, found, _limits(config))
+            self._matching.load(key, found, _limits(config), self._executions.place)
             return
         for row in found:
-            self._matching.add(key, row)
+            self._matching.add(self._executions.place(key, row), row)
 
-    async def fetch(self, key: QueueKey) -> None:
+    async def fetch(self, part: QueueKey) -> None:
         """Before a poll waits: a task that others have, if there may be one, and none is here."""
         nodes = self._executions.nodes
+        key = replace(part, version="")
         while nodes is not None and key in self._elsewhere:
-            if self._matching.queue(key).backlog:
+            if self._matching.queue(part).backlog:
                 return
             await self._claim(nodes, key, 1)
 
@@ -107,8 +117,8 @@ class TaskQueues:
         if len(found) == limit:
             self._elsewhere.add(key)
         for row in found:
-            self._matching.add(key, row)
-        if self._matching.queue(key).backlog:
+            self._matching.add(self._executions.place(key, row), row)
+        if self._matching.stats(key, of_all=True).backlog:
             nodes.say(waiting(key))
 
     async def task_waits(self, key: QueueKey) -> None:
@@ -255,12 +265,15 @@ class TaskQueues:
         key = QueueKey(namespace_id, kind, name)
         await self.load(key)
         response = ws.DescribeTaskQueueResponse(
-            pollers=self._pollers(key), effective_rate_limit=self._effective_rate(key)
+            pollers=self._pollers(key, of_all=True), effective_rate_limit=self._effective_rate(key)
         )
+        routing = self._executions.routes.of(key)
+        if routing is not None:
+            _show_routing(response.versioning_info, routing)
         if request.report_stats:
-            response.stats.CopyFrom(_stats(await self._whole(key)))
-            for level in {*self._matching.levels(key), priority.DEFAULT_LEVEL}:
-                stats = _stats(self._matching.stats(key, level))
+            response.stats.CopyFrom(shown_stats(await self._whole(key, of_all=True)))
+            for level in {*self._matching.levels(key, of_all=True), priority.DEFAULT_LEVEL}:
+                stats = shown_stats(self._matching.stats(key, level, of_all=True))
                 response.stats_by_priority_key[level].CopyFrom(stats)
         if request.report_config:
             config = await self._executions.store.queue_config(key)
@@ -268,33 +281,89 @@ class TaskQueues:
                 response.config.ParseFromString(config)
         if request.include_task_queue_status:
             status = response.task_queue_status
-            status.backlog_count_hint = (await self._whole(key)).backlog
+            status.backlog_count_hint = (await self._whole(key, of_all=True)).backlog
             status.rate_per_second = response.effective_rate_limit.requests_per_second
         return response
 
     async def _enhanced(
         self, namespace_id: str, name: str, request: ws.DescribeTaskQueueRequest
     ) -> ws.DescribeTaskQueueResponse:
+        """By versions of workers: those that are asked for, or those without one."""
+        asked = request.versions
+        if request.report_task_reachability and len(asked.build_ids) > BUILD_IDS_ASKED_MAX:
+            raise InvalidArgument(
+                "Too many build ids queried at once with ReportTaskReachability==true,"
+                f" limit: {BUILD_IDS_ASKED_MAX}"
+            )
+        if request.task_queue.kind == queue_enums.TASK_QUEUE_KIND_STICKY:
+            raise InvalidArgument("enhanced mode is not for sticky queues")
         kinds = list(request.task_queue_types) or [
             queue_enums.TASK_QUEUE_TYPE_WORKFLOW,
             queue_enums.TASK_QUEUE_TYPE_ACTIVITY,
         ]
-        infos: dict[int, taskqueue.TaskQueueTypeInfo] = {}
-        for kind in kinds:
-            if kind not in KINDS:
-                continue
-            key = QueueKey(namespace_id, TaskKind(kind), name)
+        keys = [QueueKey(namespace_id, TaskKind(kind), name) for kind in kinds if kind in KINDS]
+        for key in keys:
             await self.load(key)
-            infos[kind] = taskqueue.TaskQueueTypeInfo(
-                pollers=self._pollers(key) if request.report_pollers else [],
-                stats=_stats(await self._whole(key)) if request.report_stats else None,
-            )
-        version = taskqueue.TaskQueueVersionInfo(types_info=infos)
-        return ws.DescribeTaskQueueResponse(versions_info={"": version})
+        response = ws.DescribeTaskQueueResponse()
+        for shown, version in self._versions_asked_for(asked, namespace_id, name):
+            info = response.versions_info[shown]
+            for key in keys:
+                part = replace(key, version=version)
+                info.types_info[key.kind].CopyFrom(await self._type_info(part, request))
+            if request.report_task_reachability:
+                reachable = await self._reachable(namespace_id, name, shown)
+                info.task_reachability = reachable
+        return response
 
-    async def _whole(self, key: QueueKey) -> Stats:
+    def _versions_asked_for(
+        self, asked: taskqueue.TaskQueueVersionSelection, namespace_id: str, name: str
+    ) -> list[tuple[str, str]]:
+        """(what it is called, the part of the queue): build ids of sets, or whole versions."""
+        found: list[tuple[str, str]] = []
+        sets = self._executions.routes.sets(namespace_id, name)
+        if asked.unversioned or not (asked.build_ids or asked.all_active):
+            found.append(("", ""))
+        for build_id in asked.build_ids:
+            at = find(sets, build_id)
+            in_set = SET_PREFIX + (sets[at][0] if at >= 0 else build_id)
+            found.append((build_id, build_id if SEPARATOR in build_id else in_set))
+        if asked.all_active:
+            found += [(builds[-1], SET_PREFIX + of) for of, builds in sets]
+        return found
+
+    async def _type_info(
+        self, part: QueueKey, request: ws.DescribeTaskQueueRequest
+    ) -> taskqueue.TaskQueueTypeInfo:
+        return taskqueue.TaskQueueTypeInfo(
+            pollers=self._pollers(part) if request.report_pollers else [],
+            stats=shown_stats(await self._whole(part)) if request.report_stats else None,
+        )
+
+    async def _reachable(
+        self, namespace_id: str, name: str, build_id: str
+    ) -> queue_enums.BuildIdTaskReachability.ValueType:
+        """Whether tasks of this queue may still come to workers of a build."""
+        sets = self._executions.routes.sets(namespace_id, name)
+        if not build_id or (sets and sets[-1][1][-1] == build_id):
+            return queue_enums.BUILD_ID_TASK_REACHABILITY_REACHABLE
+        for status, reached in (
+            ("= 'Running'", queue_enums.BUILD_ID_TASK_REACHABILITY_REACHABLE),
+            ("!= 'Running'", queue_enums.BUILD_ID_TASK_REACHABILITY_CLOSED_WORKFLOWS_ONLY),
+        ):
+            filter = (
+                f"TaskQueue = {quoted(name)} AND ExecutionStatus {status}"
+                f" AND BuildIds = {quoted(f'{VERSIONED}:{build_id}')}"
+            )
+            groups = await self._executions.store.count_executions(
+                Kind.WORKFLOW, namespace_id, visibility_query.parse(filter, {})
+            )
+            if any(count for _, count in groups):
+                return reached
+        return queue_enums.BUILD_ID_TASK_REACHABILITY_UNREACHABLE
+
+    async def _whole(self, key: QueueKey, *, of_all: bool = False) -> Stats:
         """With the tasks that other servers have; rates are those of this server."""
-        stats = self._matching.stats(key)
+        stats = self._matching.stats(key, of_all=of_all)
         nodes = self._executions.nodes
         if nodes is None or nodes.alone():
             return stats
@@ -306,9 +375,9 @@ class TaskQueues:
             oldest_age_ns=max(stats.oldest_age_ns, age_ns),
         )
 
-    def _pollers(self, key: QueueKey) -> list[taskqueue.PollerInfo]:
-        """At all servers."""
-        seen = self._matching.pollers(key)
+    def _pollers(self, key: QueueKey, *, of_all: bool = False) -> list[taskqueue.PollerInfo]:
+        """At all servers; `of_all`: of whatever version."""
+        seen = self._matching.pollers(key, of_all=of_all)
         nodes = self._executions.nodes
         if nodes is not None:
             known = {each.identity for each in seen}
@@ -323,6 +392,19 @@ class TaskQueues:
         elif queue.worker_per_s is not None:
             per_s, source = queue.worker_per_s, queue_enums.RATE_LIMIT_SOURCE_WORKER
         return EffectiveRate(requests_per_second=per_s, rate_limit_source=source)
+
+
+def _show_routing(shown: taskqueue.TaskQueueVersioningInfo, routing: QueueRouting) -> None:
+    current, ramping = routing.current.version, routing.ramping.version
+    shown.current_version = old_text(current)
+    if current is not None:
+        shown.current_deployment_version.CopyFrom(current.message)
+    if ramping is not None:
+        shown.ramping_deployment_version.CopyFrom(ramping.message)
+    if ramping is not None or routing.percentage:
+        shown.ramping_version = old_text(ramping)
+        shown.ramping_version_percentage = routing.percentage
+    set_time(shown.update_time, max(routing.current_changed_ns, routing.percentage_changed_ns))
 
 
 def _decode(config: bytes | None) -> taskqueue.TaskQueueConfig:
@@ -379,7 +461,7 @@ def _check_weights(request: ws.UpdateTaskQueueConfigRequest, weights_max: int) -
             )
 
 
-def _stats(found: Stats) -> taskqueue.TaskQueueStats:
+def shown_stats(found: Stats) -> taskqueue.TaskQueueStats:
     stats = taskqueue.TaskQueueStats(
         approximate_backlog_count=found.backlog,
         tasks_add_rate=found.added_per_s,

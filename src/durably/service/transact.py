@@ -44,9 +44,14 @@ from durably.engine.transition import (
     Transition,
     outstanding,
 )
+from durably.engine.versioning import machine as versioning
+from durably.engine.versioning.state import Notice
+from durably.engine.versioning.version import Route, Version, Worker
+from durably.engine.versioning.version import worker as worker_from
 from durably.errors import NotFound, Refusal, Unavailable
 from durably.histogram import Histogram
 from durably.matching import Matching, Poll
+from durably.routing import Routes
 from durably.service.nodes import GONE, Nodes, waiting
 from durably.service.search_attributes import visibility_row
 from durably.store.store import (
@@ -261,6 +266,7 @@ class Executions:
         self.nodes = nodes
         """The servers that share the store; None: it is this one's alone."""
         self.matching = matching
+        self.routes = Routes()
         self.clock = clock
         self.config = config
         self.retention_ns = retention_ns
@@ -581,51 +587,104 @@ class Executions:
         for effect in list(t.effects):
             match effect:
                 case DispatchWorkflowTask():
-                    effect = self._unless_sticky_worker_left(t, effect)
-                    key = QueueKey(t.state.namespace_id, TaskKind.WORKFLOW, effect.queue)
-                    order = _order(priority.of_workflow(t.state))
-                    poll = self.matching.reserve(key, order)
-                    if poll is None:
-                        unit.tasks.append(self._task(key, execution, effect, order))
-                        continue
-                    task = workflow_task.start(
-                        t,
-                        effect.scheduled_event_id,
-                        effect.attempt,
-                        poll.identity,
-                        new_id(),
-                        self.config,
-                    )
-                    unit.granted.append((poll, Granted(execution, task)))
+                    self._dispatch_workflow_task(unit, execution, t, effect)
                 case DispatchActivity():
-                    key = QueueKey(t.state.namespace_id, TaskKind.ACTIVITY, effect.queue)
-                    order = _order(priority.of_activity(t.state, effect.scheduled_event_id))
-                    poll = self.matching.reserve(key, order)
-                    if poll is None:
-                        unit.tasks.append(self._task(key, execution, effect, order))
-                        continue
-                    attempt = activity.start(
-                        t,
-                        effect.scheduled_event_id,
-                        effect.stamp,
-                        poll.identity,
-                        new_id(),
-                    )
-                    unit.granted.append((poll, Granted(execution, attempt)))
+                    self._dispatch_activity(unit, execution, t, effect)
                 case _:
                     pass
 
+    def _dispatch_workflow_task(
+        self,
+        unit: _Unit,
+        execution: Execution[Any],
+        t: Transition[Any],
+        effect: DispatchWorkflowTask,
+    ) -> None:
+        state = t.state
+        route = versioning.route(state)
+        effect = self._unless_sticky_worker_left(t, effect, route)
+        key = QueueKey(state.namespace_id, TaskKind.WORKFLOW, effect.queue)
+        if not effect.sticky:
+            key = self.routes.place(key, route, state.workflow_id)
+        order = _order(priority.of_workflow(state))
+        poll = self.matching.reserve(key, order)
+        if poll is None:
+            unit.tasks.append(self._task(key, execution, effect, order, route))
+            return
+        task = workflow_task.start(
+            t,
+            effect.scheduled_event_id,
+            effect.attempt,
+            poll.identity,
+            new_id(),
+            self.config,
+            worker=worker_of(poll.attributes),
+            target=self.target(state),
+        )
+        unit.granted.append((poll, Granted(execution, task)))
+
+    def _dispatch_activity(
+        self, unit: _Unit, execution: Execution[Any], t: Transition[Any], effect: DispatchActivity
+    ) -> None:
+        """One whose workflow would move to another version first is left to `activity.take`."""
+        state = t.state
+        pending = state.activities[effect.scheduled_event_id]
+        route = versioning.activity_route(state, pending)
+        key = QueueKey(state.namespace_id, TaskKind.ACTIVITY, effect.queue)
+        key = self.routes.place(key, route, state.workflow_id)
+        order = _order(priority.of_activity(state, effect.scheduled_event_id))
+        at_once = not key.version or (
+            route.version is not None and key.version == str(route.version)
+        )
+        if isinstance(state, WorkflowState) and versioning.moving(state):
+            at_once = False
+        poll = self.matching.reserve(key, order) if at_once else None
+        if poll is None:
+            unit.tasks.append(self._task(key, execution, effect, order, route))
+            return
+        attempt = activity.start(
+            t,
+            effect.scheduled_event_id,
+            effect.stamp,
+            poll.identity,
+            new_id(),
+            worker=worker_of(poll.attributes),
+        )
+        unit.granted.append((poll, Granted(execution, attempt)))
+
+    def target(self, state: WorkflowState) -> Notice | None:
+        """Where the tasks of a workflow go now, if it upgrades; None: versions have nothing to do
+        with its queue."""
+        key = QueueKey(state.namespace_id, TaskKind.WORKFLOW, state.task_queue)
+        if state.versioning is None and self.routes.of(key) is None:
+            return None
+        return self.routes.target(key, versioning.route(state), state.workflow_id)
+
+    def in_version(self, namespace_id: str, queue: str, version: Version) -> bool:
+        """Whether workers of this version have polled this queue for workflows."""
+        return self.routes.has(QueueKey(namespace_id, TaskKind.WORKFLOW, queue), version)
+
+    def place(self, key: QueueKey, item: Any) -> QueueKey:
+        """The part of a queue that an item of its backlog is for now: a task, or a query."""
+        return self.routes.place(key, item.route, item.workflow_id)
+
     def _unless_sticky_worker_left(
-        self, t: Transition, effect: DispatchWorkflowTask
+        self, t: Transition, effect: DispatchWorkflowTask, route: Route
     ) -> DispatchWorkflowTask:
-        """A sticky queue that nobody polls is not waited for."""
+        """A sticky queue that nobody polls is not waited for, nor one whose worker has an older
+        version than the task is for."""
         if not effect.sticky:
             return effect
         key = QueueKey(t.state.namespace_id, TaskKind.WORKFLOW, effect.queue)
         within_ns = int(self.config.sticky_poller_unavailable_s * 1e9)
-        if self.polled_within(key, within_ns):
+        if self.polled_within(key, within_ns) and self.stays(t.state, route):
             return effect
         return workflow_task.move_to_normal_queue(t)
+
+    def stays(self, state: WorkflowState, route: Route) -> bool:
+        """Whether the worker that has a workflow in its cache may have its next task."""
+        key = QueueKey(state.namespace_id, TaskKind.WORKFLOW, state.task_queue)
+        return self.routes.stays(key, route, state.workflow_id)
 
     def _task(
         self,
@@ -633,6 +692,7 @@ class Executions:
         execution: Execution[Any],
         effect: DispatchWorkflowTask | DispatchActivity,
         order: TaskOrder,
+        route: Route,
     ) -> TaskRow:
         return TaskRow(
             task_id=self._ids.next(self.clock()),
@@ -644,6 +704,8 @@ class Executions:
             sticky=isinstance(effect, DispatchWorkflowTask) and effect.sticky,
             order=order,
             held=self._holds(key),
+            route=route,
+            workflow_id=execution.state.workflow_id,
         )
 
     def _holds(self, key: QueueKey) -> bool:
@@ -954,6 +1016,11 @@ def _updates_changed(t: Transition[Any]) -> Iterator[str]:
 
 def _error(done: asyncio.Future[None]) -> BaseException | None:
     return None if done.cancelled() else done.exception()
+
+
+def worker_of(poll: Any) -> Worker:
+    """The worker, from its request for a task."""
+    return worker_from(poll.identity, poll.deployment_options, poll.worker_version_capabilities)
 
 
 def _order(wanted: common.Priority) -> TaskOrder:

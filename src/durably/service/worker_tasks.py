@@ -5,23 +5,28 @@ Rule 2: a row of the backlog whose task is stale is dropped, and the poll goes o
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine import activity, commands, update, workflow_task
 from durably.engine.refusals import BadCommand
-from durably.engine.state import HistoryState
+from durably.engine.state import HistoryState, WorkflowState
 from durably.engine.transition import Transition
+from durably.engine.versioning import machine as versioning
+from durably.engine.versioning.version import Worker, of_options
 from durably.engine.workflow import ensure_running
 from durably.engine.workflow_task import Completion, TaskReference
 from durably.errors import InvalidArgument, NotFound
 from durably.histogram import Histogram
 from durably.service import search_attributes, tokens
 from durably.service.admission import Call
+from durably.service.deployments import Deployments
 from durably.service.namespaces import Namespaces
 from durably.service.nodes import WorkerShutDown
 from durably.service.queries import Queries
@@ -33,7 +38,7 @@ from durably.service.replies import (
 )
 from durably.service.standalone_activities import find_activity
 from durably.service.task_queues import KINDS, TaskQueues
-from durably.service.transact import Execution, Executions, Granted, new_id
+from durably.service.transact import Execution, Executions, Granted, new_id, worker_of
 from durably.service.workers import Workers
 from durably.service.workflows import check_execution, poll_seconds
 from durably.store.store import Commit, QueueKey, TaskKind, TaskRow
@@ -58,9 +63,11 @@ class WorkerTasks:
         queries: Queries,
         workers: Workers,
         task_queues: TaskQueues,
+        deployments: Deployments,
         nexus_endpoint_id: Callable[[str, commands.NexusCommand], str],
     ) -> None:
         self._executions = executions
+        self._deployments = deployments
         self._matching = executions.matching
         self._namespaces = namespaces
         self._queries = queries
@@ -76,6 +83,7 @@ class WorkerTasks:
             config=executions.config,
             namespace_id=namespaces.id_of,
             check_search_attributes=self._check_search_attributes,
+            in_version=executions.in_version,
             nexus_endpoint_id=nexus_endpoint_id,
         )
 
@@ -105,10 +113,10 @@ class WorkerTasks:
                     item.taken = True
                     reply = await query_reply(self._executions, item)
                 case TaskRow():
-                    reply = await self._start_workflow_task(item, request.identity)
+                    reply = await self._start_workflow_task(item, worker_of(request))
                 case _:
                     return ws.PollWorkflowTaskQueueResponse()
-        key = self._key(request, TaskKind.WORKFLOW)
+        key = self._part(request, self._key(request, TaskKind.WORKFLOW))
         reply.backlog_count_hint = self._matching.queue(key).backlog.count()
         self._hint(reply, key, came_ns, item)
         return reply
@@ -124,15 +132,32 @@ class WorkerTasks:
                 case Granted(execution, activity.ActivityGrant() as grant):
                     reply = self._activity_reply(execution, grant)
                 case TaskRow():
-                    reply = await self._start_activity(item, request.identity)
+                    reply = await self._start_activity(item, worker_of(request))
                 case _:
                     return ws.PollActivityTaskQueueResponse()
-        self._hint(reply, self._key(request, TaskKind.ACTIVITY), came_ns, item)
+        key = self._part(request, self._key(request, TaskKind.ACTIVITY))
+        self._hint(reply, key, came_ns, item)
         return reply
 
     def _key(self, request: Poll, kind: TaskKind) -> QueueKey:
         namespace_id = self._namespaces.id_of(request.namespace)
         return QueueKey(namespace_id, kind, request.task_queue.name)
+
+    def _part(self, request: Poll, key: QueueKey) -> QueueKey:
+        """The part of the queue that this worker polls. A sticky queue is one worker's anyway."""
+        version = of_options(request.deployment_options)
+        sticky = request.task_queue.kind == queue_enums.TASK_QUEUE_KIND_STICKY
+        routes = self._executions.routes
+        if version is not None:
+            return key if sticky else routes.part_of(key, version)
+        capabilities = request.worker_version_capabilities
+        if not capabilities.use_versioning:
+            return key
+        if sticky:
+            normal = replace(key, name=request.task_queue.normal_name)
+            routes.part_of_build(normal, capabilities.build_id)
+            return key
+        return routes.part_of_build(key, capabilities.build_id)
 
     def _hint(
         self,
@@ -161,13 +186,16 @@ class WorkerTasks:
             raise InvalidArgument("TaskQueue length exceeds limit.")
         if len(request.identity) > self._config.identifier_chars_max:
             raise InvalidArgument("Identity length exceeds limit.")
+        self._deployments.check_poll(request)
         await self._task_queues.load(key)
-        await self._task_queues.fetch(key)
+        await self._deployments.register(request, key)
+        part = self._part(request, key)
+        await self._task_queues.fetch(part)
         seconds = poll_seconds(self._config.task_poll_timeout_s, call, self._executions.clock())
         if seconds <= 0:
             return None
         return await self._matching.poll(
-            key,
+            part,
             request.identity,
             request,
             seconds,
@@ -191,11 +219,20 @@ class WorkerTasks:
         return activity_task_reply(execution, grant)
 
     async def _start_workflow_task(
-        self, row: TaskRow, identity: str
+        self, row: TaskRow, worker: Worker
     ) -> ws.PollWorkflowTaskQueueResponse | None:
         def decide(t: Transition) -> workflow_task.WorkflowTaskGrant:
+            if not row.route.same(versioning.route(t.state)):
+                raise NotFound(workflow_task.TASK_NOT_FOUND)  # It waits somewhere else by now.
             return workflow_task.start(
-                t, row.scheduled_event_id, row.stamp, identity, request_id, self._config
+                t,
+                row.scheduled_event_id,
+                row.stamp,
+                worker.identity,
+                request_id,
+                self._config,
+                worker=worker,
+                target=self._executions.target(t.state),
             )
 
         request_id = new_id()
@@ -208,15 +245,24 @@ class WorkerTasks:
         return await self._workflow_reply(execution, grant)
 
     async def _start_activity(
-        self, row: TaskRow, identity: str
+        self, row: TaskRow, worker: Worker
     ) -> ws.PollActivityTaskQueueResponse | None:
         request_id = new_id()
-        try:
-            grant = await self._executions.transact(
-                row.execution_id,
-                lambda t: activity.take(t, row.scheduled_event_id, row.stamp, identity, request_id),
-                task_id=row.task_id,
+
+        def decide(t: Transition[HistoryState]) -> activity.ActivityGrant | None:
+            state = t.state
+            return activity.take(
+                t,
+                row.scheduled_event_id,
+                row.stamp,
+                worker.identity,
+                request_id,
+                worker=worker,
+                target=self._executions.target(state) if isinstance(state, WorkflowState) else None,
             )
+
+        try:
+            grant = await self._executions.transact(row.execution_id, decide, task_id=row.task_id)
             execution = await self._executions.known(row.execution_id)
         except NotFound:
             await self._drop(row)

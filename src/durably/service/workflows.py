@@ -18,16 +18,19 @@ from durably.engine.retry import validate_policy
 from durably.engine.start_policy import Outcome, started_by
 from durably.engine.state import ScheduledBy, WorkflowState
 from durably.engine.transition import Transition, debts
+from durably.engine.versioning import machine as versioning
+from durably.engine.versioning.version import Worker, of_options
 from durably.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
 from durably.service import callbacks, links, nexus_description, search_attributes, tokens
 from durably.service.admission import Call
 from durably.service.breakers import IsBlocked
+from durably.service.deployments import Deployments
 from durably.service.describe import describe
 from durably.service.namespaces import Namespace, Namespaces
 from durably.service.replies import workflow_task_reply
 from durably.service.tokens import HistoryPageToken
 from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
-from durably.store.store import Conflict
+from durably.store.store import Conflict, QueueKey, TaskKind
 
 R = TypeVar("R")
 
@@ -55,9 +58,14 @@ class Workflows:
     """Answers RPCs about workflow executions."""
 
     def __init__(
-        self, executions: Executions, namespaces: Namespaces, is_blocked: IsBlocked
+        self,
+        executions: Executions,
+        namespaces: Namespaces,
+        deployments: Deployments,
+        is_blocked: IsBlocked,
     ) -> None:
         self._executions = executions
+        self._deployments = deployments
         self._namespaces = namespaces
         self._is_blocked = is_blocked
         self._config = executions.config
@@ -69,7 +77,7 @@ class Workflows:
     ) -> ws.StartWorkflowExecutionResponse:
         namespace = self._namespaces.by_name(request.namespace)
         self.check_start(request, namespace)
-        eager = _EagerStart(request, self._config) if request.request_eager_execution else None
+        eager = _EagerStart(request, self._executions) if request.request_eager_execution else None
         run_id, started = await self.start_and(namespace.namespace_id, request, eager)
         response = ws.StartWorkflowExecutionResponse(
             run_id=run_id,
@@ -93,6 +101,9 @@ class Workflows:
     ) -> str:
         """Start a run for a parent; the same request id finds the run that it started before."""
         self._namespaces.by_name(request.namespace)
+        if request.HasField("versioning_override"):
+            queue = request.task_queue.name
+            self._deployments.check_override(namespace_id, queue, request.versioning_override)
         run_id, _ = await self.start_and(namespace_id, request, origin=parent)
         return run_id
 
@@ -268,6 +279,8 @@ class Workflows:
             also(t)
             workflow_task.schedule_if_none(t)
         await self._executions.commit([*parts, (execution, t)])
+        if request.HasField("versioning_override"):
+            await self._deployments.reactivate(namespace_id, request.versioning_override)
         return run_id
 
     def check_start(self, request: ws.StartWorkflowExecutionRequest, namespace: Namespace) -> None:
@@ -298,6 +311,10 @@ class Workflows:
         if request.memo.ByteSize() > self._config.memo_bytes_max:
             raise InvalidArgument(
                 f"Memo exceeds size limit of {self._config.memo_bytes_max} bytes (memo_bytes_max)."
+            )
+        if request.HasField("versioning_override"):
+            self._deployments.check_override(
+                namespace.namespace_id, request.task_queue.name, request.versioning_override
             )
         if not request.request_id:
             request.request_id = new_id()
@@ -594,23 +611,40 @@ class _EagerStart:
     """Starts the first workflow task of a new run for the client that starts the run: it has a
     worker beside it, and needs no poll."""
 
-    def __init__(self, request: ws.StartWorkflowExecutionRequest, config: Config) -> None:
+    def __init__(self, request: ws.StartWorkflowExecutionRequest, executions: Executions) -> None:
         self._request = request
-        self._config = config
+        self._executions = executions
+        version = of_options(request.eager_worker_deployment_options)
+        self._worker = Worker(request.identity, version)
         self.grant: workflow_task.WorkflowTaskGrant | None = None
 
     def __call__(self, t: Transition) -> None:
         self.grant = None
         if t.state.last_event_ns != t.now_ns or t.state.next_event_id != 2:
             return  # It runs already, and was not started by this request.
-        if t.state.backoff_pending:
+        if t.state.backoff_pending or not self._may_have(t):
             return
         workflow_task.schedule(t, dispatch=False)
         task = t.state.workflow_task
         assert task is not None
         self.grant = workflow_task.start(
-            t, task.scheduled_event_id, 1, self._request.identity, new_id(), self._config
+            t,
+            task.scheduled_event_id,
+            1,
+            self._request.identity,
+            new_id(),
+            self._executions.config,
+            worker=self._worker,
+            target=self._executions.target(t.state),
         )
+
+    def _may_have(self, t: Transition) -> bool:
+        """Whether the worker is of the version that the first task goes to."""
+        key = QueueKey(t.state.namespace_id, TaskKind.WORKFLOW, t.state.task_queue)
+        routes = self._executions.routes
+        part = routes.place(key, versioning.route(t.state), t.state.workflow_id)
+        version = self._worker.version
+        return part.version == (str(version) if version is not None else "")
 
 
 def poll_seconds(longest_s: float, call: Call, now_ns: int) -> float:

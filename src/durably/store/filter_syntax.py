@@ -312,6 +312,12 @@ def _malformed(token: Token) -> InvalidArgument:
     )
 
 
+def quoted(value: str) -> str:
+    """A string as a filter has it."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def _unquoted(text: str) -> str:
     quote = text[0]
     return re.sub(

@@ -165,12 +165,14 @@ ADD_TASK = Part(
     _columns(
         "guard bigint, task_id bigint, namespace_id text, kind int, queue text, execution_id bigint,"
         " scheduled_event_id bigint, stamp bigint, created_ns bigint, sticky int, level int,"
-        " fairness_key text, weight float8, node bigint"
+        " fairness_key text, weight float8, route bytea, node bigint"
     ),
     """INSERT INTO tasks (shard, task_id, namespace_id, kind, queue, execution_id,
-        scheduled_event_id, stamp, created_ns, sticky, level, fairness_key, weight, node)
+        scheduled_event_id, stamp, created_ns, sticky, level, fairness_key, weight, route,
+        node)
     SELECT 0, r.task_id, r.namespace_id, r.kind, r.queue, r.execution_id, r.scheduled_event_id,
-        r.stamp, r.created_ns, r.sticky, r.level, r.fairness_key, r.weight, r.node
+        r.stamp, r.created_ns, r.sticky, r.level, r.fairness_key, r.weight, r.route,
+        r.node
     FROM {rows} WHERE r.guard = 0 OR r.guard IN ({won})""",
 )
 # Tasks that a worker has started, or that are stale.

@@ -51,7 +51,8 @@ CLAIM_TASKS = """WITH chosen AS (SELECT task_id FROM tasks
         ORDER BY level, task_id LIMIT $5 FOR UPDATE SKIP LOCKED)
     UPDATE tasks t SET node = $4 FROM chosen WHERE t.shard = 0 AND t.task_id = chosen.task_id
     RETURNING t.task_id, t.execution_id, t.scheduled_event_id, t.stamp, t.created_ns, t.sticky,
-        t.level, t.fairness_key, t.weight"""
+        t.level, t.fairness_key, t.weight, t.route, (SELECT workflow_id FROM executions e
+            WHERE e.shard = 0 AND e.execution_id = t.execution_id)"""
 # Tasks that this server may have added without knowing: nobody has them.
 RELEASE_TASKS = "UPDATE tasks SET node = 0 WHERE shard = 0 AND task_id = ANY($1::bigint[])"
 # Which of these queues have tasks that this server does not have.

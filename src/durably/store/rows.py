@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from durably.engine.versioning.version import decode_route, encode_route
 from durably.errors import InvalidArgument
 from durably.store.store import (
     ExecutionWrite,
@@ -35,12 +36,24 @@ def task_values(task: TaskRow) -> tuple[object, ...]:
         task.order.level,
         task.order.fairness_key,
         task.order.weight,
+        encode_route(task.route),
     )
 
 
 def task_row(queue: QueueKey, row: Sequence[Any]) -> TaskRow:
     """A row of BACKLOG."""
-    return TaskRow(row[0], queue, row[1], row[2], row[3], row[4], bool(row[5]), TaskOrder(*row[6:]))
+    return TaskRow(
+        row[0],
+        queue,
+        row[1],
+        row[2],
+        row[3],
+        row[4],
+        bool(row[5]),
+        TaskOrder(*row[6:9]),
+        route=decode_route(row[9]),
+        workflow_id=row[10] or "",
+    )
 
 
 def visible_values(write: ExecutionWrite, row: VisibilityRow) -> tuple[object, ...]:

@@ -128,7 +128,7 @@ FORGET_JOURNAL = "DELETE FROM journal WHERE shard = 0 AND execution_id = ? AND v
 # The last heartbeat of an activity.
 HEARTBEAT = "INSERT OR REPLACE INTO heartbeats VALUES (0, ?, ?, ?, ?, ?, ?)"
 # A task that no poller waited for.
-ADD_TASK = f"INSERT INTO tasks VALUES (0, {', '.join('?' * 12)})"
+ADD_TASK = f"INSERT INTO tasks VALUES (0, {', '.join('?' * 13)})"
 # A task that a worker has started, or that is stale.
 REMOVE_TASK = "DELETE FROM tasks WHERE shard = 0 AND task_id = ?"
 # What lists and counts see; what never changes is not written again, nor are indexes of it alone.

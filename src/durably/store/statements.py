@@ -48,7 +48,10 @@ DUE = """SELECT execution_id, next_deadline_ns FROM executions
     WHERE next_deadline_ns > 0 AND next_deadline_ns <= ? ORDER BY next_deadline_ns LIMIT ?"""
 # A page of a queue's backlog.
 BACKLOG = """SELECT task_id, execution_id, scheduled_event_id, stamp, created_ns, sticky, level,
-    fairness_key, weight FROM tasks WHERE namespace_id = ? AND kind = ? AND queue = ? AND task_id > ? ORDER BY task_id LIMIT ?"""
+    fairness_key, weight, route, (SELECT workflow_id FROM executions e
+        WHERE e.shard = 0 AND e.execution_id = tasks.execution_id)
+    FROM tasks WHERE namespace_id = ? AND kind = ? AND queue = ? AND task_id > ?
+    ORDER BY task_id LIMIT ?"""
 NAMESPACES = "SELECT namespace_id, name, version, record FROM namespaces ORDER BY name"
 CREATE_NAMESPACE = "INSERT INTO namespaces VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 UPDATE_NAMESPACE = """UPDATE namespaces SET name = ?, version = ?, record = ?

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
+from durably.engine.versioning.version import ANY, Route
 from durably.histogram import Histogram
 from durably.store.filter_dialects import Dialect
 from durably.store.visibility_query import Query
@@ -52,6 +53,9 @@ class QueueKey:
     namespace_id: str
     kind: TaskKind
     name: str
+    version: str = ""
+    """The part of the queue that is for one version of its workers; empty: for those without one.
+    What is stored of a queue is stored of all its parts together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,9 @@ class TaskRow:
     order: TaskOrder = TaskOrder()
     held: bool = True
     """Whether the server that adds it has it in memory, to give it out."""
+    route: Route = ANY
+    workflow_id: str = ""
+    """Of the execution; by it a queue's traffic is divided."""
 
 
 @dataclass(slots=True)

@@ -45,7 +45,7 @@ MESSAGES = {
     "long activity id": r"(?i)activity ?id exceeds",
     "unknown workflow": r"^workflow not found for ID: nobody$",
     "no type": r"(?i)workflow ?type",
-    "no task queue": r"(?i)task ?queue",
+    "no task queue": r"(?i)task[ _]?queue",
     "long workflow id": r"(?i)workflow ?id .*(exceeds)",
     "long type": r"(?i)workflow ?type .*(exceeds)",
     "long task queue": r"(?i)task ?queue .*(exceeds)",
@@ -109,6 +109,24 @@ MESSAGES = {
     "callback inside the server": r"^unsupported callback variant",
     "callback of no kind": r"^unknown callback variant",
     "callbacks without their request": r"^attaching request ID is required",
+    "no deployment": r"(?i)deployment ?name cannot be empty",
+    "no build": r"(?i)build ?id cannot be empty",
+    "dotted deployment": r"^worker deployment name cannot contain '\.'$",
+    "long deployment": r"larger than the maximum allowed$",
+    "unknown deployment": r"(?i)not found|^no Worker Deployment found",
+    "no such percentage": r"^Percentage must be between 0 and 100",
+    "no entries": r"^At least one of remove_entries or upsert_entries must be provided$",
+    "no mask": r"^UpdateMask is required$",
+    "no options": r"^WorkflowExecutionOptions is required$",
+    "unknown option": r'^error parsing UpdateMask: invalid path "nope"',
+    "no builds": r"^Must query at least one build ID",
+    "pin to nothing": r"^must provide version if override is pinned\.$",
+    "upgrade not true": r"^auto-upgrade override must be true$",
+    "old pin to nothing": r"^must provide deployment \(deprecated\) or pinned version",
+    "malformed version": r'^invalid version string "nope"',
+    "unknown version": r"is not present in task queue 'q' of type 'Workflow'$",
+    "rules": r"(?i)versioning",
+    "compute config": r"no compute providers",
     "unknown rule": r"^Workflow Rule with this ID not Found\.$",
 }
 """What the message says of a fault, whichever the RPC; the words both servers have in common."""
@@ -410,6 +428,123 @@ def _rules() -> list[Case]:
     return rows
 
 
+_VERSION = {"deploymentName": "d", "buildId": "b"}
+_DEPLOYMENT_RPCS: dict[str, dict[str, Any]] = {
+    "DescribeWorkerDeployment": {},
+    "SetWorkerDeploymentCurrentVersion": {"buildId": "b"},
+    "SetWorkerDeploymentRampingVersion": {"buildId": "b", "percentage": 5},
+    "SetWorkerDeploymentManager": {"self": True, "identity": "me"},
+}
+_VERSION_RPCS: dict[str, dict[str, Any]] = {
+    "DescribeWorkerDeploymentVersion": {},
+    "UpdateWorkerDeploymentVersionMetadata": {"removeEntries": ["x"]},
+    "UpdateWorkerDeploymentVersionComputeConfig": {},
+}
+
+
+def _versions() -> list[Case]:
+    """Worker deployments, and their versions."""
+    rows = []
+    for rpc, rest in _DEPLOYMENT_RPCS.items():
+        request = {**HERE, "deploymentName": "d", **rest}
+        rows.append(Case(rpc, "unknown deployment", request, MISSING))
+    for rpc, rest in _VERSION_RPCS.items():
+        request = {**HERE, "deploymentVersion": _VERSION, **rest}
+        rows.append(Case(rpc, "unknown deployment", request, MISSING))
+        rows.append(Case(rpc, "no version", {**HERE, **rest}))
+    create, of = "CreateWorkerDeployment", {**HERE, "requestId": "r"}
+    ramp = {**HERE, "deploymentName": "d", "percentage": 101}
+    metadata = {**HERE, "deploymentVersion": _VERSION}
+    gone = {**NOWHERE, "deploymentVersion": _VERSION}
+    delete = {**HERE, "deploymentVersion": _VERSION}
+    return [
+        *rows,
+        Case(create, "no deployment", of),
+        Case(create, "dotted deployment", {**of, "deploymentName": "a.b"}),
+        Case(create, "long deployment", {**of, "deploymentName": LONG}),
+        Case(create, "unknown namespace", {**of, **NOWHERE, "deploymentName": "d"}, MISSING),
+        Case(
+            "CreateWorkerDeploymentVersion",
+            "unknown deployment",
+            {**of, "deploymentVersion": _VERSION},
+            MISSING,
+        ),
+        Case(
+            "CreateWorkerDeploymentVersion",
+            "no build",
+            {**of, "deploymentVersion": {"deploymentName": "d"}},
+        ),
+        Case("SetWorkerDeploymentRampingVersion", "no such percentage", ramp),
+        Case("UpdateWorkerDeploymentVersionMetadata", "no entries", metadata),
+        Case("DeleteWorkerDeploymentVersion", "unknown namespace", gone, MISSING),
+        Case(
+            "DeleteWorkerDeployment",
+            "unknown namespace",
+            {**NOWHERE, "deploymentName": "d"},
+            MISSING,
+        ),
+        Case(
+            "ListWorkerDeployments", "a page token of nobody", {**HERE, "nextPageToken": BAD_TOKEN}
+        ),
+        Case("ValidateWorkerDeploymentVersionComputeConfig", "compute config", delete),
+    ]
+
+
+def _version_sets() -> list[Case]:
+    refused = StatusCode.PERMISSION_DENIED
+    change, get = "UpdateWorkerBuildIdCompatibility", "GetWorkerBuildIdCompatibility"
+    reach = "GetWorkerTaskReachability"
+    named = {**HERE, "taskQueue": "q"}
+    return [
+        Case(change, "no task queue", {**HERE, "addNewBuildIdInNewDefaultSet": "1"}),
+        Case(change, "no operation", named),
+        Case(
+            change,
+            "unknown namespace",
+            {**NOWHERE, "taskQueue": "q", "promoteSetByBuildId": "1"},
+            MISSING,
+        ),
+        Case(change, "a set of nothing", {**named, "promoteSetByBuildId": "1"}, MISSING),
+        Case(get, "no task queue", HERE),
+        Case(get, "long task queue", {**HERE, "taskQueue": LONG}),
+        Case(reach, "no builds", HERE),
+        Case(reach, "no queue for no build", {**HERE, "buildIds": [""]}),
+        Case(reach, "unknown namespace", {**NOWHERE, "buildIds": ["1"]}, MISSING),
+        Case("GetWorkerVersioningRules", "rules", named, refused),
+        Case("UpdateWorkerVersioningRules", "rules", named, refused),
+    ]
+
+
+def _overrides() -> list[Case]:
+    rpc, start = "UpdateWorkflowExecutionOptions", "StartWorkflowExecution"
+    request = {**HERE, "workflowExecution": NO_RUN, "updateMask": "versioningOverride"}
+    asked = {**request, "workflowExecutionOptions": {}}
+
+    def wrong(fault: str, override: Mapping[str, Any], status: StatusCode = INVALID) -> Case:
+        return Case(start, fault, {**START, "versioningOverride": override}, status)
+
+    return [
+        *_on_execution(rpc, "workflowExecution", without(asked, "namespace", "workflowExecution")),
+        Case(rpc, "no mask", without(asked, "updateMask")),
+        Case(rpc, "no options", request),
+        Case(rpc, "unknown option", {**asked, "updateMask": "nope"}),
+        Case(rpc, "a part of an override", {**asked, "updateMask": "versioningOverride.pinned"}),
+        wrong("pin to nothing", {"pinned": {"behavior": 1}}),
+        wrong("a pin of no kind", {"pinned": {"version": _VERSION}}),
+        wrong("upgrade not true", {"autoUpgrade": False}),
+        wrong("a move to nothing", {"oneTime": {}}),
+        wrong("no override", {}),
+        wrong("old pin to nothing", {"behavior": 1}),
+        wrong("malformed version", {"behavior": 1, "pinnedVersion": "nope"}),
+        wrong("a version beside an upgrade", {"behavior": 2, "pinnedVersion": "a.b"}),
+        wrong(
+            "unknown version",
+            {"pinned": {"behavior": 1, "version": _VERSION}},
+            StatusCode.FAILED_PRECONDITION,
+        ),
+    ]
+
+
 def _by_token(rpc: str) -> list[Case]:
     return [
         Case(rpc, "no token", HERE),
@@ -664,6 +799,7 @@ def written() -> list[Case]:
     rows += _starts_of_activities()
     rows += [*_pauses("PauseWorkflowExecution"), *_pauses("UnpauseWorkflowExecution")]
     rows += [*_batches(), *_rules(), *_operations(), *_endpoints()]
+    rows += [*_versions(), *_version_sets(), *_overrides()]
     for rpc in _TOKEN_RPCS:
         rows += _by_token(rpc)
     for rpc in _BY_ID_RPCS:

@@ -1,0 +1,1 @@
+"""Worker deployments and their versions."""

@@ -1,0 +1,1 @@
+"""Sets of compatible builds of a task queue."""

@@ -1,0 +1,1 @@
+"""Which workers may have a workflow's tasks."""
