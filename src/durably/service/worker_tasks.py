@@ -160,6 +160,8 @@ class WorkerTasks:
             raise InvalidArgument("Identity length exceeds limit.")
         await self._task_queues.load(key)
         await self._task_queues.fetch(key)
+        # It may have been deleted meanwhile: nobody would end a poll that begins now.
+        self._namespaces.id_of(request.namespace)
         seconds = poll_seconds(self._config.task_poll_timeout_s, call, self._executions.clock())
         if seconds <= 0:
             return None
