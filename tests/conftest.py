@@ -84,7 +84,7 @@ async def client(server: Server) -> Client:
 @pytest.fixture
 def server_process(store_url: str, tmp_path: Path) -> Iterator[ServerProcess]:
     """A server in a process of its own, which a test may kill and start again."""
-    process = ServerProcess(store_url, tmp_path)
+    process = ServerProcess(store_url, folder=tmp_path)
     yield process
     process.kill()
 

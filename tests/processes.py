@@ -32,23 +32,24 @@ def wait_for_port(port: int, process: "subprocess.Popen[bytes]", seconds: float 
 
 
 class ServerProcess:
-    """`durably serve` on a store; can be killed with SIGKILL and started again.
+    """`durably serve` on an SQLite file, or at a store's address; can be killed and started again.
 
     `folder` is where its log goes, `program` is the command that is `durably`: this Python's own, unless a test installed another.
     """
 
     def __init__(
         self,
-        store: str,
-        folder: Path,
+        store: Path | str,
         *arguments: str,
+        folder: Path | None = None,
         port: int = 0,
         program: Sequence[str] = DURABLY,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        self.store = store
+        self.store = f"sqlite:///{store}" if isinstance(store, Path) else store
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
+        folder = folder or (store.parent if isinstance(store, Path) else Path.cwd())
         self.log = folder / f"server-{self.port}.log"
         self._program = program
         self._arguments = arguments

@@ -55,8 +55,7 @@ async def test_the_wheel_serves_workflows(installed: Path, tmp_path: Path) -> No
     )
     assert Path(place).is_relative_to(installed.parent)
     server = ServerProcess(
-        f"sqlite:///{tmp_path}/store.db",
-        tmp_path,
+        tmp_path / "store.db",
         program=[str(installed / "durably")],
         environment=ENVIRONMENT,
     )

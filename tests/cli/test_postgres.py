@@ -49,8 +49,15 @@ def fleet(postgres: PostgresServer, tmp_path: Path) -> Iterator[tuple[subprocess
 
 def members(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     """The servers among its children."""
-    children = psutil.Process(process.pid).children()
-    return [each for each in children if "spawn_main" in " ".join(each.cmdline())]
+    return [each for each in psutil.Process(process.pid).children() if serves(each)]
+
+
+def serves(process: psutil.Process) -> bool:
+    """One that has ended has no command line any more."""
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
 
 
 async def test_several_servers_behind_one_port(fleet: tuple[subprocess.Popen[str], str]) -> None:

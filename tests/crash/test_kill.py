@@ -154,7 +154,7 @@ async def test_nothing_is_lost_and_nothing_happens_twice(store_url: str, tmp_pat
     seed = int(os.environ.get("CRASH_SEED", random.randrange(10**6)))
     print(f"CRASH_SEED={seed}")
     dice = random.Random(seed)
-    server = ServerProcess(store_url, tmp_path).start()
+    server = ServerProcess(store_url, folder=tmp_path).start()
     worker = WorkerProcess(server.address, tmp_path / "worker.log")
     worker.start()
     runs = [Run(number) for number in range(WORKFLOWS)]

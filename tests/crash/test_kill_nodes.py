@@ -50,7 +50,7 @@ class Cluster:
         self.postgres = postgres
         self.store = postgres.database()
         options = [part for setting in SETTINGS for part in ("--set", setting)]
-        self.servers = [ServerProcess(self.store, folder, *options) for _ in range(NODES)]
+        self.servers = [ServerProcess(self.store, *options, folder=folder) for _ in range(NODES)]
         self.workers = [
             WorkerProcess(server.address, folder / f"worker-{number}.log")
             for number, server in enumerate(self.servers[:2])

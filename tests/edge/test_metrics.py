@@ -153,7 +153,10 @@ async def test_backlog_and_open_executions_outlive_the_server(
     server_process: ServerProcess,
 ) -> None:
     server_process = ServerProcess(
-        server_process.store, server_process.log.parent, "--set", "metrics_count_interval_s=0"
+        server_process.store,
+        "--set",
+        "metrics_count_interval_s=0",
+        folder=server_process.log.parent,
     )
     server_process.start()
     try:

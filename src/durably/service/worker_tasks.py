@@ -191,6 +191,8 @@ class WorkerTasks:
         await self._deployments.register(request, key)
         part = self._part(request, key)
         await self._task_queues.fetch(part)
+        # It may have been deleted meanwhile: nobody would end a poll that begins now.
+        self._namespaces.id_of(request.namespace)
         seconds = poll_seconds(self._config.task_poll_timeout_s, call, self._executions.clock())
         if seconds <= 0:
             return None
