@@ -41,9 +41,8 @@ def routing_of(state: DeploymentState) -> DeploymentRouting:
     builds: dict[QueueKey, set[str]] = {}
     for version in state.versions.values():
         for queue in version.queues:
-            if queue.kind in (TaskKind.WORKFLOW, TaskKind.ACTIVITY):
-                key = QueueKey(state.namespace_id, TaskKind(queue.kind), queue.name)
-                builds.setdefault(key, set()).add(version.build_id)
+            key = QueueKey(state.namespace_id, TaskKind(queue.kind), queue.name)
+            builds.setdefault(key, set()).add(version.build_id)
     return DeploymentRouting(
         state.namespace_id,
         state.workflow_id,

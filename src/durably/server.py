@@ -158,7 +158,7 @@ class Server:
         workers = Workers(namespaces, self._clock, self.config)
         task_queues = TaskQueues(executions, namespaces, lambda: self.address)
         nexus = await self._nexus(
-            stack, store, namespaces, executions, workflows, task_queues, breakers
+            stack, store, namespaces, executions, workflows, task_queues, deployments, breakers
         )
         endpoint_id = endpoint_ids(nexus.endpoints, nexus.system)
         worker_tasks = WorkerTasks(
@@ -244,13 +244,14 @@ class Server:
         executions: Executions,
         workflows: Workflows,
         task_queues: TaskQueues,
+        deployments: Deployments,
         breakers: CircuitBreakers,
     ) -> _NexusParts:
         endpoints = NexusEndpoints(store, namespaces, self._clock, self.config)
         await endpoints.open()
         http_client = OutboundHttp(self.config)
         stack.push_async_callback(http_client.close)
-        tasks = NexusTasks(executions, namespaces, task_queues)
+        tasks = NexusTasks(executions, namespaces, task_queues, deployments)
         system = SystemOperations(workflows)
         tokens = await CallbackTokens.of_store(store)
         external = ExternalCalls(http_client, self.config, lambda: self.address)

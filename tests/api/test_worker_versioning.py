@@ -10,14 +10,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import nexusrpc
 import pytest
 import pytest_asyncio
+from nexusrpc.handler import StartOperationContext, service_handler, sync_operation
 from temporalio import activity, workflow
 from temporalio.api.batch.v1 import message_pb2 as batch
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.deployment.v1 import message_pb2 as messages
 from temporalio.api.enums.v1 import deployment_pb2 as deployment_enums
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
+from temporalio.api.nexus.v1 import message_pb2 as nexus_messages
+from temporalio.api.operatorservice.v1 import request_response_pb2 as ops
 from temporalio.api.workflow.v1 import message_pb2 as workflows
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from temporalio.client import (
@@ -501,6 +505,62 @@ async def test_compatible_builds_take_over_and_others_do_not(
         assert await (await start(client, "second")).result() == ["2.0"]
         async with await with_build("1.1"):
             assert await handle.result() == ["1.0", "1.1"]
+
+
+# --- Nexus --------------------------------------------------------------------------------------
+
+
+@nexusrpc.service
+class Desk:
+    who: nexusrpc.Operation[str, str]
+
+
+def handler(client: Client, build_id: str) -> Worker:
+    """One whose operation says what build it is."""
+
+    @service_handler(service=Desk)
+    class DeskHandler:
+        @sync_operation
+        async def who(self, _ctx: StartOperationContext, word: str) -> str:
+            return build_id
+
+    return Worker(
+        client,
+        task_queue=QUEUE,
+        nexus_service_handlers=[DeskHandler()],
+        deployment_config=WorkerDeploymentConfig(
+            version=WorkerDeploymentVersion(DEPLOYMENT, build_id), use_worker_versioning=True
+        ),
+    )
+
+
+async def test_requests_to_handlers_go_to_the_current_version(client: Client) -> None:
+    spec = nexus_messages.EndpointSpec(name="desk")
+    spec.target.worker.namespace, spec.target.worker.task_queue = "default", QUEUE
+    await client.operator_service.create_nexus_endpoint(ops.CreateNexusEndpointRequest(spec=spec))
+    desk = client.create_nexus_client(service=Desk, endpoint="desk")
+
+    async def ask(operation_id: str) -> Any:
+        limit = timedelta(seconds=60)
+        return await desk.start_operation(
+            Desk.who, "", id=operation_id, schedule_to_close_timeout=limit
+        )
+
+    async def polled(build_id: str) -> bool:
+        with contextlib.suppress(RPCError):
+            queues = (await describe_version(client, build_id)).version_task_queues
+            return [queue.type for queue in queues] == [queue_enums.TASK_QUEUE_TYPE_NEXUS]
+        return False
+
+    async with handler(client, "1"), handler(client, "2"):
+        for build_id in ("1", "2"):
+            await eventually(lambda build_id=build_id: polled(build_id))
+        waiting = await ask("waits")  # No version is current yet: nobody here is to have it.
+        await current(client, "2")
+        assert await waiting.result() == "2"
+        assert {await (await ask(f"{n}")).result() for n in range(5)} == {"2"}
+        await current(client, "1")
+        assert {await (await ask(f"{n + 5}")).result() for n in range(5)} == {"1"}
 
 
 # --- What people see ----------------------------------------------------------------------------

@@ -84,7 +84,7 @@ class Parts:
                 self.executions,
                 endpoints,
                 NexusDispatch(
-                    NexusTasks(self.executions, namespaces, queues),
+                    NexusTasks(self.executions, namespaces, queues, deployments),
                     namespaces,
                     ExternalCalls(OutboundHttp(CONFIG), CONFIG, lambda: ""),
                 ),

@@ -428,7 +428,7 @@ class WorkflowLife(Life[WorkflowState]):
             task.scheduled_event_id, task.started_event_id, task.attempt
         )
 
-    def start_task(self, request_id: str = "rq") -> workflow_task.WorkflowTaskGrant:
+    def start_task(self, request_id: str = "rq", **said: Any) -> workflow_task.WorkflowTaskGrant:
         """A worker takes the workflow task that waits."""
         task = self.state.workflow_task
         assert task is not None
@@ -439,6 +439,7 @@ class WorkflowLife(Life[WorkflowState]):
             "worker",
             request_id,
             self.config,
+            **said,
         )
         assert isinstance(granted, workflow_task.WorkflowTaskGrant)
         return granted
@@ -496,11 +497,13 @@ class WorkflowLife(Life[WorkflowState]):
     def pending(self, activity_id: str = "a") -> Activity:
         return self.state.activities[self.state.activity_ids[activity_id]]
 
-    def take(self, activity_id: str = "a", request_id: str = "rq") -> activity.ActivityGrant | None:
-        """A worker takes the attempt that waits; None if a rule pauses it."""
+    def take(
+        self, activity_id: str = "a", request_id: str = "rq", **said: Any
+    ) -> activity.ActivityGrant | None:
+        """A worker takes the attempt that waits; None if something holds it back."""
         pending = self.pending(activity_id)
         granted: activity.ActivityGrant | None = self.step(
-            activity.take, pending.scheduled_event_id, pending.stamp, "worker", request_id
+            activity.take, pending.scheduled_event_id, pending.stamp, "worker", request_id, **said
         )
         return granted
 

@@ -5,11 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
+from temporalio.api.enums.v1 import reset_pb2 as reset_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.update.v1 import message_pb2 as update_messages
 
 from durably.config import Config
-from durably.engine import deadlines, reset, update, workflow
+from durably.engine import deadlines, reset, update, workflow, workflow_options
 from durably.engine.apply import REQUESTS_MAX
 from durably.engine.callback import apply as callbacks
 from durably.engine.callback import machine
@@ -68,7 +69,7 @@ def only(life: WorkflowLife) -> Callback:
 
 
 def attach(life: WorkflowLife, request_id: str, *paths: str, config: Config = CONFIG) -> None:
-    life.step(workflow.attach, request_id, [callback(each) for each in paths], [], config)
+    life.step(workflow_options.attach, request_id, [callback(each) for each in paths], [], config)
 
 
 # --- When they are due ------------------------------------------------------------------------
@@ -153,6 +154,30 @@ def test_a_reset_attaches_nothing_twice() -> None:
     assert len(again.state.callbacks) == 2
 
 
+def test_a_reset_repeats_once_what_a_forgotten_request_attached_again() -> None:
+    life = WorkflowLife()
+    life.work()
+    attach(life, "second", "x")
+    for of in (life.state, life.copy):
+        del of.requests["second"]
+    attach(life, "second", "x")
+    assert life.kinds.count("WORKFLOW_EXECUTION_OPTIONS_UPDATED") == 2
+    new = reset_to(life, 4)
+    assert new.kinds.count("WORKFLOW_EXECUTION_OPTIONS_UPDATED") == 1
+    assert states(new) == [STANDBY]
+
+
+def test_callbacks_stay_with_an_update_that_a_reset_leaves_behind() -> None:
+    life = WorkflowLife()
+    life.work()
+    admit(life, "u", "asked", callback())
+    life.work(messages=[about_update("u", ACCEPTED)])
+    admit(life, "u", "also", callback("y"))
+    updates = reset_enums.RESET_REAPPLY_EXCLUDE_TYPE_UPDATE
+    assert states(reset_to(life, 4, [updates])) == []
+    assert states(reset_to(life, 4)) == [STANDBY, STANDBY]
+
+
 def test_what_was_due_before_a_reset_is_not_due_again_after_it() -> None:
     life = WorkflowLife()
     admit(life, "u", "asked", callback())
@@ -173,7 +198,7 @@ def test_what_was_due_before_a_reset_is_not_due_again_after_it() -> None:
 def test_a_start_that_meets_the_workflow_attaches_what_it_brings() -> None:
     life = WorkflowLife()
     link = common.Link(batch_job=common.Link.BatchJob(job_id="j"))
-    life.step(workflow.attach, "second", [callback()], [link], CONFIG)
+    life.step(workflow_options.attach, "second", [callback()], [link], CONFIG)
     event = life.events[-1]
     said = event.workflow_execution_options_updated_event_attributes
     assert (said.attached_request_id, list(said.attached_completion_callbacks)) == (
@@ -236,6 +261,15 @@ def test_the_request_that_started_a_run_is_not_forgotten_over_others() -> None:
     assert "r0" not in life.state.requests
 
 
+def test_a_request_that_was_forgotten_attaches_its_callbacks_once() -> None:
+    life = WorkflowLife()
+    attach(life, "second", "x")
+    for of in (life.state, life.copy):
+        del of.requests["second"]
+    attach(life, "second", "x", "y")
+    assert [each.callback_id for each in life.state.callbacks.values()] == ["second-0", "second-1"]
+
+
 # --- Of updates -------------------------------------------------------------------------------
 
 
@@ -262,6 +296,18 @@ def test_an_update_calls_when_it_completes() -> None:
     life.work(messages=[completion("u")])
     assert owed(life) == ["asked-0-u"]
     assert only(life).outcome_event_id == life.events[-1].event_id
+
+
+def test_the_end_of_an_update_calls_nobody_else() -> None:
+    life = called_back()
+    for update_id in ("u", "v"):
+        admit(life, update_id, "asked", callback())
+    accepted = [about_update(update_id, ACCEPTED) for update_id in ("u", "v")]
+    life.work(messages=accepted)
+    life.signal()
+    life.work(messages=[completion("u")])
+    assert owed(life) == ["asked-0-u"]
+    assert states(life) == [STANDBY, SCHEDULED, STANDBY]
 
 
 def test_the_event_of_an_accepted_update_leads_to_whom_its_callbacks_belong_to() -> None:

@@ -231,3 +231,11 @@ def test_other_operations_are_refused() -> None:
     for asked in (operation(), workflow_messages.PostResetOperation()):
         with pytest.raises(InvalidArgument, match="PostResetOperation"):
             reset.check_operations([asked])
+
+
+def test_a_change_of_options_names_them() -> None:
+    asked = workflow_messages.PostResetOperation(update_workflow_options={})
+    with pytest.raises(InvalidArgument, match="UpdateMask is required"):
+        reset.check_operations([asked])
+    asked.update_workflow_options.update_mask.paths.append("priority")
+    reset.check_operations([asked])

@@ -10,7 +10,8 @@ from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.workflow.v1 import message_pb2 as workflows
 
 from durably.engine import workflow_options
-from durably.engine.state import WorkflowState
+from durably.engine.standalone.state import StandaloneActivityState
+from durably.engine.state import Activity, WorkflowState
 from durably.engine.transition import Transition
 from durably.engine.versioning import apply, machine
 from durably.engine.versioning.state import Notice, Versioning
@@ -26,16 +27,20 @@ from durably.engine.versioning.version import (
     Worker,
     check,
     check_override,
+    decode_route,
+    encode_route,
     of_options,
     of_text,
     old_text,
     override_target,
     present_form,
+    share,
     worker,
 )
 from durably.errors import FailedPrecondition, InvalidArgument
 
 ONE, TWO = Version("shop", "1"), Version("shop", "2")
+STAMP = common.WorkerVersionStamp(build_id="1", use_versioning=True)
 Override = workflows.VersioningOverride
 NEXT_IS_NEW = 1
 
@@ -125,6 +130,7 @@ def test_an_override_says_one_thing_clearly() -> None:
     both = pin()
     both.behavior = PINNED
     assert present_form(both) == pin()
+    assert present_form(Override()) == Override()
     assert [override_target(each) for each in (None, upgrade, pin(), once(ONE))] == [
         None,
         None,
@@ -215,6 +221,35 @@ def test_routes() -> None:
     asks.last_completed_event_id = 4
     assert not machine.route(asks).ramping
     assert Route(PINNED, ONE).same(Route(PINNED, ONE, 7))
+
+
+def test_an_activity_goes_with_its_workflow_or_to_the_newest() -> None:
+    def scheduled(**fields: Any) -> Activity:
+        made = history.ActivityTaskScheduledEventAttributes(**fields)
+        return Activity(5, made, 0, 0)
+
+    alone = StandaloneActivityState(namespace_id="n", namespace="d", workflow_id="a", run_id="r")
+    assert machine.activity_route(alone, scheduled()) == FRESH
+    upgrades = state(behavior=AUTO_UPGRADE, version=ONE)
+    assert machine.activity_route(upgrades, scheduled()) == Route(AUTO_UPGRADE, ONE)
+    compatible = state()
+    compatible.worker_version = STAMP.SerializeToString()
+    assert machine.activity_route(compatible, scheduled()) == FRESH
+    within = scheduled(use_workflow_build_id=True)
+    assert machine.activity_route(compatible, within) == Route(build_id="1")
+
+
+def test_routes_are_stored() -> None:
+    for route in (ANY, FRESH, Route(), Route(PINNED, ONE, 3), Route(build_id="1")):
+        assert decode_route(encode_route(route)) == route
+    assert encode_route(ANY) == b""
+
+
+def test_an_id_has_its_place_in_the_ramp() -> None:
+    places = [share(f"w{number}") for number in range(1000)]
+    assert all(0 <= place < 100 for place in places)
+    assert 400 < sum(place < 50 for place in places) < 600
+    assert share("w1") == places[1]
 
 
 def test_who_may_take_a_task() -> None:
@@ -349,6 +384,7 @@ def test_what_a_run_that_continues_has_from_the_one_before() -> None:
     assert following(overridden).versioning_override == pin()
     moved_once = state(behavior=AUTO_UPGRADE, version=ONE, override=once())
     assert not following(moved_once).HasField("versioning_override")
+    assert following(state(behavior=AUTO_UPGRADE, version=ONE)) == nothing, "no routing brought it"
     compatible = state()
     stamp = common.WorkerVersionStamp(build_id="1", use_versioning=True)
     compatible.worker_version = stamp.SerializeToString()
@@ -366,6 +402,7 @@ def test_what_a_retry_has_from_the_one_before() -> None:
     pinned = state(behavior=PINNED, version=ONE)
     assert retry(pinned) == nothing
     pinned.started.inherited_pinned_version.CopyFrom(ONE.message)
+    assert not retry(pinned).HasField("declined_target_version_upgrade")
     pinned.started.declined_target_version_upgrade.revision_number = 5
     found = retry(pinned)
     assert found.inherited_pinned_version == ONE.message
@@ -378,6 +415,8 @@ def test_what_a_retry_has_from_the_one_before() -> None:
     compatible.worker_version = stamp.SerializeToString()
     assert retry(compatible).source_version_stamp == stamp
     made = history.WorkflowExecutionStartedEventAttributes()
+    machine.cron_from(pinned, made)
+    assert made == nothing
     machine.cron_from(state(behavior=AUTO_UPGRADE, version=ONE, override=pin(), revision=2), made)
     assert made == history.WorkflowExecutionStartedEventAttributes(versioning_override=pin())
 
@@ -397,6 +436,7 @@ def test_what_a_run_begins_with() -> None:
     assert pinned.declined == Notice(None, 5)
     assert pinned.build_ids == ["pinned:shop:1"]
     assert pinned.deployment == "shop"
+    assert begun(inherited_pinned_version=ONE.message).declined is None
     info = deployments.InheritedAutoUpgradeInfo(
         source_deployment_version=ONE.message, source_deployment_revision_number=3
     )

@@ -15,6 +15,7 @@ from durably.engine import update, workflow
 from durably.engine.transition import Transition
 from durably.matching import Matching
 from durably.service.admission import Call
+from durably.service.deployments import Deployments
 from durably.service.namespaces import Namespaces
 from durably.service.transact import Execution, Executions
 from durably.service.workflows import Workflows
@@ -42,9 +43,9 @@ async def started(executions: Executions) -> Execution:
         task_queue={"name": "q"},
         request_id="r",
     )
-    await Workflows(executions, namespaces, lambda *_: False).start_workflow_execution(
-        request, Call("test", {})
-    )
+    deployments = Deployments(executions, namespaces)
+    workflows = Workflows(executions, namespaces, deployments, lambda *_: False)
+    await workflows.start_workflow_execution(request, Call("test", {}))
     return await executions.find(namespaces.id_of("default"), "w")
 
 

@@ -15,6 +15,9 @@ from durably.store.store import Commit, Conflict, StoreTooNew, StoreTooOld
 from tests.postgres import PostgresServer
 from tests.store.test_store import visible, write
 
+POSTGRES_ALONE = ("written_by", "node")
+"""Columns of tables that both have."""
+
 
 async def opened(url: str, **settings: float) -> PostgresStore:
     store = await open_store(url, Config(**settings))  # type: ignore[arg-type]

@@ -28,7 +28,6 @@ from durably.engine import records as r
 from durably.engine.activity import put_on_queue
 from durably.engine.state import WorkflowState
 from durably.engine.transition import Transition, outstanding
-from durably.engine.versioning.machine import record_options
 from durably.errors import InvalidArgument
 
 IDENTITY = "history-service"
@@ -153,7 +152,7 @@ def reapply(t: Transition, events: Iterable[history.HistoryEvent], exclude: Excl
             case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED if keep_updates:
                 _admit_again(t, event.workflow_execution_update_accepted_event_attributes)
             case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED:
-                _options_again(t, event)
+                workflow_options.apply_again(t, event)
             case kind if kind in CHILD_EVENTS:
                 _child_again(t, event)
             case kind if kind in NEXUS_EVENTS and keep_nexus:
@@ -184,19 +183,6 @@ def _admit_again(
             origin=update_enums.UPDATE_ADMITTED_EVENT_ORIGIN_REAPPLY,
         )
     )
-
-
-def _options_again(t: Transition, event: history.HistoryEvent) -> None:
-    """Options hold for the new run too. What one request attached is not attached again; callbacks go
-    with the update they belong to."""
-    attributes = event.workflow_execution_options_updated_event_attributes
-    options = attributes.workflow_update_options
-    asked = {attributes.attached_request_id, *(each.attached_request_id for each in options)}
-    if asked & t.state.requests.keys():
-        return
-    if any(each.update_id not in t.state.updates for each in options):
-        return
-    record_options(t, attributes, event.links)
 
 
 def _child_again(t: Transition, event: history.HistoryEvent) -> None:

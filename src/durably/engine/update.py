@@ -31,12 +31,13 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
 from durably.engine import records as r
-from durably.engine import workflow_task
+from durably.engine import workflow_options, workflow_task
 from durably.engine.callback import machine as callback
 from durably.engine.refusals import BadCommand
 from durably.engine.state import Update, WorkflowState
 from durably.engine.transition import Transition
 from durably.engine.workflow import ensure_running
+from durably.engine.workflow_options import OptionsOfUpdate
 from durably.errors import FailedPrecondition, ResourceExhausted, WorkflowNotReady
 
 FAILED_ATTEMPTS_MAX = 3
@@ -46,7 +47,6 @@ EVENTS_SENT_AGAIN_MAX = 10
 """A speculative task that carried more new events than this stays in history, so that they are not sent
 again and again."""
 
-OptionsOfUpdate = history.WorkflowExecutionOptionsUpdatedEventAttributes.WorkflowUpdateOptionsUpdate
 BAD_MESSAGE = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
 
 
@@ -98,7 +98,7 @@ def _attach(t: Transition, request: update.Request, config: Config) -> None:
         attached_completion_callbacks=request.completion_callbacks,
     )
     if pending.accepted_event_id:
-        _record_options(t, options)
+        workflow_options.attach_to_update(t, options)
     elif not _brought_by(pending, request_id):
         t.note(r.UpdateAttached(pending.update_id, request_id, options.SerializeToString()))
 
@@ -106,13 +106,6 @@ def _attach(t: Transition, request: update.Request, config: Config) -> None:
 def _brought_by(pending: Update, request_id: str) -> bool:
     first = update.Request.FromString(pending.request).request_id
     return request_id == first or any(request_id == known for known, _ in pending.attached)
-
-
-def _record_options(t: Transition, options: OptionsOfUpdate) -> None:
-    t.record(
-        history.WorkflowExecutionOptionsUpdatedEventAttributes(workflow_update_options=[options]),
-        worker_may_ignore=True,
-    )
 
 
 def messages(state: WorkflowState) -> Iterator[protocol.Message]:
@@ -198,7 +191,7 @@ def _accept(t: Transition, message: protocol.Message, accepted: update.Acceptanc
         links=[link for each in request.completion_callbacks for link in each.links],
     )
     for _, options in attached:
-        _record_options(t, OptionsOfUpdate.FromString(options))
+        workflow_options.attach_to_update(t, OptionsOfUpdate.FromString(options))
 
 
 def _reject(t: Transition, message: protocol.Message, rejected: update.Rejection) -> None:

@@ -14,7 +14,7 @@ Rule 1: a run that is followed by another closes and starts its successor in one
 Rule 2: no event comes after the one that closes the run.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from temporalio.api.command.v1 import message_pb2 as command
@@ -32,7 +32,6 @@ from durably.config import Config
 from durably.engine import cron, workflow_task
 from durably.engine import records as r
 from durably.engine.apply import nanoseconds
-from durably.engine.callback import machine as callback
 from durably.engine.refusals import BadCommand
 from durably.engine.retry import next_retry
 from durably.engine.state import ExecutionState, ScheduledBy, WorkflowState
@@ -216,28 +215,6 @@ def signal(
         raise ResourceExhausted("too many events wait for the workflow task in flight; try again")
     t.record(attributes, links=links)
     workflow_task.schedule_if_none(t)
-
-
-def attach(
-    t: Transition,
-    request_id: str,
-    callbacks: Sequence[common.Callback],
-    links: Sequence[common.Link],
-    config: Config,
-) -> None:
-    """What a start that met this run brings to it (OnConflictOptions). The worker need not know."""
-    state = t.state
-    if request_id and request_id in state.requests:
-        return
-    ensure_running(state)
-    callback.check_room(state, len(callbacks), config.callbacks_max)
-    t.record(
-        history.WorkflowExecutionOptionsUpdatedEventAttributes(
-            attached_request_id=request_id, attached_completion_callbacks=callbacks
-        ),
-        links=links,
-        worker_may_ignore=True,
-    )
 
 
 def request_cancel(

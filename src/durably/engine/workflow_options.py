@@ -1,15 +1,21 @@
-"""Options of a workflow that can be changed while it runs: its override, its priority.
+"""What can be changed of a workflow while it runs, by WorkflowExecutionOptionsUpdated: its override and
+its priority; and callbacks that later requests attach to it, or to one of its updates.
 
-Rule 1: an event is recorded only if something is different afterwards; it says all options, whole.
+Rule 1: options are recorded only if one is different afterwards; the event says all of them, whole.
+        What a request attaches is recorded once.
 Rule 2: what waits for a worker is put on its queue again, if it belongs somewhere else now.
+Rule 3: the worker need not know: no workflow task is scheduled for it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.workflow.v1 import message_pb2 as workflows
 
+from durably.config import Config
 from durably.engine import activity, priority, workflow_task
+from durably.engine.callback import machine as callback
 from durably.engine.state import WorkflowState
 from durably.engine.transition import Transition
 from durably.engine.versioning import machine as versioning
@@ -18,6 +24,8 @@ from durably.engine.workflow import ensure_running
 from durably.errors import FailedPrecondition
 
 Options = workflows.WorkflowExecutionOptions
+OptionsUpdated = history.WorkflowExecutionOptionsUpdatedEventAttributes
+OptionsOfUpdate = OptionsUpdated.WorkflowUpdateOptionsUpdate
 BEHAVIORS: dict[int, str] = {PINNED: "Pinned", AUTO_UPGRADE: "AutoUpgrade"}
 PRIORITY_FIELDS = ("priority_key", "fairness_key", "fairness_weight")
 
@@ -58,17 +66,24 @@ def update(t: Transition, asked: Options, paths: Iterable[str], identity: str) -
     after = _merged(before, asked, paths)
     if after == before:
         return after
-    event = history.WorkflowExecutionOptionsUpdatedEventAttributes(identity=identity)
+    event = OptionsUpdated(identity=identity)
     if after.HasField("versioning_override"):
         event.versioning_override.CopyFrom(after.versioning_override)
     else:
         event.unset_versioning_override = True
     if after.HasField("priority"):
         event.priority.CopyFrom(after.priority)
-    standing = versioning.standing(state)
-    if versioning.record_options(t, event):
+    standing, urgency = versioning.standing(state), priority.of_workflow(state)
+    _record(t, event)
+    t.visible = True
+    moved = versioning.moved(standing, versioning.standing(state))
+    if moved or priority.of_workflow(state) != urgency:
         _put_elsewhere(t, standing)
     return after
+
+
+def _record(t: Transition, event: OptionsUpdated, links: Iterable[common.Link] = ()) -> None:
+    t.record(event, links=links, worker_may_ignore=True)
 
 
 def _put_elsewhere(t: Transition, before: versioning.Standing) -> None:
@@ -95,3 +110,44 @@ def _merged(before: Options, asked: Options, paths: Iterable[str]) -> Options:
             if asked.HasField("priority"):
                 after.priority.CopyFrom(asked.priority)
     return after
+
+
+# --- What requests attach -----------------------------------------------------------------------
+
+
+def attach(
+    t: Transition,
+    request_id: str,
+    callbacks: Sequence[common.Callback],
+    links: Sequence[common.Link],
+    config: Config,
+) -> None:
+    """What a start that met this run brings to it (OnConflictOptions)."""
+    state = t.state
+    if request_id and request_id in state.requests:
+        return
+    ensure_running(state)
+    callback.check_room(state, len(callbacks), config.callbacks_max)
+    event = OptionsUpdated(attached_request_id=request_id, attached_completion_callbacks=callbacks)
+    _record(t, event, links)
+
+
+def attach_to_update(t: Transition, options: OptionsOfUpdate) -> None:
+    """What a later request for an update brings to it."""
+    _record(t, OptionsUpdated(workflow_update_options=[options]))
+
+
+# --- After a reset ------------------------------------------------------------------------------
+
+
+def apply_again(t: Transition, event: history.HistoryEvent) -> None:
+    """Options of the run before hold for this one too. What one request attached is not attached
+    again; callbacks go with the update they belong to."""
+    attributes = event.workflow_execution_options_updated_event_attributes
+    options = attributes.workflow_update_options
+    asked = {attributes.attached_request_id, *(each.attached_request_id for each in options)}
+    if asked & t.state.requests.keys():
+        return
+    if any(each.update_id not in t.state.updates for each in options):
+        return
+    _record(t, attributes, event.links)

@@ -8,6 +8,7 @@ Rule 3: the first poll of a version is answered when the version is on disk; the
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from temporalio.api.deployment.v1 import message_pb2 as messages
@@ -55,7 +56,9 @@ from durably.store.store import Conflict, QueueKey, TaskKind
 
 R = TypeVar("R")
 Decide = Callable[[Transition[DeploymentState]], R]
-Poll = ws.PollWorkflowTaskQueueRequest | ws.PollActivityTaskQueueRequest
+Poll = (
+    ws.PollWorkflowTaskQueueRequest | ws.PollActivityTaskQueueRequest | ws.PollNexusTaskQueueRequest
+)
 
 NAME_OVERHEAD = 39
 """Both names of a version share the length of an identifier with this much else, as in Temporal."""
@@ -144,6 +147,22 @@ class Deployments:
         await in_full(
             self._made_and(key.namespace_id, request.namespace, version.deployment, decide)
         )
+
+    def part_of(self, request: Poll, key: QueueKey) -> QueueKey:
+        """The part of the queue that this worker polls. A sticky queue is one worker's anyway."""
+        version = of_options(request.deployment_options)
+        sticky = request.task_queue.kind == queue_enums.TASK_QUEUE_KIND_STICKY
+        routes = self._routes
+        if version is not None:
+            return key if sticky else routes.part_of(key, version)
+        capabilities = request.worker_version_capabilities
+        if not capabilities.use_versioning:
+            return key
+        if sticky:
+            normal = replace(key, name=request.task_queue.normal_name)
+            routes.part_of_build(normal, capabilities.build_id)
+            return key
+        return routes.part_of_build(key, capabilities.build_id)
 
     def _has_pollers(self, state: DeploymentState) -> machine.HasPollers:
         def has_pollers(version: DeploymentVersion) -> bool:

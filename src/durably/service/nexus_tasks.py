@@ -16,11 +16,13 @@ from temporalio.api.nexus.v1 import message_pb2 as nexus
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
+from durably.engine.versioning.version import FRESH
 from durably.errors import InvalidArgument, NotFound
 from durably.histogram import Histogram
 from durably.matching import Matching
 from durably.service import nexus_failures, tokens
 from durably.service.admission import Call
+from durably.service.deployments import Deployments
 from durably.service.namespaces import Namespaces
 from durably.service.task_queues import TaskQueues
 from durably.service.tokens import NexusTaskToken
@@ -46,15 +48,28 @@ class NexusTask:
     deadline_s: float
     """By the loop's clock, as `asked_s`: when the worker is to have answered."""
     answer: asyncio.Future[Answer]
+    route = FRESH
+    """It belongs to no workflow here: it goes to the current version of its queue, or the ramping one."""
+
+    @property
+    def workflow_id(self) -> str:
+        """What decides whether a ramp takes it."""
+        return self.task_id
 
 
 class NexusTasks:
     """Answers the RPCs of workers that handle Nexus operations."""
 
     def __init__(
-        self, executions: Executions, namespaces: Namespaces, task_queues: TaskQueues
+        self,
+        executions: Executions,
+        namespaces: Namespaces,
+        task_queues: TaskQueues,
+        deployments: Deployments,
     ) -> None:
+        self._executions = executions
         self._matching: Matching = executions.matching
+        self._deployments = deployments
         self._clock = executions.clock
         self._namespaces = namespaces
         self._task_queues = task_queues
@@ -76,7 +91,7 @@ class NexusTasks:
         deadline_s = asked_s + wait_s
         task = NexusTask(str(uuid.uuid4()), request, asked_s, deadline_s, loop.create_future())
         self._waiting[task.task_id] = task
-        self._matching.add(key, task)
+        self._matching.add(self._executions.place(key, task), task)
         try:
             async with asyncio.timeout_at(deadline_s):
                 return await task.answer
@@ -94,7 +109,10 @@ class NexusTasks:
         namespace_id = self._namespaces.id_of(request.namespace)
         self._check(request)
         key = QueueKey(namespace_id, TaskKind.NEXUS, request.task_queue.name)
+        self._deployments.check_poll(request)
         await self._task_queues.load(key)
+        await self._deployments.register(request, key)
+        key = self._deployments.part_of(request, key)
         loop = asyncio.get_running_loop()
         came_ns = self._clock()
         longest_s = self._config.task_poll_timeout_s

@@ -5,12 +5,10 @@ Rule 2: a row of the backlog whose task is stale is dropped, and the poll goes o
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
-from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
@@ -19,7 +17,7 @@ from durably.engine.refusals import BadCommand
 from durably.engine.state import HistoryState, WorkflowState
 from durably.engine.transition import Transition
 from durably.engine.versioning import machine as versioning
-from durably.engine.versioning.version import Worker, of_options
+from durably.engine.versioning.version import Worker
 from durably.engine.workflow import ensure_running
 from durably.engine.workflow_task import Completion, TaskReference
 from durably.errors import InvalidArgument, NotFound
@@ -116,7 +114,7 @@ class WorkerTasks:
                     reply = await self._start_workflow_task(item, worker_of(request))
                 case _:
                     return ws.PollWorkflowTaskQueueResponse()
-        key = self._part(request, self._key(request, TaskKind.WORKFLOW))
+        key = self._deployments.part_of(request, self._key(request, TaskKind.WORKFLOW))
         reply.backlog_count_hint = self._matching.queue(key).backlog.count()
         self._hint(reply, key, came_ns, item)
         return reply
@@ -135,29 +133,13 @@ class WorkerTasks:
                     reply = await self._start_activity(item, worker_of(request))
                 case _:
                     return ws.PollActivityTaskQueueResponse()
-        key = self._part(request, self._key(request, TaskKind.ACTIVITY))
+        key = self._deployments.part_of(request, self._key(request, TaskKind.ACTIVITY))
         self._hint(reply, key, came_ns, item)
         return reply
 
     def _key(self, request: Poll, kind: TaskKind) -> QueueKey:
         namespace_id = self._namespaces.id_of(request.namespace)
         return QueueKey(namespace_id, kind, request.task_queue.name)
-
-    def _part(self, request: Poll, key: QueueKey) -> QueueKey:
-        """The part of the queue that this worker polls. A sticky queue is one worker's anyway."""
-        version = of_options(request.deployment_options)
-        sticky = request.task_queue.kind == queue_enums.TASK_QUEUE_KIND_STICKY
-        routes = self._executions.routes
-        if version is not None:
-            return key if sticky else routes.part_of(key, version)
-        capabilities = request.worker_version_capabilities
-        if not capabilities.use_versioning:
-            return key
-        if sticky:
-            normal = replace(key, name=request.task_queue.normal_name)
-            routes.part_of_build(normal, capabilities.build_id)
-            return key
-        return routes.part_of_build(key, capabilities.build_id)
 
     def _hint(
         self,
@@ -189,7 +171,7 @@ class WorkerTasks:
         self._deployments.check_poll(request)
         await self._task_queues.load(key)
         await self._deployments.register(request, key)
-        part = self._part(request, key)
+        part = self._deployments.part_of(request, key)
         await self._task_queues.fetch(part)
         # It may have been deleted meanwhile: nobody would end a poll that begins now.
         self._namespaces.id_of(request.namespace)

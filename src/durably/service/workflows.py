@@ -12,7 +12,14 @@ from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
-from durably.engine import cron, priority, start_policy, workflow, workflow_task
+from durably.engine import (
+    cron,
+    priority,
+    start_policy,
+    workflow,
+    workflow_options,
+    workflow_task,
+)
 from durably.engine.apply import nanoseconds
 from durably.engine.retry import validate_policy
 from durably.engine.start_policy import Outcome, started_by
@@ -604,7 +611,7 @@ def _attachment(
     request_id = request.request_id if asked.attach_request_id else ""
     brought = request.completion_callbacks if asked.attach_completion_callbacks else []
     linked = request.links if asked.attach_links else []
-    return lambda t: workflow.attach(t, request_id, brought, linked, config)
+    return lambda t: workflow_options.attach(t, request_id, brought, linked, config)
 
 
 class _EagerStart:

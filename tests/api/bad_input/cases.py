@@ -124,6 +124,7 @@ MESSAGES = {
     "upgrade not true": r"^auto-upgrade override must be true$",
     "old pin to nothing": r"^must provide deployment \(deprecated\) or pinned version",
     "malformed version": r'^invalid version string "nope"',
+    "no deployment version": r"(?i)version string \"\"|deployment version cannot be empty|deployment name cannot be empty",
     "unknown version": r"is not present in task queue 'q' of type 'Workflow'$",
     "rules": r"(?i)versioning",
     "compute config": r"no compute providers",
@@ -451,7 +452,7 @@ def _versions() -> list[Case]:
     for rpc, rest in _VERSION_RPCS.items():
         request = {**HERE, "deploymentVersion": _VERSION, **rest}
         rows.append(Case(rpc, "unknown deployment", request, MISSING))
-        rows.append(Case(rpc, "no version", {**HERE, **rest}))
+        rows.append(Case(rpc, "no deployment version", {**HERE, **rest}))
     create, of = "CreateWorkerDeployment", {**HERE, "requestId": "r"}
     ramp = {**HERE, "deploymentName": "d", "percentage": 101}
     metadata = {**HERE, "deploymentVersion": _VERSION}

@@ -18,7 +18,7 @@ Facts: temporal/api/deployment/v1/message.proto and the comments of VersioningBe
 ContinueAsNewVersioningBehavior in temporal/api/enums/v1/workflow.proto.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -168,19 +168,6 @@ def activity_moves(t: Transition[HistoryState], worker: Worker, target: Notice |
 
 
 # --- Options ------------------------------------------------------------------------------------
-
-
-def record_options(
-    t: Transition,
-    attributes: history.WorkflowExecutionOptionsUpdatedEventAttributes,
-    links: Iterable[common.Link] = (),
-) -> bool:
-    """Record changed options; whether what waits for a worker has to be put on its queue again."""
-    before, priority = standing(t.state), t.state.priority or t.state.started.priority
-    t.record(attributes, links=links, worker_may_ignore=True)
-    t.visible = True
-    changed = (t.state.priority or t.state.started.priority) != priority
-    return changed or moved(before, standing(t.state))
 
 
 # --- What other runs take over ------------------------------------------------------------------
