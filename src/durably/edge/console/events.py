@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
+from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
 from temporalio.api.failure.v1 import message_pb2 as failure_messages
 from temporalio.api.history.v1 import message_pb2 as history
 
@@ -134,11 +135,15 @@ def json_of(event: history.HistoryEvent, indent: int | None = 2) -> str:
 
 
 def fields_of(message: Message, depth: int = 0) -> list[dict[str, Any]]:
-    """The fields that are set: each with a name and a text, payloads, a failure, or fields of its own."""
+    """The fields that are set: each with a name and a text, payloads, a failure, or fields of its own.
+
+    What people look for, payloads and failures, comes first; timeouts of nothing are left out.
+    """
     found: list[dict[str, Any]] = []
     for field, value in message.ListFields():
-        found += _field(field, value, depth)
-    return found
+        if not (isinstance(value, Duration) and not units.nanoseconds(value)):
+            found += _field(field, value, depth)
+    return sorted(found, key=lambda each: "payloads" not in each and "failure" not in each)
 
 
 def _field(field: FieldDescriptor, value: Any, depth: int) -> list[dict[str, Any]]:
@@ -151,6 +156,22 @@ def _field(field: FieldDescriptor, value: Any, depth: int) -> list[dict[str, Any
         return [{"name": name, "fields": items}]
     item = _item(name, value, depth, field)
     return [item] if item else []
+
+
+def _queue(value: Any) -> str:
+    sticky = value.kind == queue_enums.TASK_QUEUE_KIND_STICKY
+    return f"{value.name} (sticky, of {value.normal_name})" if sticky else value.name
+
+
+IN_ONE_LINE: dict[str, Callable[[Any], str]] = {
+    "temporal.api.common.v1.ActivityType": lambda value: value.name,
+    "temporal.api.common.v1.WorkflowType": lambda value: value.name,
+    "temporal.api.common.v1.WorkflowExecution": lambda value: (
+        f"{value.workflow_id} · run {value.run_id}" if value.run_id else value.workflow_id
+    ),
+    "temporal.api.taskqueue.v1.TaskQueue": _queue,
+}
+"""Messages that are read at a glance, by their name."""
 
 
 def _item(
@@ -167,6 +188,9 @@ def _item(
             return {"name": name, "time_ns": units.nanoseconds(value)}
         case Duration():
             return {"name": name, "text": units.duration_text(units.nanoseconds(value))}
+        case Message() if value.DESCRIPTOR.full_name in IN_ONE_LINE:
+            text = IN_ONE_LINE[value.DESCRIPTOR.full_name](value)
+            return {"name": name, "text": payloads.visible(text)[:FIELD_CHARS_MAX]}
         case Message():
             if depth >= FIELDS_DEPTH_MAX:
                 return {"name": name, "text": "…"}
