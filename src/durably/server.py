@@ -269,7 +269,8 @@ class Server:
         health = Health(services)
         streams = health.streams() | Reflection({*services, HEALTH}).streams()
         rows = {**table, **health.rows()}
-        traffic = Traffic(rows, worker_tasks.ids_of_token)
+        names = {row.name for row in rows.values()} | {each.name for each in streams.values()}
+        traffic = Traffic(names, worker_tasks.ids_of_token)
         grpc = GrpcApp(rows, streams, self._clock, self.config, traffic)
         http = HttpJson(table, self._clock, self.config, traffic)
 

@@ -30,8 +30,9 @@ from tests.conftest import eventually
 from tests.processes import free_port
 
 SECRET = "what-nobody-may-read"
-PLAIN_RUNS = 230
-"""More than a page of a list."""
+PLAIN_RUNS = 30
+IDLE_RUNS = 201
+"""More than a page of a list; nobody works on them."""
 
 
 async def durably(*arguments: str) -> tuple[int, str, str]:
@@ -104,7 +105,7 @@ async def run_plain(client: Client, number: int) -> None:
 
 @pytest.fixture
 async def served(server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Endpoint]:
-    """A store with many plain runs, one that waits, and two of an agent."""
+    """A store with plain runs, one that waits, many that nobody works on, and two of an agent."""
     client = await Client.connect(server.address)
     async with Worker(
         client,
@@ -120,6 +121,11 @@ async def served(server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
             return bool((await waiting.describe()).raw_description.pending_activities)
 
         await eventually(scheduled)
+    starts = (
+        client.start_workflow("Idle", id=f"idle-{number}", task_queue="nobody")
+        for number in range(IDLE_RUNS)
+    )
+    await asyncio.gather(*starts)
     with endpoint() as found:
         monkeypatch.setenv("OPENAI_BASE_URL", found.url)
         monkeypatch.setenv("OPENAI_API_KEY", "none")
@@ -151,7 +157,7 @@ async def test_sql_agrees_with_raw_histories_and_with_the_endpoint(
     assert by_status == [
         {"status": "completed", "n": PLAIN_RUNS - PLAIN_RUNS // 10 + 2},
         {"status": "failed", "n": PLAIN_RUNS // 10},
-        {"status": "running", "n": 1},
+        {"status": "running", "n": 1 + IDLE_RUNS},
     ]
     (activities,) = await rows(
         server,
@@ -201,7 +207,7 @@ async def test_sql_agrees_with_raw_histories_and_with_the_endpoint(
     folder = tmp_path / "out"
     code, out, err = await durably("export", str(folder), "--address", server.address)
     assert code == 0, err
-    assert f"{PLAIN_RUNS + 3}  {folder}/workflows.parquet" in out
+    assert f"{PLAIN_RUNS + IDLE_RUNS + 3}  {folder}/workflows.parquet" in out
     assert sorted(path.name for path in folder.iterdir()) == sorted(f"{n}.parquet" for n in SCHEMAS)
     files = {n: pyarrow.parquet.read_table(folder / f"{n}.parquet") for n in SCHEMAS}
     assert files["activities"].num_rows == activities["n"]

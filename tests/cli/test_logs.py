@@ -17,6 +17,8 @@ from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from durably.logs import FORMATTERS, LogFormat, without_password
+from durably.store.sqlite import migrations
+from tests.conftest import eventually
 from tests.processes import ServerProcess
 
 SECRET = "what-nobody-may-read"
@@ -88,28 +90,42 @@ async def test_each_call_has_a_line_with_ids_and_without_payloads(tmp_path: Path
     assert (refused["status"], refused["workflow_id"]) == ("NOT_FOUND", "nobody")
 
 
-def test_a_life_is_told_at_info(tmp_path: Path) -> None:
+async def test_a_life_is_told_at_info(tmp_path: Path) -> None:
     options = ("--log-format", "json", "--log-level", "info")
     server = ServerProcess(tmp_path / "store.db", *options)
     try:
         server.start()
         server.kill()
+        server.log.unlink()
         server.start()
+
+        async def recovered() -> bool:
+            return any(line["message"] == "recovered" for line in lines(server))
+
+        await eventually(recovered)
         assert server.terminate() == 0
     finally:
         server.kill()
     found = [line["message"] for line in lines(server)]
-    assert found.count("the schema was brought up to date") >= 1
-    begins = [i for i, message in enumerate(found) if message == "the store is open"]
-    assert len(begins) == 2
-    second = found[begins[1] :]
-    assert {"recovered", "listening"} <= set(second)
-    assert second[-2:] == [
+    assert found[0] == "the store is open"
+    assert {"recovered", "listening"} <= set(found)
+    assert found[-2:] == [
         "draining: no new connections, long polls are answered",
         "stopped: all that was acknowledged is in the store",
     ]
     listening = next(line for line in lines(server) if line["message"] == "listening")
     assert listening["address"] == server.address
+
+
+def test_a_migration_is_told(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path / "s.db", "--log-format", "json", "--log-level", "info")
+    try:
+        server.start()
+        assert server.terminate() == 0
+    finally:
+        server.kill()
+    schemas = [line["schema"] for line in lines(server) if "schema" in line]
+    assert schemas == list(range(1, len(migrations()) + 1))
 
 
 def test_it_is_quiet_unless_it_is_asked(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
+import grpc.aio
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from temporalio import activity, workflow
@@ -195,6 +197,20 @@ async def test_what_is_no_call_of_the_api_is_counted_as_unknown(server: Server) 
     found = await scrape(server.address)
     labels = {"operation": "unknown", "error_type": "UNIMPLEMENTED"}
     assert value(found, "service_error_with_type_total", **labels) == 1
+
+
+async def test_streams_are_counted_by_name(server: Server) -> None:
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        async for _ in stub.ServerReflectionInfo(iter([asked])):
+            pass
+
+    async def counted() -> bool:
+        found = await scrape(server.address)
+        return value(found, "service_requests_total", operation="ServerReflectionInfo") == 1
+
+    await eventually(counted)
 
 
 async def test_it_can_be_switched_off() -> None:

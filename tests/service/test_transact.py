@@ -42,7 +42,9 @@ async def started(executions: Executions) -> Execution:
         task_queue={"name": "q"},
         request_id="r",
     )
-    await Workflows(executions, namespaces).start_workflow_execution(request, Call("test", {}))
+    await Workflows(executions, namespaces, lambda *_: False).start_workflow_execution(
+        request, Call("test", {})
+    )
     return await executions.find(namespaces.id_of("default"), "w")
 
 

@@ -214,6 +214,39 @@ async def test_the_tree_of_a_run(tmp_path: Path, receiver: Receiver, protocol: s
     assert receiver.scopes == {("durably", "https://opentelemetry.io/schemas/gen-ai/0.1.0")}
 
 
+async def test_an_activity_without_a_workflow_is_a_trace(tmp_path: Path) -> None:
+    with over_grpc() as receiver:
+        async with Server(
+            store="memory:", port=0, traces_endpoint=receiver.endpoint, traces_interval_s=0.05
+        ) as server:
+            client = await Client.connect(server.address)
+            options: dict[str, Any] = {
+                "task_queue": "q",
+                "start_to_close_timeout": timedelta(seconds=30),
+                "retry_policy": RetryPolicy(initial_interval=timedelta(milliseconds=10)),
+            }
+            gone = await client.start_activity(
+                hopeless, id="gone", **{**options, "task_queue": "nobody"}
+            )
+            await gone.terminate()
+            async with worker(client):
+                assert await client.execute_activity(flaky, SECRET, id="a", **options) == SECRET
+                await received(receiver, 4)
+    (whole,) = receiver.named("activity flaky")
+    attempts = receiver.named("attempt flaky")
+    assert [each.parent_span_id for each in (whole, *attempts)] == [
+        b"",
+        whole.span_id,
+        whole.span_id,
+    ]
+    assert {each.trace_id for each in attempts} == {whole.trace_id}
+    about = attributes(whole)
+    assert (about["temporalActivityID"], about["durably.namespace"]) == ("a", "default")
+    (terminated,) = receiver.named("activity hopeless")
+    assert attributes(terminated)["error.type"] == "terminated"
+    assert len(receiver.spans) == 4
+
+
 async def test_prompts_and_replies_when_they_are_asked_for(tmp_path: Path) -> None:
     with over_grpc() as receiver:
         async with Server(

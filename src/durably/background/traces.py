@@ -23,6 +23,7 @@ from durably.traces.spans import Parent, RunSpans, Span, caller, span_id, trace_
 
 logger = logging.getLogger(__name__)
 
+KINDS = (Kind.WORKFLOW, Kind.ACTIVITY)
 PAGE_RUNS = 100
 JOURNAL_BYTES = 4 * 1024 * 1024
 SETTLING_NS = 2_000_000_000
@@ -77,30 +78,37 @@ class TraceExport:
         """All that has closed since the last time; False if the receiver does not take it."""
         before_ns = self._executions.clock() - SETTLING_NS
         for namespace in self._namespaces.all():
-            key = f"traces/exported/{namespace.namespace_id}"
-            noted = await self._store.metadata(key)
-            cursor = _cursors.decode(noted) if noted else since
-            while True:
-                runs = await self._store.closed_runs(
-                    Kind.WORKFLOW, namespace.namespace_id, cursor, before_ns, PAGE_RUNS
-                )
-                for run in runs:
-                    if not await self._export(namespace, run):
-                        return False
-                    cursor = run.cursor
-                    await self._store.put_metadata(key, msgspec.msgpack.encode(cursor))
-                if len(runs) < PAGE_RUNS:
-                    break
+            for kind in KINDS:
+                if not await self._export_kind(namespace, kind, since, before_ns):
+                    return False
         return True
 
-    async def _export(self, namespace: Namespace, run: ClosedRun) -> bool:
+    async def _export_kind(
+        self, namespace: Namespace, kind: Kind, since: Cursor, before_ns: int
+    ) -> bool:
+        key = f"traces/exported/{namespace.namespace_id}/{int(kind)}"
+        noted = await self._store.metadata(key)
+        cursor = _cursors.decode(noted) if noted else since
+        while True:
+            runs = await self._store.closed_runs(
+                kind, namespace.namespace_id, cursor, before_ns, PAGE_RUNS
+            )
+            for run in runs:
+                if not await self._export(namespace, kind, run):
+                    return False
+                cursor = run.cursor
+                await self._store.put_metadata(key, msgspec.msgpack.encode(cursor))
+            if len(runs) < PAGE_RUNS:
+                return True
+
+    async def _export(self, namespace: Namespace, kind: Kind, run: ClosedRun) -> bool:
         fields = {
             "namespace": namespace.name,
             "workflow_id": run.workflow_id,
             "run_id": run.run_id,
         }
         try:
-            parent, spans = await self._spans(namespace, run)
+            parent, spans = await self._spans(namespace, kind, run)
         except Exception:
             logger.exception("a run has no spans: passed over", extra={"fields": fields})
             return True
@@ -113,15 +121,23 @@ class TraceExport:
             )
         return taken
 
-    async def _spans(self, namespace: Namespace, run: ClosedRun) -> tuple[Parent, list[Span]]:
+    async def _spans(
+        self, namespace: Namespace, kind: Kind, run: ClosedRun
+    ) -> tuple[Parent, list[Span]]:
         """All spans of a run, read from its journal page by page; a long one is made in a thread."""
-        spans = RunSpans(run.run_id, namespace.name, content=self._content)
+        standalone = kind is Kind.ACTIVITY
+        spans = RunSpans(run.run_id, namespace.name, content=self._content, standalone=standalone)
         parent: Parent | None = None
         version = 0
         while rows := await self._store.read_journal(run.execution_id, version, JOURNAL_BYTES):
             if parent is None:
                 first = history.History.FromString(rows[0].events).events[0]
-                parent = await self._parent(namespace.namespace_id, run.run_id, first)
+                if standalone:
+                    header = first.activity_task_scheduled_event_attributes.header
+                    own = trace_id(namespace.namespace_id, run.workflow_id, run.run_id)
+                    parent = caller(header) or Parent(own)
+                else:
+                    parent = await self._parent(namespace.namespace_id, run.run_id, first)
                 if not parent.sampled:
                     return parent, []
             await asyncio.to_thread(_take_all, spans, rows)

@@ -84,6 +84,7 @@ class GrpcApp:
         status = Status.CANCELLED
         try:
             if stream is not None:
+                exchange.rpc = stream.name
                 await self._converse(stream, scope, receive, send)
                 status = Status.OK
                 return

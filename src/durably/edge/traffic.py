@@ -6,7 +6,7 @@ Rule 2: nothing of a request is logged but names and ids: no payloads, no header
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from time import perf_counter_ns
 from typing import Any
 
@@ -14,7 +14,6 @@ from google.protobuf.message import Message
 
 from durably.errors import Status
 from durably.histogram import Histogram
-from durably.service.admission import Rpc
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +48,8 @@ class Exchange:
 class Traffic:
     """The calls of this server. `ids_of_token`: whom a task token is about, if that is known."""
 
-    def __init__(self, table: Mapping[str, Rpc], ids_of_token: Callable[[bytes], Ids]) -> None:
-        self.operations = {row.name: Operation() for row in table.values()}
-        self.operations[UNKNOWN] = Operation()
+    def __init__(self, rpcs: Iterable[str], ids_of_token: Callable[[bytes], Ids]) -> None:
+        self.operations = {name: Operation() for name in (*rpcs, UNKNOWN)}
         self.pending = 0
         """Calls that are not answered yet; most are long polls."""
         self._ids_of_token = ids_of_token

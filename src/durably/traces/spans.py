@@ -147,8 +147,13 @@ SUFFIX = "_event_attributes"
 class RunSpans:
     """Takes the journal of one run, entry by entry; `finished` has all its spans."""
 
-    def __init__(self, run_id: str, namespace: str, *, content: bool) -> None:
+    def __init__(
+        self, run_id: str, namespace: str, *, content: bool, standalone: bool = False
+    ) -> None:
+        """`standalone`: it is the run of an activity that belongs to no workflow."""
         self._run_id = run_id
+        self._standalone = standalone
+        self._terminated = False
         self._content = content
         self._steps = StepReader()
         self._spans: list[Span] = []
@@ -170,6 +175,8 @@ class RunSpans:
             self._attempts[entry.scheduled_event_id] = (entry.attempt, entry.at_ns)
         elif isinstance(entry, r.ActivityRetryScheduled):
             self._attempt_failed(entry)
+        elif isinstance(entry, r.StandaloneTerminated):
+            self._terminated = True
         elif isinstance(entry, r.ResetFrom):
             # All until now happened in another run, which has its own spans.
             self._spans, self._failed, self._tokens = [], {}, Tokens()
@@ -179,7 +186,10 @@ class RunSpans:
         """The spans of the run, which closed then; what was pending ends with it."""
         self._run.end_ns = self._run.end_ns or close_ns
         for step in self._steps.pending():
+            step.status = "terminated" if self._terminated else step.status
             self._activity(step, self._run.end_ns)
+        if self._standalone:
+            return self._of_activity(parent)
         for span in self._open.values():
             self._close(span, self._run.end_ns, "pending")
         self._run.parent_id = parent.span_id
@@ -188,6 +198,14 @@ class RunSpans:
             self._run.name, about = semconv.agent_run(agent, self._tokens)
             self._run.attributes |= about
         return [self._run, *self._spans]
+
+    def _of_activity(self, parent: Parent) -> list[Span]:
+        """The span of the activity itself is the run's."""
+        for span in self._spans:
+            if span.span_id == self._run.span_id:
+                span.parent_id = parent.span_id
+                span.attributes |= self._run.attributes
+        return self._spans
 
     # --- Events -------------------------------------------------------------------------------
 
