@@ -23,6 +23,7 @@ from durably.background.nexus_external import ExternalCalls
 from durably.background.outbound_http import OutboundHttp
 from durably.clock import SkippingClock
 from durably.config import Config
+from durably.edge.agents import Agents
 from durably.edge.app import App, Console, Page
 from durably.edge.console import guard
 from durably.edge.grpc import GrpcApp
@@ -39,6 +40,8 @@ from durably.service.activity_control import ActivityControl
 from durably.service.batches import Batches
 from durably.service.breakers import CircuitBreakers, IsBlocked
 from durably.service.callback_tokens import CallbackTokens
+from durably.service.durable_calls import DurableCalls
+from durably.service.exposures import Exposures
 from durably.service.namespaces import Namespaces
 from durably.service.nexus_calls import NexusCalls
 from durably.service.nexus_completions import NexusCompletions
@@ -47,6 +50,7 @@ from durably.service.nexus_endpoints import NexusEndpoints
 from durably.service.nexus_system import SystemOperations, endpoint_ids
 from durably.service.nexus_tasks import NexusTasks
 from durably.service.queries import Queries
+from durably.service.request_states import RequestStates
 from durably.service.resets import Resets
 from durably.service.schedules import Schedules
 from durably.service.standalone_activities import StandaloneActivities
@@ -64,6 +68,7 @@ from durably.service.workflow_pause import WorkflowPause
 from durably.service.workflow_rules import WorkflowRules
 from durably.service.workflows import Workflows
 from durably.store.sqlite import SqliteStore
+from durably.store.store import Store
 from durably.version import VERSION
 
 logger = logging.getLogger(__name__)
@@ -281,8 +286,28 @@ class Server:
 
         pages = {METRICS_PATH: metrics} if self.config.metrics else {}
         console = self._console(admission.answers(table)) if self.config.console else None
-        app = App(grpc, http, Nexus(calls, self.config), pages, console)
+        agents = await self._agents(stack, admission.answers(table), executions.store, namespaces)
+        app = App(grpc, http, Nexus(calls, self.config), agents, pages, console)
         await self._listen(stack, app, executions.matching, health)
+
+    async def _agents(
+        self,
+        stack: contextlib.AsyncExitStack,
+        ask: Ask,
+        store: Store,
+        namespaces: Namespaces,
+    ) -> Agents:
+        """MCP and A2A. Their SDKs are loaded beside, where something is exposed already."""
+        agents = Agents(
+            DurableCalls(ask),
+            Exposures(namespaces),
+            await RequestStates.of_store(store),
+            self.config,
+            lambda: self.address,
+        )
+        stack.push_async_callback(agents.close)
+        _run_beside(stack, agents.load(), "loading of agents")
+        return agents
 
     def _console(self, ask: Ask) -> Callable[[], Console]:
         """Made when it is first asked for; its libraries are not imported before."""
