@@ -8,11 +8,16 @@ from typing import Any
 
 import aiohttp
 import mcp_types as types
+import nexusrpc
+import nexusrpc.handler
 import pytest
 import pytest_asyncio
 from mcp import Client as McpClient
 from mcp.shared.exceptions import MCPError
+from temporalio.api.nexus.v1 import EndpointSpec
+from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest
 from temporalio.client import Client
+from temporalio.worker import Worker
 
 from durably import Server
 from durably.agents.convention import CALL_KEY, Exposed
@@ -30,6 +35,8 @@ class Caller:
 
     def __init__(self, address: str, namespace: str = "default") -> None:
         self.url = f"http://{address}/mcp/{namespace}"
+        self.frames: list[dict[str, Any]] = []
+        """What came on the last stream."""
 
     async def __call__(
         self, method: str, params: dict[str, Any], capabilities: dict[str, Any] = CAPABLE
@@ -62,7 +69,8 @@ class Caller:
                 return dict(await reply.json())
             text = await reply.text()
         data = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
-        return dict(json.loads(data[-1]))
+        self.frames = [json.loads(each) for each in data]
+        return dict(self.frames[-1])
 
     async def result(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         reply = await self(method, params)
@@ -242,3 +250,44 @@ async def test_an_entry_that_cannot_be_read_leaves_the_others(
     )
     tools = (await caller.result("tools/list", {}))["tools"]
     assert [tool["name"] for tool in tools] == ["good"]
+
+
+async def test_who_listens_is_told_of_the_end(outside: ServerProcess) -> None:
+    caller = Caller(outside.address)
+    arguments = {"seconds": 2}
+    task = await caller.result("tools/call", {"name": "slow_compute", "arguments": arguments})
+    task_ids = [task["taskId"], "unknown"]
+    await caller.result("subscriptions/listen", {"notifications": {"taskIds": task_ids}})
+    acknowledged, *told = caller.frames[:-1]
+    assert acknowledged["method"] == "notifications/subscriptions/acknowledged"
+    assert acknowledged["params"]["notifications"] == {"taskIds": [task["taskId"]]}
+    assert {each["method"] for each in told} == {"notifications/tasks"}
+    assert told[-1]["params"]["status"] == "completed"
+    assert told[-1]["params"]["result"]["structuredContent"]["computed"]
+
+
+@nexusrpc.handler.service_handler(name="Sums")
+class Sums:
+    @nexusrpc.handler.sync_operation
+    async def add(
+        self, context: nexusrpc.handler.StartOperationContext, numbers: dict[str, int]
+    ) -> int:
+        if numbers["a"] < 0:
+            raise nexusrpc.OperationError("too small", state=nexusrpc.OperationErrorState.FAILED)
+        return numbers["a"] + numbers["b"]
+
+
+async def test_an_operation_of_an_endpoint_is_a_tool(server: Server, caller: Caller) -> None:
+    client = await Client.connect(server.address)
+    spec = EndpointSpec(name="sums")
+    spec.target.worker.namespace = "default"
+    spec.target.worker.task_queue = "sums"
+    await client.operator_service.create_nexus_endpoint(CreateNexusEndpointRequest(spec=spec))
+    await expose(client, "add", Exposed(endpoint="sums", service="Sums", operation="add"))
+    async with Worker(client, task_queue="sums", nexus_service_handlers=[Sums()]):
+        call = {"name": "add", "arguments": {"a": 1, "b": 2}}
+        added = await caller("tools/call", call, {})
+        assert added["result"]["content"] == [{"type": "text", "text": "3"}]
+        failed = await caller("tools/call", {"name": "add", "arguments": {"a": -1, "b": 2}}, {})
+        assert failed["result"]["isError"]
+        assert failed["result"]["content"] == [{"type": "text", "text": "too small"}]
