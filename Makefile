@@ -1,6 +1,6 @@
 # Every target has a sentence; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential bench build clean
+.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential mcp-conformance bench build clean
 
 UV = $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN = $(UV) run --frozen --all-extras
@@ -61,6 +61,9 @@ fuzz: install ## Search for lives and crashes that break a rule, with other seed
 differential: install ## Compare what durably does with what Temporal's dev server does, program by program.
 	$(RUN) pytest -m peer tests/differential
 
+mcp-conformance: install ## Run the published conformance suite of MCP; needs npm.
+	$(RUN) python scripts/mcp_conformance.py
+
 bench: install ## Run the benchmarks against Temporal's dev server and write bench/RESULTS.md.
 	$(RUN) python -m bench --write
 
@@ -68,4 +71,4 @@ build: install ## Build the wheel into dist/.
 	$(UV) build --wheel
 
 clean: ## Remove what the other targets made.
-	rm -rf .venv .uv dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf .conformance .venv .uv dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage

@@ -67,6 +67,9 @@ class Config:
     links_per_request_max: int = 10
     link_bytes_max: int = 4_000
 
+    # Calls of agents outside: MCP, A2A
+    call_wait_s: float = 2.0
+
     # Nexus operations
     nexus_operations_pending_max: int = 20_000
     nexus_request_timeout_s: float = 10.0

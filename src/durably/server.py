@@ -19,6 +19,7 @@ from durably.background.batches import BatchWork
 from durably.background.nodes import Neighbours
 from durably.clock import SkippingClock
 from durably.config import Config
+from durably.edge.agents import Agents
 from durably.edge.app import App, Console, Page
 from durably.edge.console import guard
 from durably.edge.grpc import GrpcApp
@@ -32,8 +33,11 @@ from durably.logs import without_password
 from durably.matching import Matching
 from durably.parts import Ground, Parts, build
 from durably.service import admission
+from durably.service.durable_calls import DurableCalls
+from durably.service.exposures import Exposures
 from durably.service.namespaces import Namespaces
 from durably.service.nodes import NamespacesChanged, Nodes
+from durably.service.request_states import RequestStates
 from durably.service.time_skipping import TimeSkipping
 from durably.service.transact import Executions
 from durably.store.opening import open_store
@@ -156,8 +160,22 @@ class Server:
 
         pages = {METRICS_PATH: metrics} if self.config.metrics else {}
         console = self._console(admission.answers(table)) if self.config.console else None
-        app = App(grpc, http, Nexus(parts.nexus.calls, self.config), pages, console)
+        agents = await self._agents(stack, parts)
+        app = App(grpc, http, Nexus(parts.nexus.calls, self.config), agents, pages, console)
         await self._listen(stack, app, executions.matching, health)
+
+    async def _agents(self, stack: contextlib.AsyncExitStack, parts: Parts) -> Agents:
+        """MCP and A2A. Their SDKs are loaded beside, where something is exposed already."""
+        agents = Agents(
+            DurableCalls(admission.answers(parts.table)),
+            Exposures(parts.core.namespaces),
+            await RequestStates.of_store(parts.core.executions.store),
+            self.config,
+            lambda: self.address,
+        )
+        stack.push_async_callback(agents.close)
+        _run_beside(stack, agents.load(), "loading of agents")
+        return agents
 
     def _console(self, ask: Ask) -> Callable[[], Console]:
         """Made when it is first asked for; its libraries are not imported before."""

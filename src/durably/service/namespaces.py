@@ -261,6 +261,9 @@ class Namespaces:
     def id_of(self, name: str) -> str:
         return self.by_name(name).namespace_id
 
+    def existing(self) -> list[Namespace]:
+        return [each for each in self._by_id.values() if not each.deleted]
+
     def retention_ns(self, namespace_id: str) -> int:
         found = self._by_id.get(namespace_id)
         return found.retention_ns if found else int(self._config.retention_default_s * SECOND_NS)
