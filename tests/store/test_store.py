@@ -3,8 +3,10 @@
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -345,3 +347,19 @@ async def test_a_slow_search_holds_up_nothing_else(tmp_path: Path) -> None:
     await store.close()
     ended = await asyncio.gather(*searches, return_exceptions=True)
     assert all(isinstance(end, Unavailable | asyncio.CancelledError) for end in ended)
+
+
+async def test_a_store_in_memory_waits_for_a_read_that_nobody_waits_for() -> None:
+    opened = SqliteStore.open("memory:")
+    began = threading.Event()
+
+    def count(connection: sqlite3.Connection) -> int:
+        began.set()
+        opened._thread.join()  # So far is the close by now; what comes next is to close the connection.
+        numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 300000)"
+        return int(connection.execute(f"{numbers} SELECT count(*) FROM n").fetchone()[0])
+
+    reading = asyncio.create_task(asyncio.to_thread(opened._read, count))
+    await asyncio.to_thread(began.wait)
+    await opened.close()
+    assert await reading == 300_000

@@ -177,9 +177,10 @@ def outstanding(state: ExecutionState) -> list[Delivery]:
         case DeploymentState():
             checking = (v.build_id for v in state.versions.values() if v.checking)
             return [CheckDrainage(build_id) for build_id in checking] if state.running else []
-        case _:
-            assert isinstance(state, AwaitedState)
+        case AwaitedState():
             return _callbacks_due(state)
+        case _:
+            return []
 
 
 def _callbacks_due(state: AwaitedState) -> list[Delivery]:

@@ -578,7 +578,8 @@ class SqliteStore:
         if not self._in_memory:
             self._reader.close()
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._writer.close()
+        with self._reading:  # In memory, a thread may still read for somebody who was cancelled.
+            self._writer.close()
         if self._lock_descriptor is not None:
             os.close(self._lock_descriptor)
 
