@@ -1,9 +1,14 @@
 # Every target has a sentence; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential bench build clean
+.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential mcp-conformance bench build clean
 
 UV = $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN = $(UV) run --frozen --all-extras
+
+# What runs on PostgreSQL too, beside the tests of stores and of several servers, which always do.
+ON_POSTGRES = tests/api/test_workflows.py tests/api/test_visibility.py tests/api/test_task_queues.py \
+	tests/api/test_standalone_activities.py tests/api/test_schedules.py tests/api/test_batches.py \
+	tests/api/test_namespace_deletion.py tests/store/test_retention.py tests/crash/test_kill.py
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
@@ -47,6 +52,7 @@ engine: install ## Test the engine alone: tests/engine takes every branch of it,
 
 tests: engine browser ## Run the tests alone, fast ones in parallel first.
 	$(RUN) pytest -n 2 --dist loadfile -m "not model and not peer" tests
+	$(RUN) pytest -n 2 --dist loadfile --store=postgres $(ON_POSTGRES)
 
 fuzz: install ## Search for lives and crashes that break a rule, with other seeds than the tests, for long.
 	$(RUN) pytest -n 2 -m hypothesis --hypothesis-profile=explore --timeout=7200 tests/engine
@@ -55,6 +61,9 @@ fuzz: install ## Search for lives and crashes that break a rule, with other seed
 differential: install ## Compare what durably does with what Temporal's dev server does, program by program.
 	$(RUN) pytest -m peer tests/differential
 
+mcp-conformance: install ## Run the published conformance suite of MCP; needs npm.
+	$(RUN) python scripts/mcp_conformance.py
+
 bench: install ## Run the benchmarks against Temporal's dev server and write bench/RESULTS.md.
 	$(RUN) python -m bench --write
 
@@ -62,4 +71,4 @@ build: install ## Build the wheel into dist/.
 	$(UV) build --wheel
 
 clean: ## Remove what the other targets made.
-	rm -rf .venv .uv dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf .conformance .venv .uv dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck
 from temporalio.client import Client
 
 from durably import Server
+from tests.postgres import PostgresServer
 from tests.processes import ServerProcess
 
 # The same examples in every run: a red run is a change's doing. `make fuzz` looks for new ones, and
@@ -26,10 +27,52 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repeatable")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--store",
+        choices=("sqlite", "postgres"),
+        default="sqlite",
+        help="what the servers of the tests keep their state in",
+    )
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL that the tests of this process share; each takes a database of its own."""
+    server = PostgresServer()
+    try:
+        yield server.create().start()
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def postgres_to_stop() -> Iterator[PostgresServer]:
+    """A PostgreSQL of a test's own, which it may stop: it writes to the disk in earnest."""
+    server = PostgresServer(fsync=True)
+    try:
+        yield server.create().start()
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return new_store(request, tmp_path)
+
+
+def new_store(request: pytest.FixtureRequest, folder: Path) -> str:
+    """An SQLite file, or where the tests are run with `--store=postgres` a database."""
+    if request.config.getoption("--store") == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        return server.database()
+    return f"sqlite:///{folder}/store.db"
+
+
 @pytest_asyncio.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    """A server in this process, on an SQLite file."""
-    async with Server(store=f"sqlite:///{tmp_path}/store.db", port=0) as running:
+async def server(store_url: str) -> AsyncIterator[Server]:
+    """A server in this process."""
+    async with Server(store=store_url, port=0) as running:
         yield running
 
 
@@ -39,9 +82,9 @@ async def client(server: Server) -> Client:
 
 
 @pytest.fixture
-def server_process(tmp_path: Path) -> Iterator[ServerProcess]:
+def server_process(store_url: str, tmp_path: Path) -> Iterator[ServerProcess]:
     """A server in a process of its own, which a test may kill and start again."""
-    process = ServerProcess(tmp_path / "store.db")
+    process = ServerProcess(store_url, folder=tmp_path)
     yield process
     process.kill()
 

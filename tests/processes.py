@@ -18,7 +18,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for_port(port: int, process: "subprocess.Popen[bytes]", seconds: float = 30.0) -> None:
+def wait_for_port(port: int, process: "subprocess.Popen[bytes]", seconds: float = 120.0) -> None:
     """Until something listens on the port; raises if the process ends first."""
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:
@@ -32,23 +32,25 @@ def wait_for_port(port: int, process: "subprocess.Popen[bytes]", seconds: float 
 
 
 class ServerProcess:
-    """`durably serve` on an SQLite file; can be killed with SIGKILL and started again.
+    """`durably serve` on an SQLite file, or at a store's address; can be killed and started again.
 
-    `program` is the command that is `durably`: this Python's own, unless a test installed another.
+    `folder` is where its log goes, `program` is the command that is `durably`: this Python's own, unless a test installed another.
     """
 
     def __init__(
         self,
-        store: Path,
+        store: Path | str,
         *arguments: str,
+        folder: Path | None = None,
         port: int = 0,
         program: Sequence[str] = DURABLY,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        self.store = store
+        self.store = f"sqlite:///{store}" if isinstance(store, Path) else store
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
-        self.log = store.with_suffix(".log")
+        folder = folder or (store.parent if isinstance(store, Path) else Path.cwd())
+        self.log = folder / f"server-{self.port}.log"
         self._program = program
         self._arguments = arguments
         self._environment = environment
@@ -59,7 +61,7 @@ class ServerProcess:
             *self._program,
             "serve",
             "--store",
-            f"sqlite:///{self.store}",
+            self.store,
             "--port",
             str(self.port),
         ]
@@ -78,6 +80,15 @@ class ServerProcess:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+    def stop(self) -> None:
+        """SIGSTOP: it does nothing until `go_on`, and does not know that time has passed."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
 
     def terminate(self) -> int:
         """SIGTERM, and the exit code."""

@@ -1,4 +1,4 @@
-"""The command line: `durably serve`, `durably demo`.
+"""The command line: `durably serve`, `durably migrate`, `durably copy`, `durably demo`.
 
 Rule 1: a mistake of the user ends in one clear line and exit code 1 or 2, never in a traceback.
 Rule 2: nothing heavy is imported before the command is known.
@@ -11,6 +11,8 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from enum import StrEnum
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -64,9 +66,13 @@ def serve(
         str,
         typer.Option(
             envvar="DURABLY_STORE",
-            help="Where the state is kept: sqlite:///PATH (sqlite:////PATH is absolute) or memory:",
+            help="Where the state is kept: sqlite:///PATH (sqlite:////PATH is absolute),"
+            " postgresql://... or memory:",
         ),
     ] = DEFAULT_STORE,
+    workers: Annotated[
+        int, typer.Option(envvar="DURABLY_WORKERS", min=1, help="Processes that share the port.")
+    ] = 1,
     host: Annotated[
         str, typer.Option(envvar="DURABLY_HOST", help="Address to listen on.")
     ] = "127.0.0.1",
@@ -106,7 +112,7 @@ def serve(
         ),
     ] = LogFormat.TEXT,
 ) -> None:
-    """Serve workflows until SIGTERM or Ctrl-C; everything is kept in one SQLite file."""
+    """Serve workflows until SIGTERM or Ctrl-C; everything is kept in the store."""
     try:
         logs.configure(log_level, log_format)
         config = settings(
@@ -119,7 +125,35 @@ def serve(
         )
     except ValueError as error:
         _fail(str(error), 2)
-    _loop_runner()(_serve(config))
+    if workers > 1:
+        _serve_together(config, workers, log_level, log_format)
+    else:
+        _loop_runner()(_serve(config))
+
+
+def _serve_together(config: Config, workers: int, log_level: str, log_format: LogFormat) -> None:
+    from durably import fleet
+
+    try:
+        member = partial(_serve_as_member, log_level, log_format)
+        fleet.serve(config, workers, member, lambda address: _announce(address, config))
+    except ValueError as error:
+        _fail(str(error), 2)
+    except fleet.MemberFailed as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        _fail(f"cannot serve on {config.host}:{config.port}: {error}", 1)
+    out.print("Stopped.")
+
+
+def _serve_as_member(
+    log_level: str, log_format: LogFormat, config: Config, parent: Connection
+) -> None:
+    """In a process of its own: until the parent closes the connection, or dies."""
+    logs.configure(log_level, log_format)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    _loop_runner()(_serve(config, parent))
 
 
 def _names(texts: list[str]) -> tuple[str, ...]:
@@ -176,23 +210,34 @@ def _loop_runner() -> Any:
     return uvloop.run
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, parent: Connection | None = None) -> None:
+    from durably.errors import Refusal
     from durably.server import Server
-    from durably.store.store import StoreLocked, StoreTooNew
+    from durably.store.store import StoreLocked, StoreTooNew, StoreTooOld
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    if parent is not None:
+        loop.add_reader(parent.fileno(), stop.set)
+    else:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
     try:
         async with Server(config) as server:
-            _announce(server.address, config)
+            if parent is not None:
+                parent.send(server.address)
+            else:
+                _announce(server.address, config)
             _collect_rarely()
             await stop.wait()
-            out.print("Draining ...")
-        out.print("Stopped.")
-    except (StoreLocked, StoreTooNew, ValueError) as error:
+            if parent is None:
+                out.print("Draining ...")
+        if parent is None:
+            out.print("Stopped.")
+    except (StoreLocked, StoreTooNew, StoreTooOld, ValueError) as error:
         _fail(str(error), 1)
+    except Refusal as refusal:
+        _fail(refusal.message, 1)
     except OSError as error:
         _fail(f"cannot serve on {config.host}:{config.port}: {error}", 1)
 
@@ -208,6 +253,8 @@ def _announce(address: str, config: Config) -> None:
     where = config.store
     if where.startswith("sqlite:///"):
         where = str(Path(where.removeprefix("sqlite:///")).expanduser().resolve())
+    elif "://" in where:
+        where = logs.without_password(where)
     out.print(f"[bold]durably[/bold] serves the Temporal API on [bold green]{address}[/]")
     out.print(f"  data       {where}")
     out.print(f"  namespaces {', '.join(config.namespaces)}")
@@ -221,6 +268,77 @@ def _announce(address: str, config: Config) -> None:
 def _fail(message: str, code: int) -> NoReturn:
     err.print(f"[bold red]durably:[/] {escape(message)}", soft_wrap=True)
     raise typer.Exit(code)
+
+
+@app.command()
+def migrate(
+    store: Annotated[
+        str,
+        typer.Option(envvar="DURABLY_STORE", help="The store: postgresql://... or sqlite:///PATH"),
+    ] = DEFAULT_STORE,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what is missing, and change nothing.")
+    ] = False,
+) -> None:
+    """Bring a store's tables up to date. Servers of the version before may go on using them."""
+    asyncio.run(_migrate(store, dry_run))
+
+
+async def _migrate(store: str, dry_run: bool) -> None:
+    from durably.errors import Refusal
+    from durably.store.opening import migrate_store, pending_migrations
+    from durably.store.store import StoreLocked, StoreTooNew
+
+    config = Config()
+    try:
+        present, missing = await pending_migrations(store, config)
+        if missing and not dry_run:
+            await migrate_store(store, config)
+    except (StoreLocked, StoreTooNew, ValueError, OSError) as error:
+        _fail(str(error), 1)
+    except Refusal as refusal:
+        _fail(refusal.message, 1)
+    if not missing:
+        out.print(f"Up to date: schema {present}.")
+        return
+    numbers = ", ".join(map(str, missing))
+    done = "Missing" if dry_run else "Done"
+    out.print(f"{done}: migrations {numbers} (the schema was {present}).")
+
+
+@app.command()
+def copy(
+    source: Annotated[str, typer.Option("--from", help="The store to copy: sqlite:///PATH")],
+    target: Annotated[
+        str, typer.Option("--to", help="An empty database: postgresql://USER@HOST/DATABASE")
+    ],
+) -> None:
+    """Copy a store from SQLite into PostgreSQL, with its open executions. Stop the server first."""
+    asyncio.run(_copy(source, target))
+
+
+async def _copy(source: str, target: str) -> None:
+    from durably.store.copying import copy as copy_store
+    from durably.store.opening import POSTGRES_SCHEMES
+    from durably.store.sqlite import path_of
+    from durably.store.store import StoreLocked, StoreNotEmpty, StoreTooNew
+
+    if not target.startswith(POSTGRES_SCHEMES):
+        _fail(f"--to {target}: a copy goes into postgresql://...", 2)
+    try:
+        with err.status("copying") as status:
+            counts = await copy_store(
+                path_of(source),
+                target,
+                Config(),
+                lambda table, count: status.update(f"copying {table}: {count} rows"),
+            )
+    except (StoreLocked, StoreTooNew, StoreNotEmpty, ValueError, OSError) as error:
+        _fail(str(error), 1)
+        return
+    for table, count in counts.items():
+        out.print(f"{table:<14} {count}")
+    out.print(f"Copied. Serve it with: durably serve --store {logs.without_password(target)}")
 
 
 @app.command()

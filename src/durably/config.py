@@ -15,6 +15,7 @@ class Config:
     store: str = "memory:"
     host: str = "127.0.0.1"
     port: int = 7233
+    reuse_port: bool = False
     namespaces: tuple[str, ...] = ("default",)
 
     time_skipping: bool = False
@@ -23,6 +24,15 @@ class Config:
     console: bool = True
     console_hosts: tuple[str, ...] = ()
     console_codec_endpoint: str = ""
+
+    # PostgreSQL
+    postgres_reading_connections_max: int = 8
+    postgres_prepared_statements: int = 1000
+    postgres_statement_timeout_s: float = 30.0
+    postgres_unavailable_s: float = 10.0
+    postgres_listen: str = ""
+    node_beat_s: float = 2.0
+    node_lost_after_s: float = 10.0
 
     # What one call may carry
     message_bytes_max: int = 128 * MIB
@@ -56,6 +66,9 @@ class Config:
     endpoint_credentials: dict[str, str] = field(default_factory=dict)
     links_per_request_max: int = 10
     link_bytes_max: int = 4_000
+
+    # Calls of agents outside: MCP, A2A
+    call_wait_s: float = 2.0
 
     # Nexus operations
     nexus_operations_pending_max: int = 20_000

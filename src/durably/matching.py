@@ -16,7 +16,7 @@ transition started for a reserved poller.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -454,6 +454,24 @@ class Matching:
             return True
         since = self._clock() - within_ns
         return any(seen.at_ns >= since for seen in queue.pollers.values())
+
+    def present(self) -> Iterator[tuple[QueueKey, PollerSeen, int]]:
+        """Who has polled lately, on every queue, and when last; who waits is here now."""
+        now_ns = self._clock()
+        for key, queue in self._queues.items():
+            waiting = {poll.identity for poll in queue.waiting}
+            for seen in queue.pollers.values():
+                yield key, seen, now_ns if seen.identity in waiting else seen.at_ns
+
+    def idle(self, key: QueueKey) -> int:
+        """How many polls wait on this queue, or a part of it, because nothing is there to be given."""
+        if key not in self._queues:
+            return 0
+        return sum(len(queue.waiting) for queue in self._family(key) if not queue.backlog)
+
+    def idle_queues(self) -> list[QueueKey]:
+        """The queues on which polls wait because nothing is there."""
+        return [key for key in self._queues if not key.version and self.idle(key)]
 
     def pollers(self, key: QueueKey, *, of_all: bool = False) -> list[PollerSeen]:
         """The workers that polled this queue lately; `of_all`: of whatever version."""

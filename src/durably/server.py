@@ -1,13 +1,12 @@
-"""Builds the parts, passes them in by hand, starts and stops them in order."""
+"""Opens the store, starts and stops in order what `parts.py` has built, and listens."""
 
 import asyncio
 import contextlib
 import importlib
 import logging
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -17,12 +16,10 @@ from google.protobuf.message import Message
 from durably.background import namespaces as namespace_removal
 from durably.background import outbox, time_skipping, timers
 from durably.background.batches import BatchWork
-from durably.background.callbacks import CallbackDeliveries
-from durably.background.nexus import NexusDeliveries
-from durably.background.nexus_external import ExternalCalls
-from durably.background.outbound_http import OutboundHttp
+from durably.background.nodes import Neighbours
 from durably.clock import SkippingClock
 from durably.config import Config
+from durably.edge.agents import Agents
 from durably.edge.app import App, Console, Page
 from durably.edge.console import guard
 from durably.edge.grpc import GrpcApp
@@ -34,58 +31,23 @@ from durably.edge.reflection import Reflection
 from durably.edge.traffic import Traffic
 from durably.logs import without_password
 from durably.matching import Matching
+from durably.parts import Ground, Parts, build
 from durably.service import admission
-from durably.service.activity_control import ActivityControl
-from durably.service.batches import Batches
-from durably.service.breakers import CircuitBreakers, IsBlocked
-from durably.service.callback_tokens import CallbackTokens
-from durably.service.deployments import Deployments
+from durably.service.durable_calls import DurableCalls
+from durably.service.exposures import Exposures
 from durably.service.namespaces import Namespaces
-from durably.service.nexus_calls import NexusCalls
-from durably.service.nexus_completions import NexusCompletions
-from durably.service.nexus_dispatch import NexusDispatch
-from durably.service.nexus_endpoints import NexusEndpoints
-from durably.service.nexus_system import SystemOperations, endpoint_ids
-from durably.service.nexus_tasks import NexusTasks
-from durably.service.queries import Queries
-from durably.service.resets import Resets
-from durably.service.schedules import Schedules
-from durably.service.standalone_activities import StandaloneActivities
-from durably.service.standalone_control import StandaloneControl
-from durably.service.standalone_nexus import StandaloneNexus
-from durably.service.system import System
-from durably.service.task_queues import TaskQueues
+from durably.service.nodes import NamespacesChanged, Nodes
+from durably.service.request_states import RequestStates
 from durably.service.time_skipping import TimeSkipping
 from durably.service.transact import Executions
-from durably.service.updates import Updates
-from durably.service.version_sets import VersionSets
-from durably.service.visibility import Visibility
-from durably.service.worker_tasks import WorkerTasks
-from durably.service.workers import Workers
-from durably.service.workflow_options import WorkflowOptions
-from durably.service.workflow_pause import WorkflowPause
-from durably.service.workflow_rules import WorkflowRules
-from durably.service.workflows import Workflows
-from durably.store.sqlite import SqliteStore
+from durably.store.opening import open_store
+from durably.store.store import Store, TaskKind
 from durably.version import VERSION
 
 logger = logging.getLogger(__name__)
 
 METRICS_PATH = "/metrics"
 Ask = Callable[[str, Message], Awaitable[Any]]
-FOREVER_NS = 50 * 365 * 24 * 3600 * 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class _NexusParts:
-    """What is there for the sake of Nexus, and of callbacks."""
-
-    endpoints: NexusEndpoints
-    tasks: NexusTasks
-    system: SystemOperations
-    calls: NexusCalls
-    deliveries: NexusDeliveries
-    callbacks: CallbackDeliveries
 
 
 class Server:
@@ -131,88 +93,37 @@ class Server:
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         """Store, then what stands on it, then the port: the last to open is the first to close."""
-        store = self._open_store()
+        store = await self._open_store()
         stack.push_async_callback(self._close, store)
         opened = {"store": without_password(self.config.store)}
         logger.info("the store is open", extra={"fields": opened})
-        namespaces = Namespaces(store, self.config, self._clock)
-        await namespaces.open()
-        matching = Matching(self._clock)
-        executions = Executions(
-            store, matching, self._clock, self.config, self._retention(namespaces)
+        ground = Ground(
+            store=store,
+            nodes=await self._join(store, stack),
+            config=self.config,
+            clock=self._clock,
+            address=lambda: self.address,
+            skipping=self._skipping,
         )
-        deployments, version_sets = await _versions(executions, namespaces)
-        breakers = CircuitBreakers(
-            self._clock, self.config.nexus_breaker_failures, self.config.nexus_breaker_open_s
-        )
-        workflows = Workflows(executions, namespaces, deployments, _is_blocked(breakers))
-        queries = Queries(executions, namespaces)
-        activity_control = ActivityControl(executions, namespaces)
-        batches = Batches(executions, namespaces)
-        rules = WorkflowRules(executions, namespaces)
-        executions.rule_for = rules.pausing
-        workers = Workers(namespaces, self._clock, self.config)
-        task_queues = TaskQueues(executions, namespaces, lambda: self.address)
-        nexus = await self._nexus(
-            stack, store, namespaces, executions, workflows, task_queues, deployments, breakers
-        )
-        endpoint_id = endpoint_ids(nexus.endpoints, nexus.system)
-        worker_tasks = WorkerTasks(
-            executions, namespaces, queries, workers, task_queues, deployments, endpoint_id
-        )
-        handlers = (
-            workflows,
-            batches,
-            worker_tasks,
-            deployments,
-            version_sets,
-            WorkflowOptions(executions, namespaces, deployments),
-            nexus.endpoints,
-            nexus.tasks,
-            StandaloneNexus(executions, namespaces, nexus.endpoints, _is_blocked(breakers)),
-            workers,
-            task_queues,
-            activity_control,
-            WorkflowPause(executions, namespaces),
-            rules,
-            StandaloneActivities(executions, namespaces, _is_blocked(breakers)),
-            StandaloneControl(executions, namespaces, activity_control),
-            Resets(executions, namespaces, deployments),
-            queries,
-            Updates(executions, namespaces, workflows),
-            Visibility(executions, namespaces),
-            Schedules(executions, namespaces, workflows),
-            namespaces,
-            System(await _cluster_id(store), "sqlite", lambda: self.address),
-        )
-        table = admission.table(handlers)
-        if self._skipping is not None:
-            table |= admission.table((self._skipping,), admission.TEST_SERVICES)
-        batch_work = BatchWork(executions, batches, admission.answers(table))
-        deliveries = self._run_loops(stack, executions, namespaces, workflows, batch_work, nexus)
-        await self._serve(
-            stack, table, executions, namespaces, worker_tasks, deliveries, nexus.calls
-        )
+        parts = await build(ground)
+        stack.push_async_callback(parts.nexus.http.close)
+        _keep_in_touch(stack, parts)
+        deliveries = self._run_loops(stack, parts)
+        await self._serve(stack, parts, deliveries)
 
-    def _run_loops(
-        self,
-        stack: contextlib.AsyncExitStack,
-        executions: Executions,
-        namespaces: Namespaces,
-        workflows: Workflows,
-        batch_work: BatchWork,
-        nexus: _NexusParts,
-    ) -> outbox.Outbox:
+    def _run_loops(self, stack: contextlib.AsyncExitStack, parts: Parts) -> outbox.Outbox:
         """What goes on beside the calls."""
-        _run_beside(stack, timers.run(executions), "timers")
+        core = parts.core
+        executions, namespaces = core.executions, core.namespaces
         deliveries = outbox.Outbox(
             executions,
-            workflows.start_child,
-            workflows.start_scheduled,
-            batch_work,
-            nexus.deliveries,
-            nexus.callbacks,
+            core.workflows.start_child,
+            core.workflows.start_scheduled,
+            BatchWork(executions, parts.batches, admission.answers(parts.table)),
+            parts.nexus.deliveries,
+            parts.nexus.callbacks,
         )
+        _run_beside(stack, timers.run(executions), "timers")
         _run_beside(stack, deliveries.run(), "outbox")
         if self.config.traces_endpoint:
             export = _trace_export(executions, namespaces)
@@ -223,70 +134,48 @@ class Server:
             _run_beside(stack, skips, "time skipping")
         return deliveries
 
-    async def _nexus(
-        self,
-        stack: contextlib.AsyncExitStack,
-        store: SqliteStore,
-        namespaces: Namespaces,
-        executions: Executions,
-        workflows: Workflows,
-        task_queues: TaskQueues,
-        deployments: Deployments,
-        breakers: CircuitBreakers,
-    ) -> _NexusParts:
-        endpoints = NexusEndpoints(store, namespaces, self._clock, self.config)
-        await endpoints.open()
-        http_client = OutboundHttp(self.config)
-        stack.push_async_callback(http_client.close)
-        tasks = NexusTasks(executions, namespaces, task_queues, deployments)
-        system = SystemOperations(workflows)
-        tokens = await CallbackTokens.of_store(store)
-        external = ExternalCalls(http_client, self.config, lambda: self.address)
-        dispatch = NexusDispatch(tasks, namespaces, external)
-        completions = NexusCompletions(executions, tokens)
-        return _NexusParts(
-            endpoints,
-            tasks,
-            system,
-            NexusCalls(
-                namespaces, endpoints, dispatch, completions, tokens, self._clock, self.config
-            ),
-            NexusDeliveries(executions, endpoints, dispatch, tokens, breakers, system),
-            CallbackDeliveries(executions, http_client, breakers, completions),
-        )
-
-    def _open_store(self) -> SqliteStore:
-        return SqliteStore.open(self.config.store)
+    async def _open_store(self) -> Store:
+        return await open_store(self.config.store, self.config)
 
     async def _serve(
-        self,
-        stack: contextlib.AsyncExitStack,
-        table: dict[str, admission.Rpc],
-        executions: Executions,
-        namespaces: Namespaces,
-        worker_tasks: WorkerTasks,
-        deliveries: outbox.Outbox,
-        calls: NexusCalls,
+        self, stack: contextlib.AsyncExitStack, parts: Parts, deliveries: outbox.Outbox
     ) -> None:
         """The edge: what answers on the port, and the port."""
+        table, executions = parts.table, parts.core.executions
         services = frozenset(path.split("/")[1] for path in table)
         health = Health(services)
         streams = health.streams() | Reflection({*services, HEALTH}).streams()
         rows = {**table, **health.rows()}
         names = {row.name for row in rows.values()} | {each.name for each in streams.values()}
-        traffic = Traffic(names, worker_tasks.ids_of_token)
+        traffic = Traffic(names, parts.worker_tasks.ids_of_token)
         grpc = GrpcApp(rows, streams, self._clock, self.config, traffic)
         http = HttpJson(table, self._clock, self.config, traffic)
 
         def metrics() -> Page:
             from durably.edge.metrics import Metrics
 
-            return Metrics(executions, namespaces, traffic, worker_tasks, deliveries)
+            nexus_waits = parts.nexus.tasks.schedule_to_start
+            waits = {**parts.worker_tasks.schedule_to_start, TaskKind.NEXUS: nexus_waits}
+            return Metrics(executions, parts.core.namespaces, traffic, waits, deliveries)
 
         pages = {METRICS_PATH: metrics} if self.config.metrics else {}
         console = self._console(admission.answers(table)) if self.config.console else None
-        app = App(grpc, http, Nexus(calls, self.config), pages, console)
+        agents = await self._agents(stack, parts)
+        app = App(grpc, http, Nexus(parts.nexus.calls, self.config), agents, pages, console)
         await self._listen(stack, app, executions.matching, health)
+
+    async def _agents(self, stack: contextlib.AsyncExitStack, parts: Parts) -> Agents:
+        """MCP and A2A. Their SDKs are loaded beside, where something is exposed already."""
+        agents = Agents(
+            DurableCalls(admission.answers(parts.table)),
+            Exposures(parts.core.namespaces),
+            await RequestStates.of_store(parts.core.executions.store),
+            self.config,
+            lambda: self.address,
+        )
+        stack.push_async_callback(agents.close)
+        _run_beside(stack, agents.load(), "loading of agents")
+        return agents
 
     def _console(self, ask: Ask) -> Callable[[], Console]:
         """Made when it is first asked for; its libraries are not imported before."""
@@ -299,13 +188,26 @@ class Server:
 
         return make
 
-    async def _close(self, store: SqliteStore) -> None:
+    async def _close(self, store: Store) -> None:
         await store.close()
         logger.info("stopped: all that was acknowledged is in the store")
 
-    def _retention(self, namespaces: Namespaces) -> Callable[[str], int]:
-        """Nothing is removed because its time was skipped."""
-        return namespaces.retention_ns if self._skipping is None else lambda _: FOREVER_NS
+    async def _join(self, store: Store, stack: contextlib.AsyncExitStack) -> Nodes | None:
+        """Where others may share the store: be one of them."""
+        if not store.shared:
+            return None
+        if self._skipping is not None:
+            raise ValueError("time_skipping needs a store of its own: sqlite:///PATH or memory:")
+        from durably.store.postgres import PostgresStore
+        from durably.store.postgres_nodes import PostgresNodes
+
+        assert isinstance(store, PostgresStore)
+        listen_url = self.config.postgres_listen or self.config.store
+        nodes = Nodes(PostgresNodes(store, listen_url), self.config)
+        await nodes.join()
+        store.node = nodes.node
+        stack.push_async_callback(nodes.leave)
+        return nodes
 
     async def _listen(
         self, stack: contextlib.AsyncExitStack, app: App, matching: Matching, health: Health
@@ -328,6 +230,7 @@ class Server:
     def _http_config(self, bind: str) -> h2corn.Config:
         return h2corn.Config(
             bind=(bind,),
+            reuse_port=self.config.reuse_port,
             grpc=True,
             access_log=False,
             http1=True,
@@ -370,26 +273,28 @@ def _no_banner() -> Iterator[None]:
         native.emit_banner = emit
 
 
-def _is_blocked(breakers: CircuitBreakers) -> IsBlocked:
-    return lambda namespace_id, endpoint: breakers.is_open((namespace_id, endpoint))
-
-
-async def _versions(
-    executions: Executions, namespaces: Namespaces
-) -> tuple[Deployments, VersionSets]:
-    """What knows the versions of workers, with all that the store has of them."""
-    deployments, sets = Deployments(executions, namespaces), VersionSets(executions, namespaces)
-    await deployments.open()
-    await sets.open()
-    return deployments, sets
-
-
-async def _cluster_id(store: SqliteStore) -> str:
-    found = await store.metadata("cluster_id")
-    if found is None:
-        found = str(uuid.uuid4()).encode()
-        await store.put_metadata("cluster_id", found)
-    return found.decode()
+def _keep_in_touch(stack: contextlib.AsyncExitStack, parts: Parts) -> None:
+    """With the servers that share the store, if any can."""
+    core, endpoints = parts.core, parts.nexus.endpoints
+    nodes = core.executions.nodes
+    if nodes is None:
+        return
+    core.namespaces.changed = endpoints.changed = lambda: nodes.say(NamespacesChanged())
+    core.namespaces.may_have_changed = lambda: not nodes.alone()
+    neighbours = Neighbours(
+        nodes,
+        core.executions,
+        core.namespaces,
+        endpoints,
+        core.deployments,
+        core.version_sets,
+        core.task_queues,
+        core.queries,
+        parts.worker_tasks,
+    )
+    _run_beside(stack, neighbours.listen(), "listening to other servers")
+    _run_beside(stack, neighbours.beat(), "beats")
+    _run_beside(stack, neighbours.look(), "looking for tasks")
 
 
 def _trace_export(executions: Executions, namespaces: Namespaces) -> Coroutine[Any, Any, None]:

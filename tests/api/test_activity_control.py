@@ -3,7 +3,6 @@
 import asyncio
 import uuid
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,8 +131,8 @@ async def test_pausing_twice_is_refused_unless_it_is_the_same_request(client: Cl
         await handle.terminate()
 
 
-async def test_unpause_goes_on_after_a_restart_too(tmp_path: Path) -> None:
-    store = f"sqlite:///{tmp_path}/s.db"
+async def test_unpause_goes_on_after_a_restart_too(store_url: str) -> None:
+    store = store_url
     async with Server(store=store, port=0) as server:
         client = await Client.connect(server.address)
         async with worker(client):

@@ -1,7 +1,6 @@
 """Workflows with a cron schedule: each run follows the one before, until somebody ends the chain."""
 
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from temporalio import workflow
@@ -150,8 +149,8 @@ async def test_a_parent_hears_of_the_end_of_the_chain(client: Client) -> None:
         assert await handle.result() == "TerminatedError"
 
 
-async def test_a_chain_goes_on_after_a_restart(tmp_path: Path) -> None:
-    store = f"sqlite:///{tmp_path}/store.db"
+async def test_a_chain_goes_on_after_a_restart(store_url: str) -> None:
+    store = store_url
     for count in (2, 4):
         async with Server(store=store, port=0) as server:
             client = await Client.connect(server.address)

@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import sqlite3
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -24,6 +22,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from durably import Server
 from tests.conftest import eventually
 from tests.processes import ServerProcess
+from tests.stores import dump
 
 NAME = "short-lived"
 TABLES = ("executions", "journal", "snapshots", "current_runs", "tasks", "visibility")
@@ -68,17 +67,13 @@ async def described(client: Client, name: str) -> ws.DescribeNamespaceResponse |
         return None
 
 
-def rows(path: Path) -> int:
+def rows(url: str) -> int:
     """Of all tables that hold what is in namespaces."""
-    store = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    try:
-        counts = (store.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES)
-        return sum(counts)
-    finally:
-        store.close()
+    found = dump(url)
+    return sum(len(found[table]) for table in TABLES if table in found)
 
 
-async def test_the_namespace_and_all_in_it_go(client: Client, tmp_path: Path) -> None:
+async def test_the_namespace_and_all_in_it_go(client: Client, store_url: str) -> None:
     inside = await register(client)
     await fill(inside, 5)
     poll = ws.PollActivityTaskQueueRequest(
@@ -92,7 +87,7 @@ async def test_the_namespace_and_all_in_it_go(client: Client, tmp_path: Path) ->
         return await described(client, name) is None
 
     await eventually(gone)
-    assert rows(tmp_path / "store.db") == 0
+    assert rows(store_url) == 0
     assert await described(client, NAME) is None
     with pytest.raises(RPCError, match="is not found"):
         await inside.start_workflow("Any", id="late", task_queue="q")
@@ -135,8 +130,8 @@ async def test_a_deletion_goes_on_after_kill_9(server_process: ServerProcess) ->
     assert rows(server_process.store) == 0
 
 
-async def test_the_namespace_of_the_configuration_is_made_again(tmp_path: Path) -> None:
-    store = f"sqlite:///{tmp_path}/default.db"
+async def test_the_namespace_of_the_configuration_is_made_again(store_url: str) -> None:
+    store = store_url
     async with Server(store=store, port=0) as server:
         client = await Client.connect(server.address)
         await client.start_workflow("Any", id="w", task_queue="q")

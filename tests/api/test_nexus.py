@@ -269,7 +269,9 @@ async def test_a_cancel_reaches_the_workflow_behind_the_operation(client: Client
         assert await handle.result() == "CancelledError"
         told = await kinds(handle)
         assert told[:3] == ["SCHEDULED", "STARTED", "CANCEL_REQUESTED"]
-        assert set(told[3:]) == {"CANCEL_REQUEST_COMPLETED", "CANCELED"}
+        # The workflow goes on when the operation has ended: the answer to the cancel may come later.
+        assert "CANCELED" in told[3:]
+        assert set(told[3:]) <= {"CANCELED", "CANCEL_REQUEST_COMPLETED"}
 
 
 async def test_nobody_handles_it_in_time(client: Client) -> None:

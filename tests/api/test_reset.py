@@ -3,7 +3,6 @@
 import asyncio
 import uuid
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -195,9 +194,9 @@ async def test_what_is_excluded_does_not(
 
 
 async def test_a_closed_run_is_reset_and_the_end_of_its_child_reaches_the_new_one(
-    tmp_path: Path,
+    store_url: str,
 ) -> None:
-    store = f"sqlite:///{tmp_path}/s.db"
+    store = store_url
     async with Server(store=store, port=0) as server:
         client = await Client.connect(server.address)
         async with worker(client):

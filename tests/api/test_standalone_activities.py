@@ -555,8 +555,8 @@ async def test_reset_and_new_options(client: Client) -> None:
 # --- Failure paths ----------------------------------------------------------------------------
 
 
-async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
-    store = f"sqlite:///{tmp_path}/s.db"
+async def test_everything_is_there_after_a_restart(store_url: str) -> None:
+    store = store_url
     async with Server(store=store, port=0) as server:
         client = await Client.connect(server.address)
         done, waits, runs = Raw(client), Raw(client), Raw(client)

@@ -12,6 +12,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from temporalio.client import Client
 
 from tests.processes import ServerProcess, free_port
+from tests.stores import dump
 
 
 def durably(
@@ -37,15 +38,13 @@ async def test_it_says_where_it_serves_and_what_it_keeps(server_process: ServerP
     assert "temporal --address" in said
     assert "Client.connect" in said
     assert "h2corn" not in said
-    assert server_process.store.exists()
+    assert dump(server_process.store)["namespaces"]
 
 
 def test_a_second_server_on_the_same_store_is_refused(server_process: ServerProcess) -> None:
     server_process.start()
-    store = f"sqlite:///{server_process.store}"
-    ended = durably(
-        "serve", "--store", store, "--port", str(free_port()), folder=server_process.store.parent
-    )
+    store, folder = server_process.store, server_process.log.parent
+    ended = durably("serve", "--store", store, "--port", str(free_port()), folder=folder)
     assert ended.returncode == 1
     assert len(ended.stderr.strip().splitlines()) == 1
     assert "Traceback" not in ended.stderr

@@ -126,7 +126,12 @@ async def call_model(messages: list[dict[str, Any]]) -> dict[str, Any]:
         call = {"id": "call_1", "type": "function", "function": function}
         message = {"role": "assistant", "content": None, "tool_calls": [call]}
     usage = {"prompt_tokens": 1000 * len(messages), "completion_tokens": 10}
-    return {"model": "gpt-4.1-mini", "choices": [{"message": message}], "usage": usage}
+    return {
+        "object": "chat.completion",
+        "model": "gpt-4.1-mini",
+        "choices": [{"message": message}],
+        "usage": usage,
+    }
 
 
 @workflow.defn
@@ -156,5 +161,18 @@ class Agentic:
         self.agreed = True
 
 
-WORKFLOWS = [Agentic, Child, Research, Stuck, Fails, Chain, Waits]
+@workflow.defn
+class Team:
+    """An agent that has another one work for it."""
+
+    @workflow.run
+    async def run(self, question: str) -> str:
+        said = [{"role": "user", "content": question}]
+        await workflow.execute_activity(call_model, said, start_to_close_timeout=LIMIT)
+        child = await workflow.start_child_workflow(Agentic.run, question)
+        await child.signal(Agentic.agree)
+        return await child
+
+
+WORKFLOWS = [Agentic, Child, Team, Research, Stuck, Fails, Chain, Waits]
 ACTIVITIES = [call_model, search, flaky, refused]

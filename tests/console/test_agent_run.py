@@ -1,8 +1,4 @@
-"""What agents did, read off histories that their frameworks made.
-
-The histories were recorded with a scripted endpoint: it asked for `search` twice, then answered; its
-calls took 100, 101 and 102 tokens, 40 of each cached, and gave 10 each.
-"""
+"""What agents did, as a conversation, read off histories that their frameworks made."""
 
 import json
 from decimal import Decimal
@@ -10,92 +6,81 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf import json_format
-from hypothesis import given
-from hypothesis import strategies as st
 from temporalio.api.common.v1 import Payload, Payloads
-from temporalio.api.history.v1 import History, HistoryEvent
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHistory
 
-from durably.edge.console import agent, agent_frameworks, prices
-from durably.edge.console.agent_frameworks import FRAMEWORKS, Said, Usage, Wanted
-from durably.edge.console.agent_run import AgentRun
-from durably.edge.console.timeline import Outcome
+from durably.agents.calls import Tokens
+from durably.edge.console import agent
+from durably.edge.console.agent_run import UNREADABLE, AgentRun, ChildRun, Said, Turn
+from tests.agents.endpoint import ANSWER, ARGUMENTS, MODEL
 from tests.console.test_timeline import Told
 
-HISTORIES = Path(__file__).parent / "histories"
+HISTORIES = sorted((Path(__file__).parent.parent / "agents" / "histories").glob("*.json"))
+QUESTION = "What is the weather in Oslo?"
 
 
-def recorded(name: str) -> list[HistoryEvent]:
-    text = (HISTORIES / f"{name}.json").read_text()
-    return list(WorkflowHistory.from_json("run", text).events)
+def recorded(path: Path) -> tuple[list[dict[str, Any]], list[HistoryEvent]]:
+    found = json.loads(path.read_text())
+    return found["served"], list(WorkflowHistory.from_json("any", found["history"]).events)
 
 
-def read(events: list[HistoryEvent]) -> AgentRun:
+def read(events: list[HistoryEvent]) -> list[Turn]:
     run = AgentRun()
     run.add(events)
-    return run
+    return run.turns()
 
 
-@pytest.mark.parametrize(
-    ("name", "agent_name"), [("pydantic_ai", "researcher"), ("openai_agents", "")]
-)
-def test_calls_tools_and_tokens_are_those_that_the_endpoint_served(
-    name: str, agent_name: str
-) -> None:
-    run = read(recorded(name))
-    assert [(c.model, c.usage, c.agent) for c in run.calls] == [
-        ("gpt-4.1-mini", Usage(taken, 10, 40), agent_name) for taken in (100, 101, 102)
-    ]
-    assert [[(t.name, json.loads(t.arguments), t.result) for t in c.tools] for c in run.calls] == [
-        [("search", {"query": "otters"}, "3 passages about otters")],
-        [("search", {"query": "kelp"}, "3 passages about kelp")],
-        [],
-    ]
-    assert [[(s.role, s.text) for s in c.new] for c in run.calls] == [
-        [("instructions", "Answer from what you find."), ("user", "What do otters eat?")],
-        [],
-        [],
-    ]
-    assert run.calls[2].text == "Otters eat urchins."
-    assert all(c.outcome is Outcome.DONE and c.lasted_ns > 0 for c in run.calls)
+@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
+def test_a_conversation_has_each_thing_once(path: Path) -> None:
+    served, events = recorded(path)
+    first, last = read(events)
+    assert (first.model, last.model) == (MODEL, MODEL)
+    assert [turn.tokens.input for turn in (first, last)] == [s["input_tokens"] for s in served]
+    assert Said("user", QUESTION) in first.new
+    assert [said for said in last.new if said.role in ("user", "system")] == []
+    assert last.new == []
+    assert last.text == ANSWER
+    (tool,) = first.tools
+    assert (tool.name, json.loads(tool.arguments), tool.result) == (
+        "get_weather",
+        ARGUMENTS,
+        "rain in Oslo",
+    )
+    assert last.tools == []
+    assert not first.unreadable
 
 
-@pytest.mark.parametrize("name", ["pydantic_ai", "openai_agents"])
-def test_a_run_read_event_by_event_is_the_same(name: str) -> None:
-    events = recorded(name)
+@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
+def test_a_run_read_event_by_event_is_the_same(path: Path) -> None:
+    _, events = recorded(path)
     bit_by_bit = AgentRun()
     for event in events:
         bit_by_bit.add([event])
-    assert bit_by_bit == read(events)
+        bit_by_bit.turns()
+    assert bit_by_bit.turns() == read(events)
 
 
-def test_the_sums_and_the_cost() -> None:
-    calls = read(recorded("pydantic_ai")).calls
-    begin_ns, end_ns = calls[0].begin_ns - 5, calls[2].end_ns + 5
-    sums = agent.sums(calls, begin_ns, end_ns)
-    assert (sums["calls"], sums["tools"], sums["usage"]) == (3, 2, Usage(303, 30, 120))
+@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
+def test_the_sums_are_those_of_the_calls(path: Path) -> None:
+    served, events = recorded(path)
+    turns = read(events)
+    begin_ns, end_ns = turns[0].step.scheduled_ns - 5, turns[-1].step.ended_ns + 5
+    sums = agent.sums(turns, begin_ns, end_ns)
+    assert (sums["calls"], sums["tools"]) == (2, 1)
+    assert sums["tokens"].output == sum(each["output_tokens"] for each in served)
     assert sums["outside_ns"] >= 10
     assert sums["model_ns"] + sums["tool_ns"] + sums["outside_ns"] <= end_ns - begin_ns
-    assert not sums["unpriced"]
-    # $0.40 a million in, $0.10 of it cached, $1.60 out.
-    dollars = Decimal("183") * Decimal("0.4") + Decimal("120") * Decimal("0.1") + Decimal(30 * 1.6)
-    assert prices.cost(Usage(303, 30, 120), "gpt-4.1-mini", "openai") == pytest.approx(
-        dollars / 1_000_000
-    )
-    assert prices.cost(Usage(1, 1), "no-such-model", "") is None
-    assert prices.cost(Usage(303, 30), "gpt-4.1-mini", "some-proxy") is not None
-    (row,) = agent.by_model(calls)
-    assert (row["model"], row["calls"]) == ("gpt-4.1-mini", 3)
+    assert sums["failed_attempts"] == sum(turn.step.attempt - 1 for turn in turns)
+    assert sums["cost"].startswith("$")
+    (row,) = agent.by_model(turns)
+    assert (row["model"], row["calls"]) == (MODEL, 2)
 
 
 def test_money_in_words() -> None:
-    shown = [prices.money_text(Decimal(d)) for d in ("3.4", "1234.5", "0.0123", "0.00004")]
+    shown = [agent.money_text(Decimal(d)) for d in ("3.4", "1234.5", "0.0123", "0.00004")]
     assert shown == ["$3.40", "$1,234.50", "$0.012", "$0.00004"]
-    assert prices.money_text(None) == ""
-
-
-# --- Activities of no framework -----------------------------------------------------------------
+    assert agent.money_text(None) == ""
 
 
 def values(*data: Any) -> Payloads:
@@ -106,13 +91,14 @@ def values(*data: Any) -> Payloads:
     )
 
 
-def called(told: Told, name: str, given: Payloads, result: Any, attempt: int = 1) -> None:
+def called(told: Told, name: str, given: Payloads, result: Any) -> None:
     scheduled = told("ACTIVITY_TASK_SCHEDULED", activity_type__name=name, input=given)
-    told("ACTIVITY_TASK_STARTED", scheduled_event_id=scheduled, attempt=attempt)
+    told("ACTIVITY_TASK_STARTED", scheduled_event_id=scheduled, attempt=1)
     told("ACTIVITY_TASK_COMPLETED", scheduled_event_id=scheduled, result=values(result))
 
 
 CHAT = {
+    "object": "chat.completion",
     "model": "gpt-4o",
     "choices": [
         {
@@ -122,70 +108,39 @@ CHAT = {
             }
         }
     ],
-    "usage": {
-        "prompt_tokens": 7,
-        "completion_tokens": 3,
-        "prompt_tokens_details": {"cached_tokens": 2},
-    },
+    "usage": {"prompt_tokens": 7, "completion_tokens": 3},
 }
-ANTHROPIC = {
-    "model": "claude-opus-4-1",
-    "content": [
-        {"type": "thinking", "thinking": "Hm."},
-        {"type": "text", "text": "Yes."},
-        {"type": "tool_use", "id": "c1", "name": "find", "input": {"a": 1}},
-    ],
-    "usage": {"input_tokens": 7, "output_tokens": 3, "cache_read_input_tokens": 2},
-}
-RESPONSES = {
-    "model": "gpt-5",
-    "output": [
-        {"type": "message", "content": [{"type": "output_text", "text": "Yes."}]},
-        {"type": "function_call", "call_id": "c1", "name": "find", "arguments": "{}"},
-    ],
-    "usage": {
-        "input_tokens": 7,
-        "output_tokens": 3,
-        "input_tokens_details": {"cached_tokens": 2},
-    },
-}
-
-
-@pytest.mark.parametrize("answer", [CHAT, ANTHROPIC, RESPONSES])
-def test_an_activity_that_gives_a_models_answer_is_a_call_of_it(answer: dict[str, Any]) -> None:
-    told = Told()
-    messages = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": [{"type": "text", "text": "Is it?"}, {"type": "image_url"}]},
-    ]
-    called(told, "call_model", values({"messages": messages}), answer, attempt=3)
-    called(told, "find", values("x"), {"hits": 2})
-    called(told, "other", values("x"), "not a model's answer")
-    said = {"role": "tool", "tool_call_id": "c1", "content": "2 hits"}
-    called(told, "call_model", values([*messages, said]), answer)
-    first, second = read(told.events).calls
-    assert (first.text, first.usage, first.model) == ("Yes.", Usage(7, 3, 2), answer["model"])
-    assert [(s.role, s.text) for s in first.new] == [
-        ("instructions", "Be brief."),
-        ("user", "Is it?\n[image_url]"),
-    ]
-    assert [(t.name, t.result) for t in first.tools] == [("find", '{"hits": 2}')]
-    assert first.lost_ns > 0
-    assert second.new == []
 
 
 def test_results_of_tools_that_were_no_activities_are_shown_with_the_next_call() -> None:
     told = Told()
-    called(told, "m", values([{"role": "user", "content": "a"}]), CHAT)
-    messages = [
+    asked = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}]
+    called(told, "m", values({"messages": asked}), CHAT)
+    found = {"role": "tool", "tool_call_id": "c1", "content": "found"}
+    called(told, "m", values([*asked, {"role": "assistant", "content": "Yes."}, found]), CHAT)
+    first, second = read(told.events)
+    assert first.new == [Said("user", "a"), Said("user", "[image_url]")]
+    assert [(wanted.name, wanted.id) for wanted in first.wanted] == [("find", "c1")]
+    assert (first.text, first.tokens) == ("Yes.", Tokens(7, 3))
+    assert second.new == [Said("tool", "found")]
+
+
+def test_an_earlier_conversation_is_shown_once_with_its_answers() -> None:
+    told = Told()
+    before = [
+        {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "a"},
-        {"role": "assistant", "content": None},
-        {"role": "tool", "tool_call_id": "c1", "content": "found"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c\u202e"},
     ]
-    called(told, "m", values(messages), CHAT)
-    first, second = read(told.events).calls
-    assert first.wanted == [Wanted("find", "{}", "c1")]
-    assert second.new == [Said("tool", "found", "c1")]
+    called(told, "m", values(before), CHAT)
+    (turn,) = read(told.events)
+    assert [(said.role, said.text) for said in turn.new] == [
+        ("system", "Be brief."),
+        ("user", "a"),
+        ("assistant", "b"),
+        ("user", "c⟨U+202E⟩"),
+    ]
 
 
 def test_what_cannot_be_read_is_said_so() -> None:
@@ -195,9 +150,11 @@ def test_what_cannot_be_read_is_said_so() -> None:
         "ACTIVITY_TASK_SCHEDULED", activity_type__name="invoke_model_activity", input=secret
     )
     told("ACTIVITY_TASK_STARTED", scheduled_event_id=scheduled, attempt=1)
+    (under_way,) = read(told.events)
+    assert under_way.unreadable == ""
     told("ACTIVITY_TASK_COMPLETED", scheduled_event_id=scheduled, result=secret)
-    (call,) = read(told.events).calls
-    assert "encrypted" in call.unreadable
+    (turn,) = read(told.events)
+    assert turn.unreadable == UNREADABLE
 
 
 def test_a_call_that_fails_and_one_under_way() -> None:
@@ -210,62 +167,26 @@ def test_a_call_that_fails_and_one_under_way() -> None:
         attempt=2,
         last_failure__message="overloaded",
     )
+    (trying,) = read(told.events)
+    assert (trying.note, trying.step.status) == ("overloaded", "pending")
     told("ACTIVITY_TASK_FAILED", scheduled_event_id=scheduled, failure__message="refused")
     told("ACTIVITY_TASK_SCHEDULED", activity_type__name=name, input=values({}))
-    failed, under_way = read(told.events).calls
-    assert (failed.outcome, failed.failure, failed.attempt) == (Outcome.FAILED, "refused", 2)
-    assert (under_way.outcome, under_way.lasted_ns) == (Outcome.OPEN, 0)
+    failed, under_way = read(told.events)
+    assert (failed.step.status, failed.note, failed.step.attempt) == ("failed", "refused", 2)
+    assert (under_way.step.status, agent.lasted_ns(under_way.step)) == ("pending", 0)
+    sums = agent.sums([failed, under_way], 0, failed.step.ended_ns)
+    assert (sums["failed_attempts"], sums["cost"]) == (1, "")
+    assert sums["lost_ns"] > 0
 
 
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(
-                [
-                    "messages",
-                    "parts",
-                    "kind",
-                    "part_kind",
-                    "content",
-                    "usage",
-                    "input_tokens",
-                    "input",
-                    "output",
-                    "role",
-                    "type",
-                    "choices",
-                    "message",
-                    "tool_calls",
-                    "function",
-                    "name",
-                    "arguments",
-                    "model",
-                    "tool_args",
-                ]
-            ),
-            inner,
-            max_size=6,
-        )
-    ),
-    max_leaves=20,
-)
-
-
-@given(ANYTHING)
-def test_whatever_payloads_hold_is_read_without_an_error(value: Any) -> None:
-    for framework in FRAMEWORKS:
-        framework.asked(value)
-        framework.answered(value)
-        if framework.used is not None:
-            framework.used(value)
-    agent_frameworks.plain_answered(value)
-    agent_frameworks.plain_asked([value])
-    agent_frameworks.text_of(value).encode()
-
-
-def test_the_recorded_histories_are_whole() -> None:
-    for path in HISTORIES.glob("*.json"):
-        events = json_format.Parse(path.read_text(), History(), ignore_unknown_fields=True).events
-        assert [event.event_id for event in events] == list(range(1, len(events) + 1))
+def test_children_are_known_when_they_have_started() -> None:
+    told = Told()
+    told(
+        "CHILD_WORKFLOW_EXECUTION_STARTED",
+        workflow_execution__workflow_id="c",
+        workflow_execution__run_id="r",
+        workflow_type__name="C",
+    )
+    run = AgentRun()
+    run.add(told.events)
+    assert run.children == [ChildRun("c", "r", "C")]

@@ -430,7 +430,7 @@ async def test_an_agents_run_is_a_conversation_with_its_tools_and_tokens(
     await expect(turns).to_have_count(1)
     await expect(turns.first).to_contain_text("What do <b>otters</b> eat?")
     await expect(turns.first.locator(".tools li")).to_contain_text(['search {"words": "otters"}'])
-    await expect(turns.first.locator(".tools pre")).to_have_text("otters\nfound")
+    await expect(turns.first.locator(".tools pre")).to_have_text('["otters", "found"]')
     await handle.signal(runs.Agentic.agree)
     await expect(turns).to_have_count(2)
     await expect(turns.nth(1).locator(".said")).to_have_count(1)
@@ -442,6 +442,16 @@ async def test_an_agents_run_is_a_conversation_with_its_tools_and_tokens(
     await assert_accessible(page)
     await page.set_viewport_size({"width": 390, "height": 800})
     await assert_fits(page)
+
+
+async def test_what_children_called_is_added_up(world: World, page: Page) -> None:
+    await world.client.execute_workflow(runs.Team.run, "Why?", id="team", task_queue=runs.QUEUE)
+    await page.goto(await world.workflow_place("team", "/agent"))
+    family = page.locator("section", has=page.get_by_role("heading", name="With its children"))
+    await expect(family.locator("tbody tr").first).to_contain_text("6,000")
+    await expect(family.locator(".whole")).to_contain_text("7,000")
+    await family.get_by_role("link").click()
+    await expect(page.locator(".turn")).to_have_count(2)
 
 
 # --- Schedules, activities, queues, workers -----------------------------------------------------

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.history.v1 import message_pb2 as history
@@ -79,3 +80,18 @@ def signals(events: Sequence[history.HistoryEvent]) -> list[str]:
         for e in events
         if e.event_type == event_types.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
     ]
+
+
+def check_tables(tables: dict[str, list[tuple[Any, ...]]]) -> None:
+    """What the tables say of executions that are all closed agrees, and nothing is left over."""
+    versions = {row[1]: row[6] for row in tables["executions"]}
+    runs = Counter((row[3], row[2], row[4], row[5]) for row in tables["executions"])
+    assert set(runs.values()) <= {1}, "a run is there once"
+    open_runs = Counter((row[3], row[2], row[4]) for row in tables["executions"] if row[7] == 1)
+    assert not [key for key in open_runs if key[1] == 1], "no workflow is open any more"
+    for row in tables["journal"]:
+        assert row[2] <= versions[row[1]], "no version is beyond the last"
+    assert {row[4] for row in tables["current_runs"]} <= set(versions)
+    statuses = {row[1]: row[7] for row in tables["executions"]}
+    for row in tables["visibility"]:
+        assert row[8] == statuses[row[1]], "lists agree with the executions"

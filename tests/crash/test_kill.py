@@ -83,8 +83,8 @@ async def through_outages(call: Callable[[], Awaitable[R]]) -> R:
             await asyncio.sleep(0.05)
 
 
-async def live(client: Client, run: Run, dice: random.Random) -> None:
-    """Start one workflow, signal it at odd moments, and check its result."""
+async def start_run(client: Client, run: Run) -> str:
+    """The run id."""
     request = ws.StartWorkflowExecutionRequest(
         namespace="default",
         workflow_id=run.workflow_id,
@@ -94,12 +94,16 @@ async def live(client: Client, run: Run, dice: random.Random) -> None:
     )
     request.task_queue.name = TASK_QUEUE
     request.input.payloads.extend(await default_converter().encode([run.number]))
-    service = client.workflow_service
-    started = await through_outages(lambda: service.start_workflow_execution(request))
+    return (await client.workflow_service.start_workflow_execution(request)).run_id
+
+
+async def live(client: Client, run: Run, dice: random.Random) -> None:
+    """Start one workflow, signal it at odd moments, and check its result."""
+    run_id = await through_outages(lambda: start_run(client, run))
     for index in range(SIGNALS):
         await asyncio.sleep(dice.random() * 0.3)
-        await send_signal(client, run, index)
-    handle = client.get_workflow_handle(run.workflow_id, run_id=started.run_id)
+        await through_outages(lambda: send_signal(client, run, index))  # noqa: B023
+    handle = client.get_workflow_handle(run.workflow_id, run_id=run_id)
     result = await through_outages(lambda: handle.result())
     assert result == expected(run.number)
 
@@ -113,7 +117,7 @@ async def send_signal(client: Client, run: Run, index: int) -> None:
         identity="crash-test",
     )
     signal.input.payloads.extend(await default_converter().encode([run.number * 10 + index]))
-    await through_outages(lambda: client.workflow_service.signal_workflow_execution(signal))
+    await client.workflow_service.signal_workflow_execution(signal)
     run.acknowledged.append(signal.request_id)
 
 
@@ -146,11 +150,11 @@ async def check_history(client: Client, run: Run, replayer: Replayer) -> None:
 
 
 @pytest.mark.timeout(600)
-async def test_nothing_is_lost_and_nothing_happens_twice(tmp_path: Path) -> None:
+async def test_nothing_is_lost_and_nothing_happens_twice(store_url: str, tmp_path: Path) -> None:
     seed = int(os.environ.get("CRASH_SEED", random.randrange(10**6)))
     print(f"CRASH_SEED={seed}")
     dice = random.Random(seed)
-    server = ServerProcess(tmp_path / "store.db").start()
+    server = ServerProcess(store_url, folder=tmp_path).start()
     worker = WorkerProcess(server.address, tmp_path / "worker.log")
     worker.start()
     runs = [Run(number) for number in range(WORKFLOWS)]

@@ -17,6 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from temporalio import activity, workflow
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
+from temporalio.api.nexus.v1 import message_pb2 as nexus
+from temporalio.api.operatorservice.v1 import request_response_pb2 as operator
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError
@@ -149,7 +152,12 @@ async def test_what_is_counted_was_done(server: Server, client: Client) -> None:
 async def test_backlog_and_open_executions_outlive_the_server(
     server_process: ServerProcess,
 ) -> None:
-    server_process = ServerProcess(server_process.store, "--set", "metrics_count_interval_s=0")
+    server_process = ServerProcess(
+        server_process.store,
+        "--set",
+        "metrics_count_interval_s=0",
+        folder=server_process.log.parent,
+    )
     server_process.start()
     try:
         client = await Client.connect(server_process.address)
@@ -183,6 +191,26 @@ async def test_polls_that_wait(server: Server, client: Client) -> None:
         client, task_queue="q", workflows=[Steps], workflow_runner=UnsandboxedWorkflowRunner()
     ):
         await eventually(waiting)
+
+
+async def test_requests_of_nexus_wait_for_workers_too(server: Server, client: Client) -> None:
+    spec = nexus.EndpointSpec(name="desk")
+    spec.target.worker.namespace = "default"
+    spec.target.worker.task_queue = "q"
+    await client.operator_service.create_nexus_endpoint(
+        operator.CreateNexusEndpointRequest(spec=spec)
+    )
+    start = ws.StartNexusOperationExecutionRequest(
+        namespace="default", operation_id="o", endpoint="desk", service="s", operation="o"
+    )
+    await client.workflow_service.start_nexus_operation_execution(start)
+    poll = ws.PollNexusTaskQueueRequest(
+        namespace="default", task_queue={"name": "q"}, identity="me"
+    )
+    assert (await client.workflow_service.poll_nexus_task_queue(poll)).task_token
+    found = await scrape(server.address)
+    count = "task_schedule_to_start_latency_seconds_count"
+    assert value(found, count, task_type="Nexus") == 1
 
 
 async def test_what_is_no_call_of_the_api_is_counted_as_unknown(server: Server) -> None:

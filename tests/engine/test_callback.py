@@ -10,8 +10,9 @@ from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.update.v1 import message_pb2 as update_messages
 
 from durably.config import Config
-from durably.engine import deadlines, update, workflow_options
+from durably.engine import deadlines, reset, update, workflow_options
 from durably.engine.apply import REQUESTS_MAX
+from durably.engine.callback import apply as callbacks
 from durably.engine.callback import machine
 from durably.engine.callback.state import (
     BACKING_OFF,
@@ -22,7 +23,7 @@ from durably.engine.callback.state import (
     Callback,
 )
 from durably.engine.state import RequestEvent
-from durably.engine.transition import InvokeCallback, debts, outstanding
+from durably.engine.transition import InvokeCallback, Transition, debts, outstanding
 from durably.errors import FailedPrecondition, NotFound
 from tests.engine.lives import (
     CONFIG,
@@ -32,6 +33,7 @@ from tests.engine.lives import (
     complete_workflow,
     continue_as_new,
     fail_workflow,
+    fresh,
     payloads,
     protocol_command,
     update_request,
@@ -397,6 +399,49 @@ def test_a_reset_keeps_what_later_requests_attached_to_an_update() -> None:
     assert list(new.state.callbacks) == ["asked-0-u", "also-0-u"]
     without = reset_to(life, 4, exclude=[2])
     assert not without.state.callbacks
+
+
+def test_what_was_attached_to_an_update_that_a_reset_does_not_bring_along_is_left_out() -> None:
+    life = WorkflowLife()
+    admit(life, "u", "asked", callback())
+    life.work(messages=[about_update("u", ACCEPTED)])
+    admit(life, "u", "also", callback("y"))
+    t = Transition(fresh("new"), life.now_ns, life.new_id)
+    reset.begin(t, life.state, life.events[:3], reason="why", request_id="reset")
+    reset.reapply(t, life.events[-1:], [])
+    assert not t.state.callbacks
+
+
+def test_each_end_calls_those_who_wait_for_it() -> None:
+    """The workflow's are not called with an update's end, nor an update's again with the workflow's."""
+    life = called_back()
+    admit(life, "u", "asked", callback("y"))
+    life.work(messages=[about_update("u", ACCEPTED)])
+    life.signal()
+    life.work(messages=[completion("u")])
+    assert owed(life) == ["asked-0-u"]
+    life.step(machine.succeeded, "asked-0-u", 1)
+    life.terminate()
+    assert owed(life) == ["request-0"]
+
+
+def test_what_several_runs_tell_a_reset_of_one_request_is_attached_once() -> None:
+    life = called_back()
+    life.work()
+    attach(life, "later", "y")
+    t = Transition(fresh("new"), life.now_ns, life.new_id)
+    reset.begin(t, life.state, life.events[:3], reason="why", request_id="reset")
+    reset.reapply(t, [life.events[-1]] * 2, [])
+    assert list(t.state.callbacks) == ["request-0", "later-0"]
+    kinds = [e.event_type for e in t.events]
+    assert kinds.count(event_types.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED) == 1
+
+
+def test_a_request_that_comes_twice_attaches_once() -> None:
+    state = fresh("r")
+    for at_ns in (1, 2):
+        callbacks.attach(state, "request", [callback()], at_ns)
+    assert [each.registered_ns for each in state.callbacks.values()] == [1]
 
 
 # --- Attempts ---------------------------------------------------------------------------------

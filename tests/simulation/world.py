@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 
 from durably import Server
 from durably.errors import Unavailable
+from durably.parts import Parts
 from durably.service import transact
 from durably.service.admission import Call, Rpc
 from durably.store import sqlite
@@ -147,15 +148,15 @@ class SimulatedServer(Server):
         self.rows: dict[str, Rpc] = {}
         self.store: SimulatedStore | None = None
 
-    def _open_store(self) -> SqliteStore:
+    async def _open_store(self) -> SqliteStore:
         store = SimulatedStore.open(self.config.store)
         assert isinstance(store, SimulatedStore)
         store.world, store._waiting = self.world, []
         self.store = store
         return store
 
-    async def _serve(self, stack: Any, table: dict[str, Rpc], *parts: Any) -> None:
-        self.rows = {row.name: row for row in table.values()}
+    async def _serve(self, stack: Any, parts: Parts, deliveries: Any) -> None:
+        self.rows = {row.name: row for row in parts.table.values()}
 
 
 class World:

@@ -1,10 +1,8 @@
 """Closed executions are deleted when their namespace's retention is over; open ones never are."""
 
 import asyncio
-import sqlite3
 import time
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -14,6 +12,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from durably import Server
 from tests.conftest import eventually
+from tests.stores import dump
 
 HOUR_NS = 3600 * 1_000_000_000
 
@@ -28,35 +27,14 @@ class Clock:
         return time.time_ns() + self.ahead_ns
 
 
-def rows(path: Path, run_id: str) -> dict[str, int]:
+def rows(url: str, run_id: str) -> dict[str, int]:
     """How many rows of each table belong to a run, or are keyed by its execution."""
-    store = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    try:
-        found = {}
-        tables = [
-            name
-            for (name,) in store.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
-            )
-        ]
-        for table in tables:
-            columns = [row[1] for row in store.execute(f"PRAGMA table_info({table})")]
-            if "execution_id" in columns:
-                sql = f"SELECT count(*) FROM {table} WHERE execution_id = ?"
-                found[table] = store.execute(sql, (execution_id(path, run_id),)).fetchone()[0]
-        return found
-    finally:
-        store.close()
-
-
-def execution_id(path: Path, run_id: str) -> int:
-    store = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    try:
-        sql = "SELECT execution_id FROM executions WHERE run_id = ?"
-        found = store.execute(sql, (run_id,)).fetchone()
-        return KNOWN.setdefault(run_id, found[0]) if found else KNOWN[run_id]
-    finally:
-        store.close()
+    tables = dump(url)
+    for row in tables["executions"]:
+        KNOWN.setdefault(row[5], row[1])
+    return {
+        table: sum(KNOWN[run_id] in row[:9] for row in found) for table, found in tables.items()
+    }
 
 
 KNOWN: dict[str, int] = {}
@@ -80,10 +58,10 @@ async def polled(client: Client, queue: str) -> bytes:
     return reply.task_token
 
 
-async def test_closed_executions_go_after_their_retention(tmp_path: Path) -> None:
-    clock, path = Clock(), tmp_path / "store.db"
+async def test_closed_executions_go_after_their_retention(store_url: str) -> None:
+    clock = Clock()
     async with Server(
-        store=f"sqlite:///{path}", port=0, clock=clock, deadline_sweep_interval_s=0.05
+        store=store_url, port=0, clock=clock, deadline_sweep_interval_s=0.05
     ) as server:
         system = await Client.connect(server.address)
         await system.workflow_service.register_namespace(
@@ -96,7 +74,7 @@ async def test_closed_executions_go_after_their_retention(tmp_path: Path) -> Non
         await closed.terminate()
         opened = await client.start_workflow("Any", id="open", task_queue="q")
         gone, kept = closed.result_run_id or "", opened.result_run_id or ""
-        assert rows(path, gone)["journal"] > 0
+        assert rows(store_url, gone)["journal"] > 0
 
         clock.ahead_ns = 2 * HOUR_NS - 60 * 1_000_000_000
         await asyncio.sleep(0.2)  # several sweeps, none of which may delete
@@ -113,11 +91,11 @@ async def test_closed_executions_go_after_their_retention(tmp_path: Path) -> Non
             with pytest.raises(RPCError) as refused:
                 await ask()
             assert refused.value.status is RPCStatusCode.NOT_FOUND
-        assert {table for table, count in rows(path, gone).items() if count} == set()
+        assert {table for table, count in rows(store_url, gone).items() if count} == set()
         assert not await polled(client, "left")
-        assert {table for table, count in rows(path, gone).items() if count} == set()
+        assert {table for table, count in rows(store_url, gone).items() if count} == set()
 
         clock.ahead_ns += int(timedelta(days=365).total_seconds()) * 1_000_000_000
         await asyncio.sleep(0.2)
         assert await listed(client) == {"open"}
-        assert rows(path, kept)["journal"] > 0
+        assert rows(store_url, kept)["journal"] > 0

@@ -6,7 +6,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import textwrap
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,9 +13,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from durably.config import Config
 from durably.engine.versioning.version import ANY, FRESH, PINNED, Route, Version
 from durably.errors import Unavailable
 from durably.store import sqlite
+from durably.store.opening import open_store
 from durably.store.sqlite import SqliteStore
 from durably.store.store import (
     Commit,
@@ -25,6 +26,7 @@ from durably.store.store import (
     Heartbeat,
     NamespaceRow,
     QueueKey,
+    Store,
     StoreLocked,
     StoreTooNew,
     TaskKind,
@@ -34,10 +36,16 @@ from durably.store.store import (
 from durably.store.visibility_query import Query, parse
 
 
-@pytest_asyncio.fixture(params=["memory", "file"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    url = "memory:" if request.param == "memory" else f"sqlite:///{tmp_path}/s.db"
-    opened = SqliteStore.open(url)
+@pytest_asyncio.fixture(params=["memory", "file", "postgres"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    match request.param:
+        case "postgres":
+            url = request.getfixturevalue("postgres").database()
+        case "file":
+            url = f"sqlite:///{tmp_path}/s.db"
+        case _:
+            url = "memory:"
+    opened = await open_store(url, Config())
     yield opened
     await opened.close()
 
@@ -81,7 +89,7 @@ def visible(status: int, start_ns: int, close_ns: int = 0, **values: object) -> 
     )
 
 
-async def test_what_is_committed_is_loaded(store: SqliteStore) -> None:
+async def test_what_is_committed_is_loaded(store: Store) -> None:
     await store.commit(Commit([write(1, 0)]))
     await store.commit(Commit([write(1, 1, records=b"r", next_deadline_ns=7)]))
     found = await store.load(1)
@@ -94,7 +102,7 @@ async def test_what_is_committed_is_loaded(store: SqliteStore) -> None:
     assert await store.load(2) is None
 
 
-async def test_loading_starts_at_the_snapshot(store: SqliteStore) -> None:
+async def test_loading_starts_at_the_snapshot(store: Store) -> None:
     await store.commit(Commit([write(1, 0)]))
     await store.commit(Commit([write(1, 1, snapshot=b"state")]))
     beat = Heartbeat(scheduled_event_id=5, attempt=1, at_ns=9, details=b"d")
@@ -106,7 +114,7 @@ async def test_loading_starts_at_the_snapshot(store: SqliteStore) -> None:
     assert found.heartbeats == [beat]
 
 
-async def test_a_lost_race_leaves_no_trace_and_its_neighbours_stand(store: SqliteStore) -> None:
+async def test_a_lost_race_leaves_no_trace_and_its_neighbours_stand(store: Store) -> None:
     await store.commit(Commit([write(1, 0)]))
     units = [Commit([write(n, 0)]) for n in (2, 3, 4)]
     stale = Commit(
@@ -121,15 +129,18 @@ async def test_a_lost_race_leaves_no_trace_and_its_neighbours_stand(store: Sqlit
     assert await store.load(6) is not None
 
 
-async def test_versions_in_one_group_follow_each_other(store: SqliteStore) -> None:
-    done = [store.commit(Commit([write(1, version)])) for version in range(50)]
+async def test_versions_in_one_group_follow_each_other(store: Store) -> None:
+    done: list[asyncio.Future[None]] = []
+    for version in range(50):
+        last = done[-1] if done else None
+        done.append(store.commit(Commit([write(1, version, decided_on=last)])))
     await asyncio.gather(*done)
     found = await store.load(1)
     assert found is not None
     assert found.version == 50
 
 
-async def test_a_workflow_id_names_one_run(store: SqliteStore) -> None:
+async def test_a_workflow_id_names_one_run(store: Store) -> None:
     await store.commit(Commit([write(1, 0, workflow_id="w")]))
     with pytest.raises(Conflict):
         await store.commit(Commit([write(2, 0, workflow_id="w")]))
@@ -142,7 +153,7 @@ async def test_a_workflow_id_names_one_run(store: SqliteStore) -> None:
     assert former.execution_id == 1
 
 
-async def test_events_are_read_in_pages_both_ways(store: SqliteStore) -> None:
+async def test_events_are_read_in_pages_both_ways(store: Store) -> None:
     for version in range(10):
         await store.commit(Commit([write(1, version, events=b"x" * 100)]))
     forward = await store.read_events(1, 4, 250)
@@ -152,13 +163,13 @@ async def test_events_are_read_in_pages_both_ways(store: SqliteStore) -> None:
     assert await store.read_events(9, 1, 100) == []
 
 
-async def test_deadlines_come_in_order(store: SqliteStore) -> None:
+async def test_deadlines_come_in_order(store: Store) -> None:
     for number, deadline in enumerate([30, 10, 0, 20], start=1):
         await store.commit(Commit([write(number, 0, next_deadline_ns=deadline)]))
     assert await store.due(25, 10) == [(2, 10), (4, 20)]
 
 
-async def test_tasks_wait_in_order_until_they_are_removed(store: SqliteStore) -> None:
+async def test_tasks_wait_in_order_until_they_are_removed(store: Store) -> None:
     queue = QueueKey("ns", TaskKind.ACTIVITY, "q")
     pinned = Route(PINNED, Version("shop", "1.2"), revision=3)
     routes = (ANY, FRESH, pinned)
@@ -172,7 +183,7 @@ async def test_tasks_wait_in_order_until_they_are_removed(store: SqliteStore) ->
     assert await store.backlog(queue, 1, 10) == [rows[2]]
 
 
-async def test_deleting_leaves_nothing(store: SqliteStore) -> None:
+async def test_deleting_leaves_nothing(store: Store) -> None:
     await store.commit(Commit([write(1, 0, visibility=visible(1, 5))]))
     await store.delete_execution(1)
     assert await store.load(1) is None
@@ -180,7 +191,7 @@ async def test_deleting_leaves_nothing(store: SqliteStore) -> None:
     assert (await store.list_executions(1, "ns", Query(), 10, b""))[0] == []
 
 
-async def test_namespaces_are_written_once(store: SqliteStore) -> None:
+async def test_namespaces_are_written_once(store: Store) -> None:
     await store.put_namespace(NamespaceRow("id", "n", 1, b"a"), 0)
     with pytest.raises(Conflict):
         await store.put_namespace(NamespaceRow("id", "n", 1, b"b"), 0)
@@ -188,7 +199,7 @@ async def test_namespaces_are_written_once(store: SqliteStore) -> None:
     assert [row.record for row in await store.namespaces()] == [b"c"]
 
 
-async def test_lists_are_newest_first_and_page_without_gaps(store: SqliteStore) -> None:
+async def test_lists_are_newest_first_and_page_without_gaps(store: Store) -> None:
     for number in range(25):
         closed = 1000 + number if number % 2 else 0
         row = visible(2 if closed else 1, 100 + number, closed, Tags=["a", f"t{number}"])
@@ -204,7 +215,8 @@ async def test_lists_are_newest_first_and_page_without_gaps(store: SqliteStore) 
     running, closed_ones = seen[:13], seen[13:]
     assert running == [f"w{n + 1}" for n in range(24, -1, -2)]
     assert closed_ones == [f"w{n + 1}" for n in range(23, 0, -2)]
-    tagged = parse("Tags = 't3' OR ExecutionStatus = 'Completed'", {"Tags": "KeywordList"})
+    types = {"Tags": "KeywordList"}
+    tagged = parse("Tags = 't3' OR ExecutionStatus = 'Completed'", types, dialect=store.dialect)
     assert await store.count_executions(1, "ns", tagged) == [(None, 12)]
     groups = await store.count_executions(1, "ns", parse("GROUP BY ExecutionStatus", {}))
     assert sorted(groups) == [(1, 13), (2, 12)]
@@ -253,28 +265,35 @@ async def test_a_full_disk_stops_acknowledging_and_loses_nothing(tmp_path: Path)
     await reopened.close()
 
 
-def test_killed_in_the_middle_of_commits(tmp_path: Path) -> None:
+KILLED = """
+import asyncio, sys
+from durably.config import Config
+from durably.store.opening import open_store
+from durably.store.store import Commit
+from tests.store.test_store import write
+
+async def main():
+    store = await open_store(sys.argv[1], Config())
+    version = 0
+    while True:
+        pair = [write(1, version), write(2, version)]
+        await store.commit(Commit(pair))
+        version += 1
+        print(version, flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "postgres"])
+def test_killed_in_the_middle_of_commits(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Every acknowledged commit is there afterwards, and no unit is torn."""
-    program = textwrap.dedent(
-        f"""
-        import asyncio
-        from durably.store.sqlite import SqliteStore
-        from durably.store.store import Commit
-        from tests.store.test_store import write
-
-        async def main():
-            store = SqliteStore.open("sqlite:///{tmp_path}/s.db")
-            version = 0
-            while True:
-                pair = [write(1, version), write(2, version)]
-                await store.commit(Commit(pair))
-                version += 1
-                print(version, flush=True)
-
-        asyncio.run(main())
-        """
-    )
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    url = f"sqlite:///{tmp_path}/s.db"
+    if kind == "postgres":
+        url = request.getfixturevalue("postgres").database()
+    child = subprocess.Popen([sys.executable, "-c", KILLED, url], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     acknowledged = 0
     for line in child.stdout:
@@ -285,7 +304,7 @@ def test_killed_in_the_middle_of_commits(tmp_path: Path) -> None:
     child.stdout.close()
 
     async def versions() -> tuple[int, int]:
-        store = SqliteStore.open(f"sqlite:///{tmp_path}/s.db")
+        store = await open_store(url, Config())
         first, second = await store.load(1), await store.load(2)
         await store.close()
         assert first is not None

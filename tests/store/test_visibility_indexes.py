@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from durably.store import sqlite
+from durably.store.rows import visible_values
 from durably.store.sqlite import SqliteStore
 from durably.store.store import Commit, ExecutionWrite, VisibilityRow
 from durably.store.visibility_query import open_only, parse
@@ -190,7 +191,7 @@ async def test_a_store_from_before_has_them_too(
         patched.setattr(sqlite, "migrations", lambda: EARLIER)
         sqlite.migrate(old)
     rows = [
-        (number, sqlite._visible_values(write(number, 0, shown(number)), shown(number)))
+        (number, visible_values(write(number, 0, shown(number)), shown(number)))
         for number in (3, 4, 5)
     ]
     for _, values in rows:

@@ -49,4 +49,4 @@ def decode(activity_type: str, inputs: list[Json | Opaque], output: Json | Opaqu
         match = row.activity_type.fullmatch(activity_type)
         if match is not None:
             return row.decode(match, given, came)
-    return langchain.node_calls(activity_type, given, came) or plain.calls(came)
+    return langchain.node_calls(activity_type, given, came) or plain.calls(given, came)

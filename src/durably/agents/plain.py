@@ -1,6 +1,7 @@
 """Activities that call a model themselves, and return what it replied: OpenAI's chat completions and
-responses, Anthropic's messages. The result is recognised by its own fields."""
+responses, Anthropic's messages. The result is recognised by its own fields, the prompt by its messages."""
 
+from dataclasses import replace
 from typing import Final
 
 from durably.agents import openai_agents
@@ -10,16 +11,38 @@ from durably.agents.payloads import arguments, count, get, objects, text
 FRAMEWORK: Final = "plain"
 
 
-def calls(output: Json) -> list[Call]:
+def calls(inputs: list[Json], output: Json) -> list[Call]:
     if not isinstance(output, dict) or not isinstance(output.get("usage"), dict):
         return []
     if output.get("object") == "chat.completion":
-        return [_completion(output)]
+        return [replace(_completion(output), prompt=_prompt(inputs))]
     if output.get("object") == "response":
-        return openai_agents.model_call(MATCH, [], output)
+        return openai_agents.model_call(MATCH, inputs, output)
     if output.get("type") == "message" and output.get("role") == "assistant":
-        return [_anthropic(output)]
+        return [replace(_anthropic(output), prompt=_prompt(inputs))]
     return []
+
+
+def _prompt(inputs: list[Json]) -> tuple[Message, ...]:
+    """The first list of messages among the arguments: one of them, or its field `messages`."""
+    for given in inputs:
+        listed = given if isinstance(given, list) else get(given, "messages")
+        messages = [each for each in objects(listed) if isinstance(each.get("role"), str)]
+        if messages:
+            return tuple(_message(each) for each in messages)
+    return ()
+
+
+def _message(message: dict[str, Json]) -> Message:
+    role, content = text(message.get("role")), message.get("content")
+    if role == "tool":
+        call_id = text(message.get("tool_call_id"))
+        return Message("tool", (Part("tool_call_response", id=call_id, value=content),))
+    parts = [Part("text", content)] if isinstance(content, str) else []
+    for block in objects(content):
+        said = text(block.get("text"))
+        parts.append(Part("text", said) if said else Part(text(block.get("type")), value=block))
+    return Message("system" if role == "developer" else role, tuple(parts))
 
 
 _found = openai_agents.MODEL.fullmatch("invoke_model_activity")

@@ -28,7 +28,7 @@ from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.state import AwaitedState, WorkflowState
 from durably.engine.transition import InvokeCallback
 from durably.errors import NotFound, Refusal, Status
-from durably.service import nexus_completions, nexus_errors, nexus_json, nexus_links
+from durably.service import a2a_tasks, nexus_completions, nexus_errors, nexus_json, nexus_links
 from durably.service.breakers import CircuitBreakers
 from durably.service.callback_tokens import HEADER
 from durably.service.callbacks import INTERNAL_URLS
@@ -219,11 +219,14 @@ class CallbackDeliveries:
         target: common.Callback.Nexus,
         completion: Completion,
     ) -> None:
-        headers, body = request_of(completion)
+        sent = dict(target.header)
+        push = sent.pop(a2a_tasks.PUSH_HEADER, "")
+        if push:
+            headers, body = a2a_tasks.push_request(push, completion)
+        else:
+            headers, body = request_of(completion)
         headers[CALLBACK_ID_HEADER] = f"{state.run_id}/{callback.callback_id}"
-        headers = {
-            _canonical(name): value for name, value in (headers | dict(target.header)).items()
-        }
+        headers = {_canonical(name): value for name, value in (headers | sent).items()}
         timeout_s = self._executions.config.callback_timeout_s
         try:
             reply = await self._http.post(target.url, headers, body, timeout_s)

@@ -21,7 +21,11 @@ async def run(executions: Executions, namespaces: Namespaces) -> None:
     while True:
         namespaces.removal_wanted.clear()
         wait_s: float | None = None
-        for namespace in namespaces.deleted():
+        deleted = namespaces.deleted()
+        if deleted and executions.nodes is not None and not executions.nodes.first():
+            # One of the servers that share the store does it; if that dies, another.
+            wait_s, deleted = RETRY_S, []
+        for namespace in deleted:
             try:
                 left_s = await _remove(executions, namespaces, namespace)
             except Exception:

@@ -79,7 +79,7 @@ async def sweep(executions: Executions, horizon_ns: int) -> int:
     """Arm the deadlines up to `horizon_ns` that are in the store; how many."""
     armed = 0
     while True:
-        found = await executions.store.due(horizon_ns, SWEEP_PAGE)
+        found = await executions.due_in_store(horizon_ns, SWEEP_PAGE)
         armed += len(found)
         for execution_id, at_ns in found:
             executions.arm(execution_id, at_ns)
@@ -97,7 +97,7 @@ async def run(executions: Executions) -> None:
     first = True
     while True:
         now_ns = executions.clock()
-        if now_ns >= next_sweep_ns:
+        if now_ns >= next_sweep_ns or _divided_anew(executions):
             next_sweep_ns = now_ns + int(interval_s * 1e9)
             try:
                 armed = await sweep(executions, now_ns + int(2e9 * interval_s))
@@ -109,6 +109,15 @@ async def run(executions: Executions) -> None:
         executions.near_changed.clear()
         await fire_due(executions, executions.clock())
         await _wait(executions, next_sweep_ns)
+
+
+def _divided_anew(executions: Executions) -> bool:
+    """Whether a server that shares the store has come or gone since this was asked last."""
+    nodes = executions.nodes
+    if nodes is None or not nodes.members_changed.is_set():
+        return False
+    nodes.members_changed.clear()
+    return True
 
 
 async def _wait(executions: Executions, next_sweep_ns: int) -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Protocol
 
+from durably.edge.agents import Agents
 from durably.edge.grpc import GrpcApp
 from durably.edge.http_json import HttpJson
 from durably.edge.nexus import Nexus
@@ -41,6 +42,7 @@ class App:
         grpc: GrpcApp,
         http: HttpJson,
         nexus: Nexus,
+        agents: Agents,
         pages: Mapping[str, Callable[[], Page]],
         make_console: Callable[[], Console] | None = None,
     ) -> None:
@@ -51,6 +53,7 @@ class App:
         self._grpc = grpc
         self._http = http
         self._nexus = nexus
+        self._agents = agents
         self._pages = dict(pages)
         self._made: dict[str, Page] = {}
         self._make_console = make_console
@@ -71,6 +74,8 @@ class App:
             await page(scope, receive, send)
         elif self._nexus.serves(scope):
             await self._nexus(scope, receive, send)
+        elif self._agents.serves(scope):
+            await self._agents(scope, receive, send)
         elif self._http.serves(scope):
             await self._http(scope, receive, send)
         elif self._make_console is not None and _is_of_console(scope):

@@ -13,7 +13,7 @@ This module is imported when it is first asked for: the library takes its time.
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Protocol, TypeVar, cast
@@ -36,7 +36,6 @@ from durably.engine.state import Kind
 from durably.histogram import Histogram
 from durably.service.namespaces import Namespaces
 from durably.service.transact import Executions
-from durably.service.worker_tasks import WorkerTasks
 from durably.store.store import QueueBacklog, TaskKind
 from durably.store.visibility_query import IS_OPEN, Query
 from durably.version import VERSION
@@ -88,13 +87,14 @@ class Metrics(Collector):
         executions: Executions,
         namespaces: Namespaces,
         traffic: Traffic,
-        worker_tasks: WorkerTasks,
+        waits: Mapping[TaskKind, Histogram],
         deliveries: Deliveries,
     ) -> None:
+        """`waits`: for how many seconds tasks waited until a worker had them."""
         self._executions = executions
         self._namespaces = namespaces
         self._traffic = traffic
-        self._worker_tasks = worker_tasks
+        self._waits = waits
         self._deliveries = deliveries
         self._counted = _Counted()
         self._counting = asyncio.Lock()
@@ -178,7 +178,7 @@ class Metrics(Collector):
             "How long tasks waited for a worker to take them.",
             labels=["task_type"],
         )
-        for kind, seconds in self._worker_tasks.schedule_to_start.items():
+        for kind, seconds in self._waits.items():
             _add(waited, [TASK_TYPES[kind]], seconds)
         yield waited
         labels = ["namespace", "taskqueue", "task_type"]

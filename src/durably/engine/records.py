@@ -218,11 +218,13 @@ class UpdateAttached(Record, frozen=True, tag="uc"):
 
 class UpdateDropped(Record, frozen=True, tag="ud"):
     """An admitted update was rejected: it leaves no trace in history. `outcome`: what its callbacks
-    say, a serialized Outcome; empty: it has none."""
+    say, a serialized Outcome; empty: it has none. `failure`: a serialized Failure, for callers that
+    wait for it at another server."""
 
     update_id: str
     outcome: bytes = b""
     at_ns: int = 0
+    failure: bytes = b""
 
 
 class ResetTo(Record, frozen=True, tag="rt"):

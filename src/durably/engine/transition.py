@@ -174,11 +174,11 @@ def outstanding(state: ExecutionState) -> list[Delivery]:
             return [WorkOnBatch()] if state.running else []
         case StandaloneNexusState():
             return [*_callbacks_due(state), *(_nexus_owes(state) if state.running else [])]
-        case AwaitedState():
-            return _callbacks_due(state)
         case DeploymentState():
             checking = (v.build_id for v in state.versions.values() if v.checking)
             return [CheckDrainage(build_id) for build_id in checking] if state.running else []
+        case AwaitedState():
+            return _callbacks_due(state)
         case _:
             return []
 

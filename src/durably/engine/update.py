@@ -208,7 +208,8 @@ def _drop(t: Transition, pending: Update, reason: failure.Failure) -> None:
     outcome = b""
     if pending.admitted_event_id:
         outcome = update.Outcome(failure=reason).SerializeToString()
-    t.note(r.UpdateDropped(pending.update_id, outcome, t.now_ns if outcome else 0))
+    at_ns = t.now_ns if outcome else 0
+    t.note(r.UpdateDropped(pending.update_id, outcome, at_ns, reason.SerializeToString()))
     t.rejected[pending.update_id] = reason
     callback.invoke_due(t)
 

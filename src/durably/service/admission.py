@@ -7,7 +7,7 @@ Rule 2: a handler is a method named after its RPC in snake case: `start_workflow
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
@@ -16,7 +16,7 @@ from temporalio.api.operatorservice.v1 import service_pb2 as operator_service
 from temporalio.api.testservice.v1 import service_pb2 as test_service
 from temporalio.api.workflowservice.v1 import service_pb2 as workflow_service
 
-from durably.errors import InvalidArgument, Unimplemented
+from durably.errors import InvalidArgument, Refusal, Unimplemented
 
 Handler = Callable[[Any, "Call"], Awaitable[Message]]
 
@@ -35,6 +35,16 @@ class Call:
         return (self.deadline_ns - now_ns) / 1e9 if self.deadline_ns else None
 
 
+class Learned(Protocol):
+    """What this server knows that other servers may change."""
+
+    generation: int
+    """Another number whenever something was news."""
+
+    async def refreshed(self) -> int:
+        """The generation, after a look at what is so now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rpc:
     """One row: an RPC, its messages, and who answers it (None: nobody yet)."""
@@ -46,6 +56,8 @@ class Rpc:
     namespaced: bool
     waits: bool = False
     """A long poll: it may wait for something to happen, and ends when its caller goes away."""
+    learned: "Learned | None" = None
+    """Where other servers change what is asked for here."""
 
     async def answer(self, request: Message, call: Call) -> Message:
         """Refuse what is malformed, then ask the handler."""
@@ -55,7 +67,14 @@ class Rpc:
             )
         if self.namespaced and not request.namespace:  # type: ignore[attr-defined]
             raise InvalidArgument("Namespace not set on request.")
-        return await self.handler(request, call)
+        known = self.learned.generation if self.learned is not None else 0
+        try:
+            return await self.handler(request, call)
+        except Refusal:
+            # What it was refused for may not be so any more.
+            if self.learned is None or await self.learned.refreshed() == known:
+                raise
+            return await self.handler(request, call)
 
 
 WITHOUT_NAMESPACE = frozenset(
@@ -94,7 +113,9 @@ def snake_case(name: str) -> str:
 
 
 def table(
-    handlers: Iterable[object], services: tuple[ServiceDescriptor, ...] = SERVICES
+    handlers: Iterable[object],
+    services: tuple[ServiceDescriptor, ...] = SERVICES,
+    learned: "Learned | None" = None,
 ) -> dict[str, Rpc]:
     """Path (`/package.Service/Method`) -> row, for every RPC of the services.
 
@@ -104,7 +125,7 @@ def table(
     rows: dict[str, Rpc] = {}
     for service in services:
         for method in service.methods:
-            rows[f"/{service.full_name}/{method.name}"] = _row(method, owners)
+            rows[f"/{service.full_name}/{method.name}"] = _row(method, owners, learned)
     return rows
 
 
@@ -114,7 +135,11 @@ def answers(rows: Mapping[str, Rpc]) -> Callable[[str, Message], Awaitable[Messa
     return lambda name, request: by_name[name].answer(request, Call(name, {}))
 
 
-def _row(method: MethodDescriptor, owners: tuple[object, ...]) -> Rpc:
+def _row(
+    method: MethodDescriptor,
+    owners: tuple[object, ...],
+    learned: "Learned | None",
+) -> Rpc:
     name = snake_case(method.name)
     handler = next((getattr(o, name) for o in owners if hasattr(o, name)), None)
     namespaced = (
@@ -127,4 +152,5 @@ def _row(method: MethodDescriptor, owners: tuple[object, ...]) -> Rpc:
         handler,
         namespaced,
         waits=method.name.startswith("Poll") or method.name in LONG_POLLS,
+        learned=learned,
     )

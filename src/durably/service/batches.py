@@ -32,8 +32,9 @@ from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, ne
 from durably.service.workflow_options import check_mask
 from durably.service.workflows import RUN_ID
 from durably.store import visibility_query
+from durably.store.filter_dialects import Dialect
 from durably.store.store import Conflict, VisibilityRow
-from durably.store.visibility_query import ACTIVITY_COLUMNS, Query
+from durably.store.visibility_query import ACTIVITY_COLUMNS, SYSTEM_COLUMNS, Query
 
 TYPES = {
     "termination_operation": batch_enums.BATCH_OPERATION_TYPE_TERMINATE_WORKFLOW,
@@ -82,7 +83,7 @@ class Batches:
     ) -> ws.StartBatchOperationResponse:
         namespace = self._namespaces.by_name(request.namespace)
         self._check(request)
-        query = _query(request, namespace)
+        query = _query(request, namespace, self._executions.store.dialect)
         await self._check_open(namespace)
         total = len(_named(request))
         if query is not None:
@@ -194,7 +195,9 @@ class Batches:
         _check_operation(request, operation)
 
     async def _check_open(self, namespace: Namespace) -> None:
-        query = visibility_query.parse("ExecutionStatus = 'Running'", {})
+        query = visibility_query.parse(
+            "ExecutionStatus = 'Running'", {}, dialect=self._executions.store.dialect
+        )
         groups = await self._executions.store.count_executions(
             Kind.BATCH, namespace.namespace_id, query
         )
@@ -219,7 +222,7 @@ class Batches:
             found = [await self._now(state, target) for target in named[begin:end]]
             return tuple(found), str(end).encode() if end < len(named) else b""
         namespace = self._namespaces.by_name(state.namespace)
-        query = _query(state.request, namespace)
+        query = _query(state.request, namespace, self._executions.store.dialect)
         assert query is not None
         while True:
             rows, after = await self._executions.store.list_executions(
@@ -263,14 +266,14 @@ def _named(request: ws.StartBatchOperationRequest) -> list[BatchTarget]:
     return [BatchTarget(each.business_id, each.run_id) for each in request.target_executions]
 
 
-def _query(request: ws.StartBatchOperationRequest, namespace: Namespace) -> Query | None:
+def _query(
+    request: ws.StartBatchOperationRequest, namespace: Namespace, dialect: Dialect
+) -> Query | None:
     if not request.visibility_query:
         return None
     attributes = namespace.search_attributes
-    if kind_of(request) is Kind.ACTIVITY:
-        query = visibility_query.parse(request.visibility_query, attributes, ACTIVITY_COLUMNS)
-    else:
-        query = visibility_query.parse(request.visibility_query, attributes)
+    columns = ACTIVITY_COLUMNS if kind_of(request) is Kind.ACTIVITY else SYSTEM_COLUMNS
+    query = visibility_query.parse(request.visibility_query, attributes, columns, dialect)
     if query.group_by:
         raise InvalidArgument("invalid visibility query: GROUP BY is for counts")
     closed_too = request.WhichOneof("operation") in OF_CLOSED_TOO

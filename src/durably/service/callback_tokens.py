@@ -53,7 +53,9 @@ class CallbackTokens:
         key = await store.metadata(KEY_NAME)
         if key is None:
             key = os.urandom(KEY_BYTES)
-            await store.put_metadata(KEY_NAME, key)
+            await store.put_metadata(KEY_NAME, key, once=True)
+            # Another server that shares the store may have been first.
+            key = await store.metadata(KEY_NAME) or key
         return cls(key)
 
     def sign(self, token: CallbackToken) -> str:

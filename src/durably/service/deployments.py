@@ -48,6 +48,7 @@ from durably.matching import POLLER_REMEMBERED_NS
 from durably.routing import routing_of
 from durably.service.admission import Call
 from durably.service.namespaces import Namespaces
+from durably.service.nodes import RoutingChanged
 from durably.service.task_queues import shown_stats
 from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
 from durably.store import visibility_query
@@ -95,9 +96,9 @@ class Deployments:
                     Kind.DEPLOYMENT, row.namespace_id, visibility_query.parse("", {}), PAGE, after
                 )
                 for each in page:
-                    found = await self._executions.get(each.execution_id)
+                    found = await self._executions.known(each.execution_id)
                     if found.state.running:
-                        self._routes.deployment_changed(routing_of(found.state))
+                        self._divide(routing_of(found.state))
                 if not after:
                     break
 
@@ -187,9 +188,14 @@ class Deployments:
 
         result, routing = await self._executions.transact(found.execution_id, decided)
         if routing is not None:
-            for key in self._routes.deployment_changed(routing):
-                self._matching.reroute(key, self._executions.place)
+            self._divide(routing)
+            if self._executions.nodes is not None:
+                self._executions.nodes.say(RoutingChanged())
         return result
+
+    def _divide(self, routing: Any) -> None:
+        for key in self._routes.deployment_changed(routing):
+            self._matching.reroute(key, self._executions.place)
 
     async def _made_and(
         self,

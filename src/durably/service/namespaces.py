@@ -188,18 +188,50 @@ class Namespaces:
         self._by_name: dict[str, Namespace] = {}
         self._by_id: dict[str, Namespace] = {}
         self.removal_wanted = asyncio.Event()
+        self.generation = 0
+        self.may_have_changed: Callable[[], bool] = lambda: False
+        """Whether another server may have changed something since the last look."""
+        self.changed: Callable[[], None] = lambda: None
+        """Called when a namespace was made, changed or removed here."""
 
     async def open(self) -> None:
         """Read what the store has, and make the namespaces that the configuration names."""
-        for row in await self._store.namespaces():
-            self._keep(_decoder.decode(row.record))
+        await self.refresh()
         wanted = {SYSTEM_NAMESPACE: "", **dict.fromkeys(self._config.namespaces, "")}
         for name in wanted:
             if name not in self._by_name:
                 retention_ns = int(self._config.retention_default_s * SECOND_NS)
                 made = Namespace(str(uuid.uuid4()), name, retention_ns=retention_ns)
                 made.search_attributes = dict(self._config.search_attributes)
-                await self._put(made, 0)
+                try:
+                    await self._put(made, 0)
+                except Conflict:
+                    # Another server that shares the store has just made it.
+                    await self.refresh()
+
+    async def refreshed(self) -> int:
+        if self.may_have_changed():
+            await self.refresh()
+        return self.generation
+
+    async def refresh(self) -> None:
+        """Read what the store has."""
+        found = {row.namespace_id: row for row in await self._store.namespaces()}
+        news = False
+        for known in list(self._by_id.values()):
+            if known.namespace_id not in found:
+                self._drop(known)
+                news = True
+        for row in found.values():
+            before = self._by_id.get(row.namespace_id)
+            if before is None or before.version < row.version:
+                if before is not None:
+                    self._drop(before)
+                self._keep(_decoder.decode(row.record))
+                news = True
+        if news:
+            self.generation += 1
+            self.removal_wanted.set()
 
     # --- For other services -------------------------------------------------------------------
 
@@ -229,6 +261,9 @@ class Namespaces:
     def id_of(self, name: str) -> str:
         return self.by_name(name).namespace_id
 
+    def existing(self) -> list[Namespace]:
+        return [each for each in self._by_id.values() if not each.deleted]
+
     def retention_ns(self, namespace_id: str) -> int:
         found = self._by_id.get(namespace_id)
         return found.retention_ns if found else int(self._config.retention_default_s * SECOND_NS)
@@ -241,6 +276,7 @@ class Namespaces:
         """A deleted namespace whose executions are gone goes too."""
         await self._store.delete_namespace(namespace.namespace_id)
         self._drop(namespace)
+        self.changed()
 
     # --- RPCs ---------------------------------------------------------------------------------
 
@@ -442,6 +478,7 @@ class Namespaces:
         if before is not None:
             self._drop(before)
         self._keep(namespace)
+        self.changed()
 
     def _drop(self, namespace: Namespace) -> None:
         if self._by_name.get(namespace.name) is namespace:

@@ -89,11 +89,20 @@ class NexusEndpoints:
         self._config = config
         self._by_id: dict[str, Endpoint] = {}
         self._by_name: dict[str, Endpoint] = {}
+        self.changed: Callable[[], None] = lambda: None
+        """Called when an endpoint was made, changed or removed here."""
 
     async def open(self) -> None:
         """Read what the store has."""
-        for row in await self._store.nexus_endpoints():
-            self._keep(Endpoint(_decoder.decode(row.record)))
+        await self.refresh()
+
+    async def refresh(self) -> None:
+        """Another server that shares the store may have changed some."""
+        found = [_decoder.decode(row.record) for row in await self._store.nexus_endpoints()]
+        for known in list(self._by_id.values()):
+            self._drop(known)
+        for stored in found:
+            self._keep(Endpoint(stored))
 
     # --- For other services -------------------------------------------------------------------
 
@@ -172,6 +181,7 @@ class NexusEndpoints:
             raise NotFound(f"error deleting nexus endpoint with ID: {request.id}")
         await self._store.delete_nexus_endpoint(request.id)
         self._drop(former)
+        self.changed()
         return ops.DeleteNexusEndpointResponse()
 
     async def get_nexus_endpoint(
@@ -217,6 +227,7 @@ class NexusEndpoints:
         if former is not None:
             self._drop(former)
         self._keep(endpoint)
+        self.changed()
 
     def _keep(self, endpoint: Endpoint) -> None:
         self._by_id[endpoint.endpoint_id] = endpoint

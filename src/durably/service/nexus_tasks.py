@@ -18,6 +18,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from durably.config import Config
 from durably.engine.versioning.version import FRESH
 from durably.errors import InvalidArgument, NotFound
+from durably.histogram import Histogram
 from durably.matching import Matching
 from durably.service import nexus_failures, tokens
 from durably.service.admission import Call
@@ -43,8 +44,9 @@ class NexusTask:
 
     task_id: str
     request: nexus.Request
+    asked_s: float
     deadline_s: float
-    """By the loop's clock: when the worker is to have answered."""
+    """By the loop's clock, as `asked_s`: when the worker is to have answered."""
     answer: asyncio.Future[Answer]
     route = FRESH
     """It belongs to no workflow here: it goes to the current version of its queue, or the ramping one."""
@@ -73,6 +75,8 @@ class NexusTasks:
         self._task_queues = task_queues
         self._config: Config = executions.config
         self._waiting: dict[str, NexusTask] = {}
+        self.schedule_to_start = Histogram()
+        """Seconds that requests waited until a worker had them."""
 
     # --- Who makes a request ------------------------------------------------------------------
 
@@ -83,8 +87,9 @@ class NexusTasks:
         key = QueueKey(namespace_id, TaskKind.NEXUS, task_queue)
         loop = asyncio.get_running_loop()
         wait_s = timeout_s - min(MARGIN_S_MAX, timeout_s * MARGIN_RATIO)
-        deadline_s = loop.time() + wait_s
-        task = NexusTask(str(uuid.uuid4()), request, deadline_s, loop.create_future())
+        asked_s = loop.time()
+        deadline_s = asked_s + wait_s
+        task = NexusTask(str(uuid.uuid4()), request, asked_s, deadline_s, loop.create_future())
         self._waiting[task.task_id] = task
         self._matching.add(self._executions.place(key, task), task)
         try:
@@ -119,6 +124,7 @@ class NexusTasks:
             if item is None:
                 break
             if not item.answer.done():
+                self.schedule_to_start.observe(loop.time() - item.asked_s)
                 reply = self._reply(namespace_id, item)
                 waited_ns = self._clock() - came_ns
                 more = self._matching.poller_hint(key, waited_ns, from_backlog=False)

@@ -6,12 +6,16 @@ Rule 2: otherwise it goes to the worker directly: to the one that has the workfl
         that still polls, else to any.
 Rule 3: a paused workflow is not asked: the query is rejected.
 Rule 4: queries live in memory only; a caller that has gone away takes its query with it.
+Rule 5: where servers share the store, a query goes by letter to one at which a worker waits, and its
+        answer back to the one that was asked, wherever the worker gives it.
 """
 
 import asyncio
 import uuid
 from dataclasses import dataclass
 
+import msgspec
+from msgspec import Struct
 from temporalio.api.enums.v1 import query_pb2 as query_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.errordetails.v1 import message_pb2 as details
@@ -36,9 +40,35 @@ from durably.service.transact import Execution, Executions
 from durably.service.workflows import check_execution
 from durably.store.store import QueueKey, TaskKind
 
+LOOK_ELSEWHERE_S = 0.2
+ANSWER_ON_ITS_WAY_S = 0.05
+"""A completion that was committed here brings its answers a moment after its commit."""
 NO_POLLER = "no poller seen for task queue recently, worker may be down"
 NO_POLLER_MARGIN_S = 1.0
 """How long before its deadline a query is told that there is no worker."""
+
+
+class QueryAsked(Struct, frozen=True, tag="asked"):
+    """A letter: give this query to a worker that waits for this queue at yours."""
+
+    query_id: str
+    execution_id: int
+    question: bytes
+    queue: str
+    sticky: bool
+    untaken_s: float
+    """So long it is offered."""
+
+
+class QueryAnswered(Struct, frozen=True, tag="answered"):
+    """A letter: a worker has answered. `result` is a serialized WorkflowQueryResult."""
+
+    query_id: str
+    result: bytes
+
+
+Letter = QueryAsked | QueryAnswered
+_letters = msgspec.msgpack.Decoder(Letter)
 
 
 @dataclass(slots=True, eq=False)
@@ -111,32 +141,63 @@ class Queries:
         waiting = self._buffered.setdefault(execution.execution_id, {})
         if len(waiting) >= self._executions.config.buffered_queries_max:
             raise ResourceExhausted("too many queries wait for this workflow; try again")
-        pending = _pending(question)
+        pending = self._pending(question)
         waiting[pending.query_id] = pending
+        elsewhere = self._unless_done_elsewhere(execution, pending)
         try:
             return await pending.answer
         finally:
+            if elsewhere is not None:
+                elsewhere.cancel()
             waiting.pop(pending.query_id, None)
             if not waiting:
                 self._buffered.pop(execution.execution_id, None)
 
+    def _unless_done_elsewhere(
+        self, execution: Execution, pending: PendingQuery
+    ) -> "asyncio.Task[None] | None":
+        """The task that is pending now may go to a worker at another server, which knows nothing of
+        the query: when it is over, the query goes to a worker directly."""
+        if self._executions.nodes is None:
+            return None
+        task = execution.state.workflow_task
+        scheduled_event_id = task.scheduled_event_id if task is not None else 0
+
+        async def watch() -> None:
+            found = execution
+            while found.state.running and (task := found.state.workflow_task) is not None:
+                if task.scheduled_event_id != scheduled_event_id:
+                    break
+                await self._executions.wait_for_change(found, 60.0)
+                found = await self._executions.get(execution.execution_id)
+            await asyncio.sleep(ANSWER_ON_ITS_WAY_S)
+            if not pending.answer.done():
+                pending.answer.set_result(None)
+
+        return asyncio.create_task(watch())
+
     async def _directly(
         self, execution: Execution, question: query.WorkflowQuery, ends: float
     ) -> query.WorkflowQueryResult:
-        pending = _pending(question)
+        pending = self._pending(question)
         self._direct[pending.query_id] = pending
         try:
             state = execution.state
             sticky = QueueKey(state.namespace_id, TaskKind.WORKFLOW, state.sticky_queue)
             within_ns = int(self._executions.config.sticky_poller_unavailable_s * 1e9)
             route = versioning.route(state)
-            polled = state.sticky_queue and self._matching.polled_within(sticky, within_ns)
-            if polled and self._executions.stays(state, route):
+            seconds = max(state.sticky_timeout_ns / 1e9, 0.1)
+            kept = state.sticky_queue and self._executions.stays(state, route)
+            if kept and self._matching.polled_within(sticky, within_ns):
                 task = QueryTask(pending.query_id, execution, question, sticky=True, route=route)
-                seconds = max(state.sticky_timeout_ns / 1e9, 0.1)
                 result = await self._offer(sticky, task, pending, seconds)
                 if result is not None:
                     return result
+            elif kept and (node := self._polled_elsewhere(sticky, within_ns)):
+                await self._send(node, sticky, execution, pending, sticky=True, seconds=seconds)
+                await asyncio.wait([pending.answer], timeout=seconds)
+                if pending.answer.done() and (answer := pending.answer.result()) is not None:
+                    return answer
             return await self._any_worker(execution, pending, ends)
         finally:
             self._direct.pop(pending.query_id, None)
@@ -148,17 +209,40 @@ class Queries:
         state = execution.state
         route = versioning.route(state)
         key = QueueKey(state.namespace_id, TaskKind.WORKFLOW, state.task_queue)
+        within_ns = int(self._executions.config.query_poller_unavailable_s * 1e9)
         key = self._executions.routes.place(key, route, state.workflow_id)
         task = QueryTask(pending.query_id, execution, pending.question, sticky=False, route=route)
         wait_s = ends - NO_POLLER_MARGIN_S - asyncio.get_running_loop().time()
-        result = await self._offer(key, task, pending, max(wait_s, 0.0))
-        if result is None:
-            within_ns = int(self._executions.config.query_poller_unavailable_s * 1e9)
-            if not self._matching.polled_within(key, within_ns):
-                raise FailedPrecondition(NO_POLLER)
-            result = await self._offer(key, task, pending, None)
-            assert result is not None
-        return result
+        elsewhere = self._sent_elsewhere(key, execution, pending, within_ns)
+        try:
+            result = await self._offer(key, task, pending, max(wait_s, 0.0))
+            if result is None:
+                if not self._executions.polled_within(key, within_ns):
+                    raise FailedPrecondition(NO_POLLER)
+                result = await self._offer(key, task, pending, None)
+                assert result is not None
+            return result
+        finally:
+            if elsewhere is not None:
+                elsewhere.cancel()
+
+    def _sent_elsewhere(
+        self, key: QueueKey, execution: Execution, pending: PendingQuery, within_ns: int
+    ) -> "asyncio.Task[None] | None":
+        """If no worker waits here, but one at another server, now or soon, it goes there too."""
+        if self._executions.nodes is None:
+            return None
+        limit_s = self._executions.config.query_timeout_s
+
+        async def send() -> None:
+            while not self._matching.polled_within(key, within_ns):
+                node = self._polled_elsewhere(key, within_ns)
+                if node:
+                    await self._send(node, key, execution, pending, sticky=False, seconds=limit_s)
+                    return
+                await asyncio.sleep(LOOK_ELSEWHERE_S)
+
+        return asyncio.create_task(send())
 
     async def _offer(
         self,
@@ -177,6 +261,56 @@ class Queries:
             return await asyncio.shield(pending.answer)
         finally:
             self._matching.withdraw(key, task)
+
+    # --- Other servers ------------------------------------------------------------------------
+
+    def _polled_elsewhere(self, key: QueueKey, within_ns: int) -> int:
+        nodes = self._executions.nodes
+        now_ns = self._executions.clock()
+        return 0 if nodes is None else nodes.polled_within(key, within_ns, now_ns)
+
+    async def _send(
+        self,
+        node: int,
+        key: QueueKey,
+        execution: Execution,
+        pending: PendingQuery,
+        *,
+        sticky: bool,
+        seconds: float,
+    ) -> None:
+        """To a server at which a worker waits for the queue."""
+        nodes = self._executions.nodes
+        assert nodes is not None
+        question = pending.question.SerializeToString()
+        execution_id = execution.execution_id
+        letter = QueryAsked(pending.query_id, execution_id, question, key.name, sticky, seconds)
+        await nodes.send(node, msgspec.msgpack.encode(letter))
+
+    async def receive(self, letter: bytes) -> None:
+        """A letter of another server."""
+        match _letters.decode(letter):
+            case QueryAnswered(query_id, result):
+                self._answer(query_id, query.WorkflowQueryResult.FromString(result))
+            case QueryAsked() as asked:
+                await self._offer_for_another(asked)
+
+    async def _offer_for_another(self, asked: QueryAsked) -> None:
+        execution = await self._executions.get(asked.execution_id)
+        key = QueueKey(execution.state.namespace_id, TaskKind.WORKFLOW, asked.queue)
+        question = query.WorkflowQuery.FromString(asked.question)
+        route = versioning.route(execution.state)
+        if not asked.sticky:
+            key = self._executions.routes.place(key, route, execution.state.workflow_id)
+        task = QueryTask(asked.query_id, execution, question, asked.sticky, route)
+        self._matching.add(key, task)
+        withdraw = asyncio.get_running_loop().call_later
+        withdraw(asked.untaken_s, self._matching.withdraw, key, task)
+
+    def _answer(self, query_id: str, result: query.WorkflowQueryResult) -> None:
+        pending = self._direct.get(query_id)
+        if pending is not None and not pending.answer.done():
+            pending.answer.set_result(result)
 
     # --- The worker's side --------------------------------------------------------------------
 
@@ -198,25 +332,35 @@ class Queries:
             elif execution.state.workflow_task is None:
                 pending.answer.set_result(None)
 
-    def answer_direct(
+    async def answer_direct(
         self, namespace_id: str, request: ws.RespondQueryTaskCompletedRequest
     ) -> None:
         """RespondQueryTaskCompleted; one whose caller has gone away is dropped."""
         token = tokens.decode_query(request.task_token, namespace_id)
-        pending = self._direct.get(token.query_id)
-        if pending is not None and not pending.answer.done():
-            pending.answer.set_result(
-                query.WorkflowQueryResult(
-                    result_type=request.completed_type,
-                    answer=request.query_result if request.HasField("query_result") else None,
-                    error_message=request.error_message,
-                    failure=request.failure if request.HasField("failure") else None,
-                )
-            )
+        result = query.WorkflowQueryResult(
+            result_type=request.completed_type,
+            answer=request.query_result if request.HasField("query_result") else None,
+            error_message=request.error_message,
+            failure=request.failure if request.HasField("failure") else None,
+        )
+        nodes, node = self._executions.nodes, _asked_at(token.query_id)
+        if nodes is None or node == nodes.node:
+            self._answer(token.query_id, result)
+        elif node in nodes.others:
+            letter = QueryAnswered(token.query_id, result.SerializeToString())
+            await nodes.send(node, msgspec.msgpack.encode(letter))
+
+    def _pending(self, question: query.WorkflowQuery) -> PendingQuery:
+        """Its id says where the answer is waited for."""
+        nodes = self._executions.nodes
+        query_id = f"{nodes.node if nodes is not None else 0}:{uuid.uuid4()}"
+        return PendingQuery(query_id, question, asyncio.get_running_loop().create_future())
 
 
-def _pending(question: query.WorkflowQuery) -> PendingQuery:
-    return PendingQuery(str(uuid.uuid4()), question, asyncio.get_running_loop().create_future())
+def _asked_at(query_id: str) -> int:
+    """The server at which a query was asked."""
+    node, _, _ = query_id.partition(":")
+    return int(node) if node.isdecimal() else 0
 
 
 NOT_CLEAN = frozenset(

@@ -32,6 +32,7 @@ from durably.service.search_attributes import LIST_INFO
 from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
 from durably.service.workflows import Workflows
 from durably.store import visibility_query
+from durably.store.filter_dialects import Dialect
 from durably.store.store import Conflict, VisibleExecution
 from durably.store.visibility_query import Query
 
@@ -208,7 +209,9 @@ class Schedules:
         self, request: ws.ListSchedulesRequest, call: Call
     ) -> ws.ListSchedulesResponse:
         namespace = self._namespaces.by_name(request.namespace)
-        query = _ungrouped(request.query, namespace.search_attributes)
+        query = _ungrouped(
+            request.query, namespace.search_attributes, self._executions.store.dialect
+        )
         most = self._config.list_page_size_max
         size = request.maximum_page_size
         rows, token = await self._executions.store.list_executions(
@@ -225,7 +228,9 @@ class Schedules:
         self, request: ws.CountSchedulesRequest, call: Call
     ) -> ws.CountSchedulesResponse:
         namespace = self._namespaces.by_name(request.namespace)
-        query = _ungrouped(request.query, namespace.search_attributes)
+        query = _ungrouped(
+            request.query, namespace.search_attributes, self._executions.store.dialect
+        )
         groups = await self._executions.store.count_executions(
             Kind.SCHEDULE, namespace.namespace_id, query
         )
@@ -364,11 +369,11 @@ _LITERAL_OR_ID = re.compile(
 )
 
 
-def _ungrouped(text: str, attributes: Mapping[str, str]) -> Query:
+def _ungrouped(text: str, attributes: Mapping[str, str], dialect: Dialect) -> Query:
     """A condition on open schedules; `ScheduleId` names the id."""
     if "ScheduleId" not in attributes:
         text = _LITERAL_OR_ID.sub(lambda found: found[1] or "WorkflowId", text)
-    query = visibility_query.parse(text, attributes)
+    query = visibility_query.parse(text, attributes, dialect=dialect)
     if query.group_by:
         raise InvalidArgument("invalid query: operation is not supported: 'GROUP BY' clause")
     is_open = f"status = {workflow_enums.WORKFLOW_EXECUTION_STATUS_RUNNING}"

@@ -13,7 +13,7 @@ Facts: temporal/api/workflowservice/v1/request_response.proto, temporal/api/acti
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from temporalio.api.enums.v1 import activity_pb2 as activity_enums
@@ -42,7 +42,7 @@ from durably.service.visibility import group_payload
 from durably.service.workflows import RUN_ID, poll_seconds
 from durably.store import visibility_query
 from durably.store.store import Conflict
-from durably.store.visibility_query import ACTIVITY_COLUMNS
+from durably.store.visibility_query import ACTIVITY_COLUMNS, Query
 
 StandaloneExecution = Execution[StandaloneActivityState]
 
@@ -196,7 +196,7 @@ class StandaloneActivities:
     ) -> ws.ListActivityExecutionsResponse:
         namespace = self._namespaces.by_name(request.namespace)
         types = namespace.search_attributes
-        query = visibility_query.parse(request.query, types, ACTIVITY_COLUMNS)
+        query = self._query(request.query, types)
         if query.group_by:
             raise InvalidArgument("invalid query: operation is not supported: 'GROUP BY' clause")
         size_max = self._config.list_page_size_max
@@ -213,7 +213,7 @@ class StandaloneActivities:
         self, request: ws.CountActivityExecutionsRequest, call: Call
     ) -> ws.CountActivityExecutionsResponse:
         namespace = self._namespaces.by_name(request.namespace)
-        query = visibility_query.parse(request.query, namespace.search_attributes, ACTIVITY_COLUMNS)
+        query = self._query(request.query, namespace.search_attributes)
         groups = await self._executions.store.count_executions(
             Kind.ACTIVITY, namespace.namespace_id, query
         )
@@ -226,6 +226,10 @@ class StandaloneActivities:
                 for value, count in groups
             )
         return response
+
+    def _query(self, text: str, types: Mapping[str, str]) -> Query:
+        dialect = self._executions.store.dialect
+        return visibility_query.parse(text, types, ACTIVITY_COLUMNS, dialect)
 
     # --- Cancel, terminate, delete ------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from durably.routing import SET_PREFIX, QueueRouting
 from durably.service.admission import Call
 from durably.service.describe import set_time
 from durably.service.namespaces import Namespaces
+from durably.service.nodes import Nodes, configured, waiting
 from durably.service.transact import Executions
 from durably.store import visibility_query
 from durably.store.filter_syntax import quoted
@@ -53,6 +54,9 @@ class TaskQueues:
         self._namespaces = namespaces
         self._config = executions.config
         self._address = address
+        self._elsewhere: set[QueueKey] = set()
+        """Queues of which others may have tasks, or nobody."""
+        self._claiming: set[QueueKey] = set()
 
     async def load(self, key: QueueKey) -> None:
         """Before the first use of a queue: its configuration, and the tasks of a former server."""
@@ -60,6 +64,10 @@ class TaskQueues:
             return
         store = self._executions.store
         config = _decode(await store.queue_config(key))
+        nodes = self._executions.nodes
+        if nodes is not None:
+            await self._load_shared(nodes, key, config)
+            return
         found: list[TaskRow] = []
         page: list[TaskRow] = []
         while len(page) == BACKLOG_PAGE or not found:
@@ -72,6 +80,76 @@ class TaskQueues:
                 row for row in found if row.task_id <= self._executions.inherited_tasks_up_to
             ]
             self._matching.load(key, inherited, _limits(config), self._executions.place)
+
+    # --- Queues that servers share ------------------------------------------------------------
+
+    async def _load_shared(
+        self, nodes: Nodes, key: QueueKey, config: taskqueue.TaskQueueConfig
+    ) -> None:
+        """A server that is alone takes over every task there is; else each takes one when a worker
+        waits for it."""
+        found: list[TaskRow] = []
+        while nodes.alone():
+            page = await nodes.claim(key, BACKLOG_PAGE)
+            found += page
+            if len(page) < BACKLOG_PAGE:
+                break
+        else:
+            self._elsewhere.add(key)
+        if not self._matching.queue(key).loaded:
+            self._matching.load(key, found, _limits(config), self._executions.place)
+            return
+        for row in found:
+            self._matching.add(self._executions.place(key, row), row)
+
+    async def fetch(self, part: QueueKey) -> None:
+        """Before a poll waits: a task that others have, if there may be one, and none is here."""
+        nodes = self._executions.nodes
+        key = replace(part, version="")
+        while nodes is not None and key in self._elsewhere:
+            if self._matching.queue(part).backlog:
+                return
+            await self._claim(nodes, key, 1)
+
+    async def _claim(self, nodes: Nodes, key: QueueKey, limit: int) -> None:
+        self._elsewhere.discard(key)
+        found = await nodes.claim(key, limit)
+        if len(found) == limit:
+            self._elsewhere.add(key)
+        for row in found:
+            self._matching.add(self._executions.place(key, row), row)
+        if self._matching.stats(key, of_all=True).backlog:
+            nodes.say(waiting(key))
+
+    async def task_waits(self, key: QueueKey) -> None:
+        """Another server says so: polls that wait here for this queue get it, or one of them."""
+        nodes = self._executions.nodes
+        self._elsewhere.add(key)
+        wanted = self._matching.idle(key)
+        if nodes is None or not wanted or key in self._claiming:
+            return
+        self._claiming.add(key)
+        try:
+            while wanted and key in self._elsewhere:
+                await self._claim(nodes, key, wanted)
+                wanted = self._matching.idle(key)
+        finally:
+            self._claiming.discard(key)
+
+    async def look(self) -> None:
+        """For all queues on which polls wait: are there tasks that nobody told of?"""
+        nodes = self._executions.nodes
+        queues = self._matching.idle_queues()
+        if nodes is None or not queues:
+            return
+        for key in await nodes.board.waiting(queues, nodes.node):
+            await self.task_waits(key)
+
+    async def configured(self, key: QueueKey) -> None:
+        """Another server has changed the configuration of a queue."""
+        if self._matching.queue(key).loaded:
+            config = _decode(await self._executions.store.queue_config(key))
+            self._matching.configure(key, _limits(config))
 
     # --- Configuration ------------------------------------------------------------------------
 
@@ -111,6 +189,8 @@ class TaskQueues:
     ) -> None:
         if not done.cancelled() and done.exception() is None:
             self._matching.configure(key, _limits(config))
+            if self._executions.nodes is not None:
+                self._executions.nodes.say(configured(key))
 
     def _set_rate(
         self,
@@ -191,7 +271,7 @@ class TaskQueues:
         if routing is not None:
             _show_routing(response.versioning_info, routing)
         if request.report_stats:
-            response.stats.CopyFrom(shown_stats(self._matching.stats(key, of_all=True)))
+            response.stats.CopyFrom(shown_stats(await self._whole(key, of_all=True)))
             for level in {*self._matching.levels(key, of_all=True), priority.DEFAULT_LEVEL}:
                 stats = shown_stats(self._matching.stats(key, level, of_all=True))
                 response.stats_by_priority_key[level].CopyFrom(stats)
@@ -201,7 +281,7 @@ class TaskQueues:
                 response.config.ParseFromString(config)
         if request.include_task_queue_status:
             status = response.task_queue_status
-            status.backlog_count_hint = self._matching.stats(key, of_all=True).backlog
+            status.backlog_count_hint = (await self._whole(key, of_all=True)).backlog
             status.rate_per_second = response.effective_rate_limit.requests_per_second
         return response
 
@@ -229,7 +309,7 @@ class TaskQueues:
             info = response.versions_info[shown]
             for key in keys:
                 part = replace(key, version=version)
-                info.types_info[key.kind].CopyFrom(self._type_info(part, request))
+                info.types_info[key.kind].CopyFrom(await self._type_info(part, request))
             if request.report_task_reachability:
                 reachable = await self._reachable(namespace_id, name, shown)
                 info.task_reachability = reachable
@@ -251,12 +331,12 @@ class TaskQueues:
             found += [(builds[-1], SET_PREFIX + of) for of, builds in sets]
         return found
 
-    def _type_info(
+    async def _type_info(
         self, part: QueueKey, request: ws.DescribeTaskQueueRequest
     ) -> taskqueue.TaskQueueTypeInfo:
         return taskqueue.TaskQueueTypeInfo(
             pollers=self._pollers(part) if request.report_pollers else [],
-            stats=shown_stats(self._matching.stats(part)) if request.report_stats else None,
+            stats=shown_stats(await self._whole(part)) if request.report_stats else None,
         )
 
     async def _reachable(
@@ -281,8 +361,28 @@ class TaskQueues:
                 return reached
         return queue_enums.BUILD_ID_TASK_REACHABILITY_UNREACHABLE
 
+    async def _whole(self, key: QueueKey, *, of_all: bool = False) -> Stats:
+        """With the tasks that other servers have; rates are those of this server."""
+        stats = self._matching.stats(key, of_all=of_all)
+        nodes = self._executions.nodes
+        if nodes is None or nodes.alone():
+            return stats
+        count, oldest_ns = await nodes.board.elsewhere(key, nodes.node)
+        age_ns = max(0, self._executions.clock() - oldest_ns) if count else 0
+        return replace(
+            stats,
+            backlog=stats.backlog + count,
+            oldest_age_ns=max(stats.oldest_age_ns, age_ns),
+        )
+
     def _pollers(self, key: QueueKey, *, of_all: bool = False) -> list[taskqueue.PollerInfo]:
-        return [_poller_info(seen) for seen in self._matching.pollers(key, of_all=of_all)]
+        """At all servers; `of_all`: of whatever version."""
+        seen = self._matching.pollers(key, of_all=of_all)
+        nodes = self._executions.nodes
+        if nodes is not None:
+            known = {each.identity for each in seen}
+            seen += [each for each in nodes.pollers(key) if each.identity not in known]
+        return [_poller_info(each) for each in seen]
 
     def _effective_rate(self, key: QueueKey) -> EffectiveRate:
         queue = self._matching.queue(key)

@@ -6,10 +6,12 @@ Rule 2: deciding is one synchronous breath; no lock is held across a commit. The
         was decided on top of it fails its compare-and-set too, and is decided again.
 Rule 3: nothing is announced, and no caller hears anything - not even a refusal or a read - that
         rests on a state which is not committed yet.
-Rule 4: a cached state is an optimisation that the compare-and-set keeps honest.
+Rule 4: a cached state is an optimisation that the compare-and-set keeps honest. Where other servers
+        write too, what is read of it, or refused because of it, is first compared with the store.
 """
 
 import asyncio
+import contextlib
 import heapq
 import os
 import time
@@ -30,7 +32,7 @@ from durably.backlog import DEFAULT_ORDER
 from durably.config import Config
 from durably.engine import activity, deadlines, priority, workflow_task
 from durably.engine.apply import apply_event, apply_record
-from durably.engine.records import AnyRecord
+from durably.engine.records import AnyRecord, UpdateDropped
 from durably.engine.snapshot import STATES, AnyState, decode_state, encode_state
 from durably.engine.state import HistoryState, Kind, WorkflowState
 from durably.engine.transition import (
@@ -50,6 +52,7 @@ from durably.errors import NotFound, Refusal, Unavailable
 from durably.histogram import Histogram
 from durably.matching import Matching, Poll
 from durably.routing import Routes
+from durably.service.nodes import GONE, Nodes, waiting
 from durably.service.search_attributes import visibility_row
 from durably.store.store import (
     Commit,
@@ -72,6 +75,14 @@ CONFLICT_RETRIES = 20
 DROPPED_UPDATES_REMEMBERED_MAX = 1000
 SNAPSHOT_BYTES_MIN = 64 * 1024
 DELIVERY_RETRY_NS = 10 * 1_000_000_000
+LOOK_AGAIN_S = 1.0
+"""Who waits for a change looks into a shared store so often, in case nobody told him of it."""
+COMES_SECOND_NS = 100_000_000
+"""How much later than its writer another server comes to a deadline that lies ahead."""
+TAKEN_OVER_NS = 5_000_000_000
+"""How long a deadline that has passed, or a delivery that is owed, is left to its writer."""
+HELD_NS = 10 * 1_000_000_000
+"""A task is kept in memory here if a worker has polled its queue here so lately."""
 
 _records_encoder = msgspec.msgpack.Encoder()
 _records_decoder = msgspec.msgpack.Decoder(list[tuple[int, AnyRecord]])
@@ -173,6 +184,10 @@ class Execution(Generic[S]):
     update_watchers: dict[str, set[asyncio.Future[bool]]] = field(default_factory=dict)
     """Those who wait for one update: hundreds of readers of a stream are not woken by all that happens
     in its workflow."""
+    overtaken: bool = False
+    """Another server is known to have written a later version."""
+    lost: asyncio.Future[None] | None = None
+    """A commit of it that has failed: what is decided on this state is not written any more."""
     armed_ns: int = 0
     """The nearest moment for which it is remembered that the execution wants attention."""
 
@@ -189,6 +204,10 @@ class Execution(Generic[S]):
     def wake_watchers(self) -> None:
         watchers, self.watchers = self.watchers, set()
         _wake(watchers)
+
+    def wake_all(self) -> None:
+        self.wake_watchers()
+        self.wake_update_watchers(list(self.update_watchers))
 
     def wake_update_watchers(self, update_ids: Iterable[str]) -> None:
         for update_id in update_ids:
@@ -214,6 +233,7 @@ class _Unit:
     """One commit on its way: what to announce when it is done."""
 
     parts: list[tuple[Execution[Any], Transition[Any]]]
+    writes: list[ExecutionWrite] = field(default_factory=list)
     granted: list[tuple[Poll, Granted]] = field(default_factory=list)
     tasks: list[TaskRow] = field(default_factory=list)
 
@@ -240,8 +260,11 @@ class Executions:
         clock: Callable[[], int],
         config: Config,
         retention_ns: Callable[[str], int],
+        nodes: Nodes | None = None,
     ) -> None:
         self.store = store
+        self.nodes = nodes
+        """The servers that share the store; None: it is this one's alone."""
         self.matching = matching
         self.routes = Routes()
         self.clock = clock
@@ -281,7 +304,11 @@ class Executions:
         """An execution of any kind by the id its caller gave it; the current run without `run_id`."""
         cached = self._cached_current(kind, namespace_id, workflow_id, run_id)
         if cached is not None:
-            return cached
+            # Where others write too it may have ended, and another run have begun.
+            with contextlib.suppress(NotFound):
+                found = await self.get(cached.execution_id)
+                if run_id or not found.state.closed:
+                    return found
         if run_id:
             row = await self.store.find_run(kind, namespace_id, workflow_id, run_id)
         else:
@@ -303,9 +330,23 @@ class Executions:
         return execution
 
     async def get(self, execution_id: int) -> Execution[Any]:
-        """The execution with this id, from the cache or the store; NotFound if it is gone."""
+        """The execution with this id, with all that was committed before this call; NotFound if it
+        is gone."""
+        execution = self._cache.get(execution_id)
+        if execution is None or execution.overtaken:
+            return await self.known(execution_id)
+        self._cache.move_to_end(execution_id)
+        if self.nodes is None:
+            return execution
+        if await self._stands(execution) and self._cache.get(execution_id) is execution:
+            return execution
+        return await self.known(execution_id)
+
+    async def known(self, execution_id: int) -> Execution[Any]:
+        """The same as far as this server knows: another may have written since. For what is decided
+        and committed, and after a commit of one's own."""
         cached = self._cache.get(execution_id)
-        if cached is not None:
+        if cached is not None and not cached.overtaken:
             self._cache.move_to_end(execution_id)
             self.tally.cache_hits += 1
             return cached
@@ -316,7 +357,29 @@ class Executions:
             loading.add_done_callback(lambda _: self._loading.pop(execution_id, None))
         return await asyncio.shield(loading)
 
+    async def _stands(self, execution: Execution[AnyState]) -> bool:
+        """Whether no other server has written a later version before this call. If one has, or a
+        commit of this server's has failed, the cached state is not used any more as it is."""
+        if self.nodes is None or self.nodes.alone():
+            return True
+        if _busy(execution):
+            try:
+                await self._wait_for_commit(execution)
+            except Conflict:
+                return False
+            return True
+        version = await self.nodes.version(execution.execution_id)
+        if version is None:
+            self._forget(execution)
+            return False
+        if version > execution.version:
+            execution.overtaken = True
+        return not execution.overtaken
+
     async def _load(self, execution_id: int) -> Execution[AnyState]:
+        cached = self._cache.get(execution_id)
+        if cached is not None and await self._catch_up(cached):
+            return cached
         settling = self._settling.pop(execution_id, None)
         if settling is not None and not settling.done():
             await asyncio.wait([settling])
@@ -327,6 +390,45 @@ class Executions:
         execution = rebuild(stored)
         self._remember(execution)
         return execution
+
+    async def _catch_up(self, execution: Execution[AnyState]) -> bool:
+        """Bring a cached state up to what other servers have written; False: it has to be loaded anew,
+        and is forgotten."""
+        version = execution.version
+        has_tail = isinstance(execution.state, HistoryState) and not _busy(execution)
+        if self.nodes is not None and has_tail:
+            stored = await self.nodes.load_after(execution.execution_id, version)
+            untouched = execution.version == version and not _busy(execution)
+            kept = self._cache.get(execution.execution_id) is execution
+            if stored is not None and untouched and kept:
+                self._overtake(execution, stored)
+                return True
+        self._forget(execution)
+        return False
+
+    def _overtake(self, execution: Execution[Any], stored: StoredExecution) -> None:
+        catch_up(execution, stored)
+        execution.overtaken = False
+        execution.recent.trim(self.config.cached_history_bytes_per_execution)
+        key = _key(execution.state)
+        if execution.state.closed and self._current.get(key) == execution.execution_id:
+            del self._current[key]
+        execution.wake_all()
+
+    def heard_of(self, execution_id: int, version: int) -> None:
+        """Another server says that it has written this version."""
+        execution = self._cache.get(execution_id)
+        if execution is None or version <= execution.version:
+            return
+        execution.overtaken = True
+        # Whoever waits for a change loads what it is.
+        execution.wake_all()
+
+    def distrust(self) -> None:
+        """Words of others may have been missed."""
+        for execution in list(self._cache.values()):
+            execution.overtaken = True
+            execution.wake_all()
 
     def _remember(self, execution: Execution[AnyState]) -> None:
         self._cache[execution.execution_id] = execution
@@ -355,8 +457,7 @@ class Executions:
             del self._current[key]
         if execution.last_commit is not None:
             self._settling[execution.execution_id] = execution.last_commit
-        execution.wake_watchers()
-        execution.wake_update_watchers(list(execution.update_watchers))
+        execution.wake_all()
 
     def open(self) -> Iterator[AnyState]:
         """The states of the open executions in the cache; all that somebody works on are in it."""
@@ -394,12 +495,17 @@ class Executions:
         everything it could have seen is committed, and Unavailable if the store cannot write.
         """
         for _ in range(CONFLICT_RETRIES):
-            execution = await self.get(execution_id)
+            execution = await self.known(execution_id)
             t = self.begin(execution.state)
             try:
                 result = decide(t)
-            except BaseException as error:
-                await self._refused(execution, t, error)
+            except Exception as error:
+                if t.changed:
+                    self._forget(execution)
+                if not await self._stands(execution):
+                    continue
+                if isinstance(error, Refusal):
+                    await self.settled(execution)
                 raise
             try:
                 if t.changed or task_id:
@@ -409,16 +515,9 @@ class Executions:
             except Conflict:
                 self.tally.decided_again += 1
                 continue
-            return result
+            if t.changed or task_id or await self._stands(execution):
+                return result
         raise Unavailable("this execution is too busy; try again")
-
-    async def _refused(
-        self, execution: Execution[AnyState], t: Transition[Any], error: BaseException
-    ) -> None:
-        if t.changed:
-            self._forget(execution)
-        if isinstance(error, Refusal):
-            await self.settled(execution)
 
     async def read(self, execution_id: int, question: Callable[[Any], R]) -> R:
         """Ask the state something; the answer is given when all it rests on is committed."""
@@ -470,8 +569,9 @@ class Executions:
                 unit.parts.append((followed_by, t.successor))
         for execution, t in unit.parts:
             self._reserve(unit, execution, t)
+        unit.writes = [self._write(execution, t) for execution, t in unit.parts]
         commit = Commit(
-            writes=[self._write(execution, t) for execution, t in unit.parts],
+            writes=unit.writes,
             tasks_added=unit.tasks,
             tasks_removed=[task_id] if task_id else [],
         )
@@ -577,7 +677,7 @@ class Executions:
             return effect
         key = QueueKey(t.state.namespace_id, TaskKind.WORKFLOW, effect.queue)
         within_ns = int(self.config.sticky_poller_unavailable_s * 1e9)
-        if self.matching.polled_within(key, within_ns) and self.stays(t.state, route):
+        if self.polled_within(key, within_ns) and self.stays(t.state, route):
             return effect
         return workflow_task.move_to_normal_queue(t)
 
@@ -603,8 +703,23 @@ class Executions:
             created_ns=self.clock(),
             sticky=isinstance(effect, DispatchWorkflowTask) and effect.sticky,
             order=order,
+            held=self._holds(key),
             route=route,
             workflow_id=execution.state.workflow_id,
+        )
+
+    def _holds(self, key: QueueKey) -> bool:
+        """Whether a task is kept here for the workers that poll here. Others may take it even then."""
+        if self.nodes is None or self.nodes.alone():
+            return True
+        return self.matching.polled_within(key, HELD_NS)
+
+    def polled_within(self, key: QueueKey, within_ns: int) -> bool:
+        """Whether a worker has waited on this queue so lately, at any server."""
+        if self.matching.polled_within(key, within_ns):
+            return True
+        return self.nodes is not None and bool(
+            self.nodes.polled_within(key, within_ns, self.clock())
         )
 
     def _write(self, execution: Execution[AnyState], t: Transition[Any]) -> ExecutionWrite:
@@ -628,6 +743,7 @@ class Executions:
             records=records,
             heartbeats=[_heartbeat(state, i) for i in t.heartbeats if i in state.activities],
             replaces_current=execution.replaces_current,
+            decided_on=execution.lost or execution.last_commit,
         )
         if t.visible or execution.version == 0:
             write.visibility = visibility_row(state)
@@ -667,16 +783,29 @@ class Executions:
                 execution.last_commit = None
         if done.cancelled() or done.exception() is not None:
             for execution, _ in unit.parts:
+                execution.lost = done
                 self._forget(execution)
             for poll, _granted in unit.granted:
                 self.matching.release(poll)
+            if self.nodes is not None and not isinstance(_error(done), Conflict):
+                self.nodes.doubt(task.task_id for task in unit.tasks)
             return
         for execution, t in unit.parts:
             self._announce(execution, t)
         for poll, granted in unit.granted:
             self.matching.deliver(poll, granted)
         for task in unit.tasks:
-            self.matching.add(task.queue, task)
+            if task.held:
+                self.matching.add(task.queue, task)
+        if self.nodes is not None and not self.nodes.alone():
+            self._tell(self.nodes, unit)
+
+    def _tell(self, nodes: Nodes, unit: _Unit) -> None:
+        """What other servers want to know of a commit."""
+        for write in unit.writes:
+            nodes.say_changed(write.execution_id, write.expected_version + 1)
+        for task in unit.tasks:
+            nodes.say(waiting(task.queue))
 
     def _announce(self, execution: Execution[Any], t: Transition[Any]) -> None:
         execution.recent.trim(self.config.cached_history_bytes_per_execution)
@@ -699,6 +828,22 @@ class Executions:
             execution.wake_update_watchers(every if t.state.closed else _updates_changed(t))
 
     # --- Deadlines ----------------------------------------------------------------------------
+
+    async def due_in_store(self, horizon_ns: int, limit: int) -> list[tuple[int, int]]:
+        """(execution id, when to wake it) of those that want attention up to `horizon_ns`.
+
+        Servers that share a store divide them. Whoever wrote a deadline has it in memory and comes
+        first; another comes a little later, in case that one has died.
+        """
+        if self.nodes is None or self.nodes.alone():
+            return await self.store.due(horizon_ns, limit)
+        part, parts = self.nodes.part()
+        now_ns = self.clock()
+        found = await self.nodes.board.due(horizon_ns, limit, part, parts)
+        return [
+            (each, at_ns + (TAKEN_OVER_NS if at_ns <= now_ns else COMES_SECOND_NS))
+            for each, at_ns in found
+        ]
 
     def _wake_ns(self, execution: Execution[Any]) -> int:
         """When to look at an execution again. While it owes something, its row says that it wants
@@ -749,7 +894,9 @@ class Executions:
     ) -> list[history.HistoryEvent]:
         """Committed events from `first_event_id` on: at least one if there is one, then as many as
         fit into `bytes_max`."""
-        await self.settled(execution)
+        # A commit that fails was decided after what is asked for here.
+        with contextlib.suppress(Conflict):
+            await self._wait_for_commit(execution)
         last_event_id = execution.committed_event_id
         recent = execution.recent.since(first_event_id)
         if recent is not None:
@@ -776,9 +923,26 @@ class Executions:
         watcher: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         execution.watchers.add(watcher)
         try:
-            return await _woken(watcher, timeout_s)
+            return await self._woken(execution, watcher, timeout_s)
         finally:
             execution.watchers.discard(watcher)
+
+    async def _woken(
+        self, execution: Execution[AnyState], watcher: asyncio.Future[bool], timeout_s: float
+    ) -> bool:
+        """Where others write too, nobody may have told of it: who waits looks now and then."""
+        if self.nodes is None:
+            return await _woken(watcher, timeout_s)
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + timeout_s
+        while not execution.overtaken:
+            left = give_up - loop.time()
+            await asyncio.wait((watcher,), timeout=min(left, LOOK_AGAIN_S))
+            if watcher.done() or not await self._stands(execution):
+                return True
+            if loop.time() >= give_up:
+                return False
+        return True
 
     async def wait_for_update(self, execution: Execution, update_id: str, timeout_s: float) -> bool:
         """Wait until an update comes to another stage, or its workflow closes; False when `timeout_s`
@@ -786,7 +950,7 @@ class Executions:
         watcher: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         execution.update_watchers.setdefault(update_id, set()).add(watcher)
         try:
-            return await _woken(watcher, timeout_s)
+            return await self._woken(execution, watcher, timeout_s)
         finally:
             others = execution.update_watchers.get(update_id)
             if others is not None:
@@ -799,6 +963,8 @@ class Executions:
         await self.settled(execution)
         self._forget(execution)
         await self.store.delete_execution(execution.execution_id)
+        if self.nodes is not None:
+            self.nodes.say_changed(execution.execution_id, GONE)
 
     async def delete_some(self, namespace_id: str, limit: int) -> int:
         """Remove up to `limit` executions of a namespace, whatever they are doing; how many.
@@ -811,6 +977,9 @@ class Executions:
             if cached is not None:
                 self._forget(cached)
         await asyncio.gather(*(self.store.delete_execution(each) for each in found))
+        if self.nodes is not None:
+            for execution_id in found:
+                self.nodes.say_changed(execution_id, GONE)
         return len(found)
 
 
@@ -843,6 +1012,10 @@ def _updates_changed(t: Transition[Any]) -> Iterator[str]:
                 yield completed.meta.update_id
             case _:
                 pass
+
+
+def _error(done: asyncio.Future[None]) -> BaseException | None:
+    return None if done.cancelled() else done.exception()
 
 
 def worker_of(poll: Any) -> Worker:
@@ -933,14 +1106,22 @@ def rebuild(stored: StoredExecution) -> Execution[AnyState]:
         deadline_ns=stored.next_deadline_ns,
         snapshot_bytes=len(stored.snapshot),
     )
+    catch_up(execution, stored)
+    return execution
+
+
+def catch_up(execution: Execution[Any], stored: StoredExecution) -> None:
+    """Bring a state up to what is stored, by the journal after it."""
+    state = execution.state
     for row in stored.journal:
         _replay(execution, row)
     if isinstance(state, HistoryState):
         for heartbeat in stored.heartbeats:
             _overlay(state, heartbeat)
         execution.committed_event_id = state.next_event_id - 1
+    execution.version = stored.version
+    execution.deadline_ns = stored.next_deadline_ns
     state.transitions = stored.version
-    return execution
 
 
 def journal_entries(row: JournalRow) -> Iterator[history.HistoryEvent | AnyRecord]:
@@ -965,10 +1146,21 @@ def _replay(execution: Execution[Any], row: JournalRow) -> None:
             apply_event(state, events[position], len(encoded[position]))
             position += 1
         apply_record(state, record)
+        if isinstance(record, UpdateDropped):
+            _drop_update(execution, record)
     for event, wire in zip(events[position:], encoded[position:], strict=True):
         apply_event(state, event, len(wire))
     execution.journal_bytes += len(row.events) + len(row.records)
     execution.recent.extend(events, encoded)
+
+
+def _drop_update(execution: Execution[Any], record: UpdateDropped) -> None:
+    """For callers that wait for it here."""
+    if record.failure:
+        rejected = {record.update_id: failure.Failure.FromString(record.failure)}
+        execution.drop_updates(rejected, [])
+    else:
+        execution.drop_updates({}, [record.update_id])
 
 
 def _overlay(state: HistoryState, heartbeat: Heartbeat) -> None:

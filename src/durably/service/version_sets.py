@@ -20,6 +20,7 @@ from durably.errors import InvalidArgument, PermissionDenied, Unavailable
 from durably.service.admission import Call
 from durably.service.deployments import BUILD_ID_CHARS_MAX, PAGE, in_full
 from durably.service.namespaces import Namespaces
+from durably.service.nodes import RoutingChanged
 from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
 from durably.store import visibility_query
 from durably.store.filter_syntax import quoted
@@ -56,11 +57,14 @@ class VersionSets:
                     Kind.VERSION_SETS, row.namespace_id, visibility_query.parse("", {}), PAGE, after
                 )
                 for each in page:
-                    found = await self._executions.get(each.execution_id)
-                    name = found.state.workflow_id
-                    self._routes.sets_changed(row.namespace_id, name, found.state.sets)
+                    found = await self._executions.known(each.execution_id)
+                    self._divide(row.namespace_id, found.state.workflow_id, found.state.sets)
                 if not after:
                     break
+
+    def _divide(self, namespace_id: str, queue: str, sets: tuple[BuildSet, ...]) -> None:
+        for key in self._routes.sets_changed(namespace_id, queue, sets):
+            self._executions.matching.reroute(key, self._executions.place)
 
     # --- Sets ---------------------------------------------------------------------------------
 
@@ -89,8 +93,9 @@ class VersionSets:
                     sets = await self._make(namespace_id, request)
             except Conflict:
                 continue
-            for key in self._routes.sets_changed(namespace_id, request.task_queue, sets):
-                self._executions.matching.reroute(key, self._executions.place)
+            self._divide(namespace_id, request.task_queue, sets)
+            if self._executions.nodes is not None:
+                self._executions.nodes.say(RoutingChanged())
             return
         raise Unavailable("this task queue is too busy; try again")
 

@@ -108,7 +108,9 @@ class Visibility:
         self, request: ws.CountWorkflowExecutionsRequest, call: Call
     ) -> ws.CountWorkflowExecutionsResponse:
         namespace = self._namespaces.by_name(request.namespace)
-        query = visibility_query.parse(request.query, namespace.search_attributes)
+        query = visibility_query.parse(
+            request.query, namespace.search_attributes, dialect=self._store.dialect
+        )
         groups = await self._store.count_executions(Kind.WORKFLOW, namespace.namespace_id, query)
         response = ws.CountWorkflowExecutionsResponse(count=sum(count for _, count in groups))
         if query.group_by:
@@ -126,7 +128,9 @@ class Visibility:
         namespace = self._namespaces.by_name(namespace_name)
         if page_size < 0:
             raise InvalidArgument("Invalid PageSize.")
-        query = visibility_query.parse(text, namespace.search_attributes)
+        query = visibility_query.parse(
+            text, namespace.search_attributes, dialect=self._store.dialect
+        )
         if query.group_by:
             raise InvalidArgument("invalid query: operation is not supported: 'GROUP BY' clause")
         size = min(

@@ -26,6 +26,7 @@ from durably.service import search_attributes, tokens
 from durably.service.admission import Call
 from durably.service.deployments import Deployments
 from durably.service.namespaces import Namespaces
+from durably.service.nodes import WorkerShutDown
 from durably.service.queries import Queries
 from durably.service.replies import (
     QueryTask,
@@ -70,7 +71,10 @@ class WorkerTasks:
         self._queries = queries
         self._workers = workers
         self._task_queues = task_queues
-        self.schedule_to_start = {kind: Histogram() for kind in TaskKind}
+        self.schedule_to_start = {
+            TaskKind.WORKFLOW: Histogram(),
+            TaskKind.ACTIVITY: Histogram(),
+        }
         """Seconds that tasks waited until a worker had them; one that was waited for: 0."""
         self._config = executions.config
         self._context = commands.CommandContext(
@@ -168,6 +172,9 @@ class WorkerTasks:
         await self._task_queues.load(key)
         await self._deployments.register(request, key)
         part = self._deployments.part_of(request, key)
+        await self._task_queues.fetch(part)
+        # It may have been deleted meanwhile: nobody would end a poll that begins now.
+        self._namespaces.id_of(request.namespace)
         seconds = poll_seconds(self._config.task_poll_timeout_s, call, self._executions.clock())
         if seconds <= 0:
             return None
@@ -215,7 +222,7 @@ class WorkerTasks:
         request_id = new_id()
         try:
             grant = await self._executions.transact(row.execution_id, decide, task_id=row.task_id)
-            execution = await self._executions.get(row.execution_id)
+            execution = await self._executions.known(row.execution_id)
         except NotFound:
             await self._drop(row)
             return None
@@ -240,7 +247,7 @@ class WorkerTasks:
 
         try:
             grant = await self._executions.transact(row.execution_id, decide, task_id=row.task_id)
-            execution = await self._executions.get(row.execution_id)
+            execution = await self._executions.known(row.execution_id)
         except NotFound:
             await self._drop(row)
             return None
@@ -265,7 +272,7 @@ class WorkerTasks:
         except BadCommand as bad:
             await self._fail_for(token.execution_id, token.reference, bad, request)
             raise InvalidArgument(bad.message) from bad
-        execution = await self._executions.get(token.execution_id)
+        execution = await self._executions.known(token.execution_id)
         self._queries.answer_attached(execution, dict(request.query_results))
         response = ws.RespondWorkflowTaskCompletedResponse(
             activity_tasks=[self._activity_reply(execution, g) for g in completed.activities],
@@ -329,7 +336,7 @@ class WorkerTasks:
     async def respond_query_task_completed(
         self, request: ws.RespondQueryTaskCompletedRequest, call: Call
     ) -> ws.RespondQueryTaskCompletedResponse:
-        self._queries.answer_direct(self._namespaces.id_of(request.namespace), request)
+        await self._queries.answer_direct(self._namespaces.id_of(request.namespace), request)
         return ws.RespondQueryTaskCompletedResponse()
 
     async def shutdown_worker(
@@ -349,7 +356,20 @@ class WorkerTasks:
         if request.sticky_task_queue:
             key = QueueKey(namespace_id, TaskKind.WORKFLOW, request.sticky_task_queue)
             self._matching.forget_pollers(key)
+        if self._executions.nodes is not None:
+            worker, sticky = request.worker_instance_key, request.sticky_task_queue
+            self._executions.nodes.say(WorkerShutDown(namespace_id, worker, sticky))
         return ws.ShutdownWorkerResponse()
+
+    def shut_down_elsewhere(self, word: WorkerShutDown) -> None:
+        """A worker has told another server that it ends; it may wait here, too."""
+        if word.worker:
+            self._matching.shut_down(word.worker)
+        if word.sticky_queue:
+            key = QueueKey(word.namespace_id, TaskKind.WORKFLOW, word.sticky_queue)
+            self._matching.forget_pollers(key)
+            if self._executions.nodes is not None:
+                self._executions.nodes.forget_pollers(key)
 
     # --- Activities, by token -----------------------------------------------------------------
 

@@ -20,16 +20,57 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-import msgspec
-
-from durably.engine.versioning.version import decode_route, encode_route
-from durably.errors import InvalidArgument, Unavailable
+from durably.errors import Unavailable
+from durably.store.filter_dialects import SQLITE, Dialect
+from durably.store.rows import (
+    decode_page_token,
+    indexed_values,
+    page_token_after,
+    task_row,
+    task_values,
+    visible,
+    visible_values,
+)
+from durably.store.schema import migrations, refuse_newer
+from durably.store.statements import (
+    ADD_METADATA,
+    AFTER_ROW,
+    BACKLOG,
+    BACKLOGS,
+    CLOSED_RUNS,
+    COUNT_BY_STATUS,
+    CREATE_NAMESPACE,
+    CREATE_NEXUS_ENDPOINT,
+    CURRENT_RUN,
+    DELETE_EXECUTION,
+    DELETE_NAMESPACE,
+    DELETE_NEXUS_ENDPOINT,
+    DUE,
+    EVENTS_BACKWARD,
+    EVENTS_FORWARD,
+    EXECUTIONS_OF,
+    FIND_RUN,
+    LIST_ORDER,
+    METADATA,
+    NAMESPACES,
+    NEXUS_ENDPOINTS,
+    PUT_METADATA,
+    PUT_QUEUE_CONFIG,
+    QUEUE_CONFIG,
+    READ_EXECUTION,
+    READ_HEARTBEATS,
+    READ_SNAPSHOT,
+    READ_TAIL,
+    ROW_OF_EVENT,
+    UPDATE_NAMESPACE,
+    UPDATE_NEXUS_ENDPOINT,
+    VISIBLE_COLUMNS,
+)
 from durably.store.store import (
     ClosedRun,
     Commit,
@@ -45,22 +86,13 @@ from durably.store.store import (
     RunRow,
     StoredExecution,
     StoreLocked,
-    StoreTooNew,
     TaskKind,
-    TaskOrder,
     TaskRow,
     VisibilityRow,
     VisibleExecution,
     Writes,
 )
-from durably.store.visibility_query import (
-    INDEXED_BYTES_MAX,
-    OPEN_LAST,
-    STATUSES,
-    UNINDEXED_ATTRIBUTES,
-    ByAttribute,
-    Query,
-)
+from durably.store.visibility_query import OPEN_LAST, ByAttribute, Query
 
 logger = logging.getLogger(__name__)
 
@@ -115,116 +147,44 @@ SHOWN = """SELECT namespace_id, kind, search_values, sort_close_ns, start_ns FRO
 ADD_VALUE = "INSERT OR REPLACE INTO attribute_values VALUES (0, ?, ?, ?, ?, ?, ?, ?, ?)"
 REMOVE_VALUE = """DELETE FROM attribute_values WHERE shard = 0 AND namespace_id = ? AND kind = ?
     AND name = ? AND value = ? AND sort_close_ns = ? AND start_ns = ? AND execution_id = ?"""
-# Executions in the order in which they closed, after one of them. Open ones close in OPEN_LAST.
-CLOSED_RUNS = """SELECT execution_id, workflow_id, run_id, sort_close_ns, start_ns FROM visibility
-    WHERE namespace_id = ? AND kind = ? AND sort_close_ns >= ? AND sort_close_ns < ?
-        AND (sort_close_ns, start_ns, execution_id) > (?, ?, ?)
-    ORDER BY sort_close_ns, start_ns, execution_id LIMIT ?"""
-# How many tasks wait in each queue; of the oldest, since when.
-BACKLOGS = """SELECT q.namespace_id, q.kind, q.queue, q.tasks, t.created_ns, t.sticky FROM
-    (SELECT namespace_id, kind, queue, COUNT(*) AS tasks, MIN(task_id) AS oldest FROM tasks
-        GROUP BY namespace_id, kind, queue) q
-    JOIN tasks t ON t.shard = 0 AND t.task_id = q.oldest"""
-# The row of an execution, by its id.
-READ_EXECUTION = """SELECT kind, namespace_id, workflow_id, run_id, version, status, next_event_id,
-    next_deadline_ns FROM executions WHERE shard = 0 AND execution_id = ?"""
-READ_SNAPSHOT = "SELECT version, state FROM snapshots WHERE shard = 0 AND execution_id = ?"
-# The journal after a snapshot.
-READ_TAIL = """SELECT version, first_event_id, events, records FROM journal
-    WHERE shard = 0 AND execution_id = ? AND version > ? AND version <= ? ORDER BY version"""
-READ_HEARTBEATS = """SELECT scheduled_event_id, attempt, at_ns, details, total FROM heartbeats
-    WHERE shard = 0 AND execution_id = ?"""
-# A certain run of a workflow id.
-FIND_RUN = """SELECT execution_id, run_id, status FROM executions
-    WHERE shard = 0 AND namespace_id = ? AND kind = ? AND workflow_id = ? AND run_id = ?"""
-# The run that a workflow id names.
-CURRENT_RUN = """SELECT e.execution_id, e.run_id, e.status FROM current_runs c
-    JOIN executions e ON e.shard = 0 AND e.execution_id = c.execution_id
-    WHERE c.shard = 0 AND c.namespace_id = ? AND c.kind = ? AND c.workflow_id = ?"""
-# The version of the last row that begins at or before an event.
-ROW_OF_EVENT = """SELECT version FROM journal WHERE shard = 0 AND execution_id = ?
-    AND first_event_id BETWEEN 1 AND ? ORDER BY version DESC LIMIT 1"""
-# Rows with events, forwards and backwards.
-EVENTS_FORWARD = """SELECT version, first_event_id, events FROM journal WHERE shard = 0
-    AND execution_id = ? AND version >= ? AND first_event_id > 0 ORDER BY version"""
-EVENTS_BACKWARD = """SELECT version, first_event_id, events FROM journal WHERE shard = 0
-    AND execution_id = ? AND version <= ? AND first_event_id > 0 ORDER BY version DESC"""
-# Executions that want attention.
-DUE = """SELECT execution_id, next_deadline_ns FROM executions
-    WHERE next_deadline_ns > 0 AND next_deadline_ns <= ? ORDER BY next_deadline_ns LIMIT ?"""
-# A page of a queue's backlog.
-BACKLOG = """SELECT task_id, execution_id, scheduled_event_id, stamp, created_ns, sticky, level,
-    fairness_key, weight, route, (SELECT workflow_id FROM executions e
-        WHERE e.shard = 0 AND e.execution_id = tasks.execution_id)
-    FROM tasks WHERE namespace_id = ? AND kind = ? AND queue = ? AND task_id > ?
-    ORDER BY task_id LIMIT ?"""
-NAMESPACES = "SELECT namespace_id, name, version, record FROM namespaces ORDER BY name"
-CREATE_NAMESPACE = "INSERT INTO namespaces VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
-UPDATE_NAMESPACE = """UPDATE namespaces SET name = ?, version = ?, record = ?
-    WHERE namespace_id = ? AND version = ?"""
-# A namespace that has no executions any more.
-DELETE_NAMESPACE = (
-    "DELETE FROM tasks WHERE namespace_id = ?",
-    "DELETE FROM queue_configs WHERE namespace_id = ?",
-    "DELETE FROM namespaces WHERE namespace_id = ?",
-)
-NEXUS_ENDPOINTS = "SELECT endpoint_id, name, version, record FROM nexus_endpoints"
-CREATE_NEXUS_ENDPOINT = "INSERT INTO nexus_endpoints VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
-UPDATE_NEXUS_ENDPOINT = """UPDATE OR IGNORE nexus_endpoints SET name = ?, version = ?, record = ?
-    WHERE endpoint_id = ? AND version = ?"""
-DELETE_NEXUS_ENDPOINT = "DELETE FROM nexus_endpoints WHERE endpoint_id = ?"
-# Some executions of a namespace.
-EXECUTIONS_OF = """SELECT execution_id FROM executions WHERE shard = 0 AND namespace_id = ?
-    LIMIT ?"""
-QUEUE_CONFIG = "SELECT config FROM queue_configs WHERE namespace_id = ? AND kind = ? AND queue = ?"
-PUT_QUEUE_CONFIG = "INSERT OR REPLACE INTO queue_configs VALUES (?, ?, ?, ?)"
-METADATA = "SELECT value FROM metadata WHERE key = ?"
-PUT_METADATA = "INSERT OR REPLACE INTO metadata VALUES (?, ?)"
-DELETE_EXECUTION = (
-    "DELETE FROM journal WHERE shard = 0 AND execution_id = ?",
-    "DELETE FROM snapshots WHERE shard = 0 AND execution_id = ?",
-    "DELETE FROM heartbeats WHERE shard = 0 AND execution_id = ?",
-    "DELETE FROM visibility WHERE shard = 0 AND execution_id = ?",
-    "DELETE FROM tasks WHERE shard = 0 AND execution_id = ?",
-    """DELETE FROM current_runs WHERE shard = 0 AND execution_id = ?1 AND (namespace_id, kind,
-        workflow_id) = (SELECT namespace_id, kind, workflow_id FROM executions WHERE shard = 0 AND execution_id = ?1)""",
-    "DELETE FROM executions WHERE shard = 0 AND execution_id = ?",
-)
-# All of a namespace by status: counting ranges of an index is twice as fast as grouping it.
-COUNT_BY_STATUS = " UNION ALL ".join(
-    f"""SELECT {status} AS status, count(*) FROM visibility
-        WHERE namespace_id = ?1 AND kind = ?2 AND status = {status}"""
-    for status in sorted(set(STATUSES.values()))
-)
-VISIBLE_COLUMNS = """execution_id, workflow_id, run_id, workflow_type, task_queue, status, start_ns,
-    execution_ns, close_ns, history_length, history_size_bytes, state_transitions,
-    parent_workflow_id, parent_run_id, root_workflow_id, root_run_id, memo, search_attributes,
-    sort_close_ns"""
-
-
 # --- Opening --------------------------------------------------------------------------------------
-
-
-def migrations() -> list[tuple[int, str]]:
-    """(version, SQL) of every migration, in order."""
-    folder = resources.files("durably.store") / "migrations"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
-    return [(int(f.name.split("_")[0]), f.read_text()) for f in files]
 
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema up to date, one transaction a migration. Raises StoreTooNew."""
     present = connection.execute("PRAGMA user_version").fetchone()[0]
     known = migrations()
-    if present > known[-1][0]:
-        raise StoreTooNew(
-            f"this store has schema {present}, and this version of durably knows {known[-1][0]}:"
-            " upgrade durably"
-        )
+    refuse_newer(present, known[-1][0])
     for version, sql in known:
         if version > present:
             connection.executescript(f"BEGIN;\n{sql}\nPRAGMA user_version = {version};\nCOMMIT;")
             logger.info("the schema was brought up to date", extra={"fields": {"schema": version}})
+
+
+def path_of(url: str) -> Path:
+    """The file that an address means. Raises ValueError."""
+    if not url.startswith("sqlite:///") or url == "sqlite:///":
+        raise ValueError(f"unknown store {url!r}: use sqlite:///PATH, postgresql://... or memory:")
+    return Path(url.removeprefix("sqlite:///")).expanduser()
+
+
+def existing(path: Path) -> Path:
+    """Raises FileNotFoundError."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no store at {path}")
+    return path
+
+
+def pending(path: Path) -> tuple[int, list[int]]:
+    """The number of a file's schema, and the migrations that are missing. Raises StoreTooNew."""
+    present = 0
+    if path.exists():
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        present = connection.execute("PRAGMA user_version").fetchone()[0]
+        connection.close()
+    known = [version for version, _ in migrations()]
+    refuse_newer(present, known[-1])
+    return present, [version for version in known if version > present]
 
 
 def connect(target: str) -> sqlite3.Connection:
@@ -299,6 +259,10 @@ class _Work:
 class SqliteStore:
     """One SQLite file, or `memory:`."""
 
+    name = "sqlite"
+    dialect: Dialect = SQLITE
+    shared = False
+
     def __init__(self, target: str, lock_descriptor: int | None = None) -> None:
         self._lock_descriptor = lock_descriptor
         self._writer = connect(target)
@@ -323,9 +287,7 @@ class SqliteStore:
         it. Raises StoreLocked, StoreTooNew, ValueError."""
         if url == "memory:":
             return cls(":memory:")
-        if not url.startswith("sqlite:///") or url == "sqlite:///":
-            raise ValueError(f"unknown store {url!r}: use sqlite:///PATH or memory:")
-        path = Path(url.removeprefix("sqlite:///")).expanduser()
+        path = path_of(url)
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = lock(path)
         try:
@@ -387,7 +349,10 @@ class SqliteStore:
                 written = connection.execute(CREATE_NEXUS_ENDPOINT, created)
             else:
                 changed = (row.name, row.version, row.record, row.endpoint_id, expected_version)
-                written = connection.execute(UPDATE_NEXUS_ENDPOINT, changed)
+                try:
+                    written = connection.execute(UPDATE_NEXUS_ENDPOINT, changed)
+                except sqlite3.IntegrityError as error:
+                    raise Conflict from error
             if written.rowcount != 1:
                 raise Conflict
 
@@ -411,8 +376,13 @@ class SqliteStore:
         row = self._row(QUEUE_CONFIG, (queue.namespace_id, int(queue.kind), queue.name))
         return bytes(row[0]) if row else None
 
-    def put_metadata(self, key: str, value: bytes) -> asyncio.Future[None]:
-        return self._submit(lambda connection: _put_metadata(connection, key, value))
+    def put_metadata(self, key: str, value: bytes, *, once: bool = False) -> asyncio.Future[None]:
+        sql = ADD_METADATA if once else PUT_METADATA
+
+        def put(connection: sqlite3.Connection) -> None:
+            connection.execute(sql, (key, value))
+
+        return self._submit(put)
 
     def _submit(self, write: Callable[[sqlite3.Connection], None]) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -532,21 +502,7 @@ class SqliteStore:
     async def backlog(self, queue: QueueKey, after_task_id: int, limit: int) -> list[TaskRow]:
         key = (queue.namespace_id, int(queue.kind), queue.name, after_task_id, limit)
         rows = self._rows(BACKLOG, key)
-        return [
-            TaskRow(
-                row[0],
-                queue,
-                row[1],
-                row[2],
-                row[3],
-                row[4],
-                bool(row[5]),
-                TaskOrder(*row[6:9]),
-                decode_route(row[9]),
-                row[10] or "",
-            )
-            for row in rows
-        ]
+        return [task_row(queue, row) for row in rows]
 
     async def backlogs(self) -> list[QueueBacklog]:
         rows = await self._read_aside(self._searching, lambda c: c.execute(BACKLOGS).fetchall())
@@ -655,10 +611,6 @@ def _resolve(group: list[_Work]) -> None:
             work.done.set_exception(work.error)
 
 
-def _put_metadata(connection: sqlite3.Connection, key: str, value: bytes) -> None:
-    connection.execute(PUT_METADATA, (key, value))
-
-
 def _write_unit(connection: sqlite3.Connection, unit: Commit) -> None:
     """All of a unit, or nothing of it and Conflict."""
     execute = connection.execute
@@ -678,7 +630,7 @@ def _write_unit(connection: sqlite3.Connection, unit: Commit) -> None:
     for write in unit.writes:
         _write_rest(execute, write)
     for task in unit.tasks_added:
-        execute(ADD_TASK, _task_values(task))
+        execute(ADD_TASK, task_values(task))
     for task_id in unit.tasks_removed:
         execute(REMOVE_TASK, (task_id,))
 
@@ -765,8 +717,8 @@ def _write_rest(execute: Execute, write: ExecutionWrite) -> None:
 def _show(execute: Execute, write: ExecutionWrite, row: VisibilityRow) -> None:
     if write.expected_version:
         _forget_values(execute, write.execution_id)
-    execute(SHOW, _visible_values(write, row))
-    for name, value in _indexed_values(row.search_values):
+    execute(SHOW, visible_values(write, row))
+    for name, value in indexed_values(row.search_values):
         key = (write.namespace_id, write.kind, name, value)
         execute(
             ADD_VALUE,
@@ -780,66 +732,11 @@ def _forget_values(execute: Execute, execution_id: int) -> None:
     if shown is None or shown[2] == "{}":
         return
     namespace_id, kind, values, sort_close_ns, start_ns = shown
-    for name, value in _indexed_values(json.loads(values)):
+    for name, value in indexed_values(json.loads(values)):
         execute(
             REMOVE_VALUE,
             (namespace_id, kind, name, value, sort_close_ns, start_ns, execution_id),
         )
-
-
-def _indexed_values(values: dict[str, Any]) -> Iterator[tuple[str, object]]:
-    """Of each attribute its value, of a list each of its values: those that are looked up."""
-    for name, found in values.items():
-        if name in UNINDEXED_ATTRIBUTES:
-            continue
-        for value in found if isinstance(found, list) else (found,):
-            if not isinstance(value, str) or len(value.encode()) <= INDEXED_BYTES_MAX:
-                yield name, value
-
-
-def _task_values(task: TaskRow) -> tuple[object, ...]:
-    return (
-        task.task_id,
-        task.queue.namespace_id,
-        int(task.queue.kind),
-        task.queue.name,
-        task.execution_id,
-        task.scheduled_event_id,
-        task.stamp,
-        task.created_ns,
-        int(task.sticky),
-        task.order.level,
-        task.order.fairness_key,
-        task.order.weight,
-        encode_route(task.route),
-    )
-
-
-def _visible_values(write: ExecutionWrite, row: VisibilityRow) -> tuple[object, ...]:
-    return (
-        write.execution_id,
-        write.kind,
-        write.namespace_id,
-        write.workflow_id,
-        write.run_id,
-        row.workflow_type,
-        row.task_queue,
-        row.status,
-        row.start_ns,
-        row.execution_ns,
-        row.close_ns,
-        row.history_length,
-        row.history_size_bytes,
-        row.state_transitions,
-        row.parent_workflow_id,
-        row.parent_run_id,
-        row.root_workflow_id,
-        row.root_run_id,
-        row.memo,
-        row.search_attributes,
-        json.dumps(row.search_values) if row.search_values else "{}",
-        row.close_ns or OPEN_LAST,
-    )
 
 
 def _load(connection: sqlite3.Connection, execution_id: int) -> StoredExecution | None:
@@ -913,12 +810,6 @@ def _journal(
     return rows
 
 
-_token_encoder = msgspec.msgpack.Encoder()
-_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-_token_decoder = msgspec.msgpack.Decoder(tuple[_Int64, _Int64, _Int64])
-
-
-LIST_ORDER = "ORDER BY sort_close_ns DESC, start_ns DESC, execution_id DESC"
 SEVERAL_VALUES = 10_000
 """So many rows of an attribute's value are counted to find which of several is the rarest."""
 
@@ -986,8 +877,8 @@ def _list(
 ) -> tuple[list[VisibleExecution], bytes]:
     source, sql, values = _found_by(connection, kind, namespace_id, query)
     if page_token:
-        sql += " AND (sort_close_ns, start_ns, execution_id) < (?, ?, ?)"
-        values += _decode_page_token(page_token)
+        sql += f" AND {AFTER_ROW}"
+        values += decode_page_token(page_token)
     # Which they are is found in an index, if it has all that is asked; only then rows are read.
     page = f"SELECT execution_id FROM {source} WHERE {sql} {LIST_ORDER} LIMIT ?"
     sql = f"""SELECT {VISIBLE_COLUMNS} FROM visibility WHERE shard = 0 AND execution_id IN ({page})
@@ -996,23 +887,5 @@ def _list(
     rows = connection.execute(sql, values).fetchall()
     token = b""
     if len(rows) == page_size:
-        last = rows[-1]
-        token = _token_encoder.encode((last[18], last[6], last[0]))
-    return [_visible(row) for row in rows], token
-
-
-def _decode_page_token(page_token: bytes) -> tuple[int, int, int]:
-    """Raises InvalidArgument for a token that this file has not made: clients hand it back."""
-    try:
-        return _token_decoder.decode(page_token)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise InvalidArgument("Invalid NextPageToken.") from error
-
-
-def _visible(row: tuple[Any, ...]) -> VisibleExecution:
-    return VisibleExecution(
-        execution_id=row[0],
-        workflow_id=row[1],
-        run_id=row[2],
-        row=VisibilityRow(*(*row[3:18], {})),
-    )
+        token = page_token_after(rows[-1])
+    return [visible(row) for row in rows], token

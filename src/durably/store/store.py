@@ -18,6 +18,7 @@ from typing import Protocol
 
 from durably.engine.versioning.version import ANY, Route
 from durably.histogram import Histogram
+from durably.store.filter_dialects import Dialect
 from durably.store.visibility_query import Query
 
 GROUP_UNITS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -78,6 +79,8 @@ class TaskRow:
     created_ns: int
     sticky: bool = False
     order: TaskOrder = TaskOrder()
+    held: bool = True
+    """Whether the server that adds it has it in memory, to give it out."""
     route: Route = ANY
     workflow_id: str = ""
     """Of the execution; by it a queue's traffic is divided."""
@@ -158,6 +161,9 @@ class ExecutionWrite:
     may live for ever."""
     visibility: VisibilityRow | None = None
     heartbeats: list[Heartbeat] = field(default_factory=list)
+    decided_on: asyncio.Future[None] | None = None
+    """The last commit before this one that this server has asked for. If that one has failed, what
+    was decided on top of it is a Conflict, whatever version another server has written meanwhile."""
     replaces_current: int | None = None
     """On creation: the execution id that `current_runs` names now for this workflow id (0: no row).
     If it names another, the commit is a Conflict. None: `current_runs` is not touched."""
@@ -268,10 +274,24 @@ class StoreTooNew(Exception):
     """The store was written by a newer version of this program; the message says what to do."""
 
 
+class StoreTooOld(Exception):
+    """The store has an older schema than this program needs; the message says what to do."""
+
+
+class StoreNotEmpty(Exception):
+    """Something is there already; the message says what to do."""
+
+
 class Store(Protocol):
     """What a dialect offers. All methods are called on the event loop."""
 
     writes: Writes
+    name: str
+    """What GetClusterInfo calls it."""
+    dialect: Dialect
+    """How it says what a List Filter asks for."""
+    shared: bool
+    """Whether other servers may write to it too."""
 
     def commit(self, unit: Commit) -> asyncio.Future[None]:
         """Write a unit. The future raises Conflict, or errors.Unavailable if nothing can be written.
@@ -305,7 +325,8 @@ class Store(Protocol):
 
     async def queue_config(self, queue: QueueKey) -> bytes | None: ...
 
-    def put_metadata(self, key: str, value: bytes) -> asyncio.Future[None]: ...
+    def put_metadata(self, key: str, value: bytes, *, once: bool = False) -> asyncio.Future[None]:
+        """Write a fact about the store; `once`: only if it is not known yet."""
 
     async def load(self, execution_id: int) -> StoredExecution | None: ...
 

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 from durably.errors import InvalidArgument
 from durably.store import filter_syntax
+from durably.store.filter_dialects import SQLITE, Dialect
 from durably.store.filter_syntax import (
     WORD_OPERATORS,
     All,
@@ -201,14 +202,16 @@ def parse(
     text: str,
     attributes: Mapping[str, str],
     columns: Mapping[str, Column] = SYSTEM_COLUMNS,
+    dialect: Dialect = SQLITE,
 ) -> Query:
     """Parse List Filter text. `attributes`: custom search attributes, name -> type name; `columns`:
-    the system attributes of what is listed.
+    the system attributes of what is listed; `dialect`: the store's.
 
     Raises InvalidArgument, naming what is wrong.
     """
     found = filter_syntax.parse(text)
-    parts = [_part(each, attributes, columns) for each in _conjuncts(found.condition)]
+    asked = _Asked(attributes, columns, dialect)
+    parts = [_part(each, asked) for each in _conjuncts(found.condition)]
     values = _values_of(parts)
     if len(values) > VALUES_MAX:
         raise InvalidArgument(f"invalid query: more than {VALUES_MAX} values to compare with")
@@ -216,9 +219,18 @@ def parse(
         raise unsupported("'GROUP BY' clause supports only a single field", found.group_by[1].at)
     group = Column("", "")
     if found.group_by:
-        group = _SqlWriter(attributes, columns).column(found.group_by[0])
-    ways = _by_attribute(parts, group)
+        group = _SqlWriter(asked).column(found.group_by[0])
+    ways = _by_attribute(parts, group) if dialect.values_indexed else ()
     return Query(_all_of(parts), values, group.sql, group.type, ways)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Which names there are, and how what is asked of them is said."""
+
+    attributes: Mapping[str, str]
+    columns: Mapping[str, Column]
+    dialect: Dialect
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,12 +254,12 @@ def _conjuncts(condition: Condition | None) -> list[Condition]:
     return [condition]
 
 
-def _part(node: Condition, attributes: Mapping[str, str], columns: Mapping[str, Column]) -> _Part:
-    writer = _SqlWriter(attributes, columns)
+def _part(node: Condition, asked: _Asked) -> _Part:
+    writer = _SqlWriter(asked)
     sql = writer.condition(node)
     equal = isinstance(node, Comparison) and node.operator == "="
     attribute, value_sql = "", ""
-    if isinstance(node, Comparison | In | Between) and node.name.text not in columns:
+    if isinstance(node, Comparison | In | Between) and node.name.text not in asked.columns:
         value_sql = _on_value(node, writer.column(node.name).type, writer.values)
         attribute = node.name.text if value_sql else ""
     return _Part(
@@ -319,9 +331,10 @@ class _SqlWriter:
     """Writes one condition; `values` are the bound values in the order of their marks, `columns` what
     of the row it reads."""
 
-    def __init__(self, attributes: Mapping[str, str], columns: Mapping[str, Column]) -> None:
-        self._attributes = attributes
-        self._columns = columns
+    def __init__(self, asked: _Asked) -> None:
+        self._attributes = asked.attributes
+        self._columns = asked.columns
+        self._dialect = asked.dialect
         self.values: list[object] = []
         self.columns: set[str] = set()
 
@@ -332,7 +345,7 @@ class _SqlWriter:
             case Any(parts):
                 return _joined([self.condition(part) for part in parts], "OR")
             case Not(part):
-                return f"NOT COALESCE({self.condition(part)}, 0)"
+                return self._dialect.negated(self.condition(part))
             case Between():
                 return self._between(node)
             case In():
@@ -353,12 +366,11 @@ class _SqlWriter:
         kind = PREDEFINED.get(name.text) or self._attributes.get(name.text)
         if kind is None:
             raise refusal(f"invalid search attribute: {name.text}", name.at)
-        path = name.text.replace('"', "")
-        return Column(f"json_extract(search_values, '$.\"{path}\"')", kind)
+        return Column(self._dialect.attribute(name.text, kind), kind)
 
     def _bind(self, name: Name, column: Column, value: Value) -> str:
         self.values.append(_value(name, column, value))
-        return "?"
+        return self._dialect.mark(self.values[-1])
 
     def _comparison(self, node: Comparison) -> str:
         column = self.column(node.name)
@@ -368,8 +380,11 @@ class _SqlWriter:
             if node.operator not in ("=", "!="):
                 raise _not_for(node.operator, column, node.name, node.at)
             found = self._contains(node.name, column, (node.value,))
-            return found if node.operator == "=" else f"NOT COALESCE({found}, 0)"
-        asked = f"{{}} {node.operator} {self._bind(node.name, column, node.value)}"
+            return found if node.operator == "=" else self._dialect.negated(found)
+        mark = self._bind(node.name, column, node.value)
+        if node.operator == "=" and node.name.text not in self._columns:
+            return self._dialect.equals(node.name.text, column.type, mark)
+        asked = f"{{}} {node.operator} {mark}"
         return (
             self._also_of_index(column, asked)
             if node.operator != "!="
@@ -395,12 +410,9 @@ class _SqlWriter:
                     values[0].at,
                 )
             self.values += found
-            marks = ", ".join("?" * len(found))
-            path = name.text.replace('"', "")
-            each_word = f"json_each(search_values, '$.\"{path}\"')"
-            return f"EXISTS (SELECT 1 FROM {each_word} WHERE value IN ({marks}))"
-        marks = ", ".join(self._bind(name, column, each) for each in values)
-        return f"EXISTS (SELECT 1 FROM json_each({column.sql}) WHERE value IN ({marks}))"
+            return self._dialect.list_has(name.text, [self._dialect.mark(word) for word in found])
+        marks = [self._bind(name, column, each) for each in values]
+        return self._dialect.list_has(name.text, marks)
 
     def _between(self, node: Between) -> str:
         column = self.column(node.name)
@@ -428,21 +440,18 @@ class _SqlWriter:
         mark = self._bind(node.name, column, node.value)
         self.values.append(self.values[-1])
         if column.type == "Keyword":
-            found = f"substr({column.sql}, 1, length({mark})) = ?"
-            return f"({found}{self._in_range(column, str(self.values[-1]))})"
-        return (
-            f"EXISTS (SELECT 1 FROM json_each({column.sql})"
-            f" WHERE substr(value, 1, length({mark})) = ?)"
-        )
+            found = f"substr({column.sql}, 1, length({mark})) = {mark}"
+            return f"({found}{self._in_range(column, str(self.values[-1]), mark)})"
+        return self._dialect.list_starts(node.name.text, mark, mark)
 
-    def _in_range(self, column: Column, prefix: str) -> str:
+    def _in_range(self, column: Column, prefix: str, mark: str) -> str:
         """The same as a range, for indexes."""
         self.values.append(prefix)
         after = _after_all(prefix)
         if not after:
-            return f" AND {column.sql} >= ?"
+            return f" AND {column.sql} >= {mark}"
         self.values.append(after)
-        return f" AND {column.sql} >= ? AND {column.sql} < ?"
+        return f" AND {column.sql} >= {mark} AND {column.sql} < {mark}"
 
 
 def _after_all(prefix: str) -> str:

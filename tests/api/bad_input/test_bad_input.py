@@ -4,7 +4,6 @@ Rule 1: "nothing" is every row of every table of the store.
 """
 
 import re
-import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,8 @@ from temporalio.client import Client
 from durably import Server
 from tests.api.bad_input.cases import WITHOUT_FAULT, Case, generated, written
 from tests.api.bad_input.wire import call, implemented
+from tests.conftest import new_store
+from tests.stores import dump
 
 CASES = [*written(), *generated(implemented())]
 PATHS = {rpc.name: path for path, rpc in implemented().items()}
@@ -37,27 +38,24 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @dataclass
 class Target:
     channel: grpc.aio.Channel
-    path: Path
+    store: str
 
     def dump(self) -> dict[str, list[Any]]:
         """Every row of the store."""
-        store = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)
-        try:
-            tables = store.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-            return {name: store.execute(f"SELECT * FROM {name}").fetchall() for (name,) in tables}
-        finally:
-            store.close()
+        return dump(self.store)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
+async def target(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Target]:
     """A server that holds one open workflow, so that there is something to be spoilt."""
-    path = tmp_path_factory.mktemp("bad_input") / "store.db"
-    async with Server(store=f"sqlite:///{path}", port=0) as server:
+    store = new_store(request, tmp_path_factory.mktemp("bad_input"))
+    async with Server(store=store, port=0) as server:
         client = await Client.connect(server.address)
         await client.start_workflow("Any", id="somebody", task_queue="q")
         async with grpc.aio.insecure_channel(server.address) as channel:
-            yield Target(channel, path)
+            yield Target(channel, store)
 
 
 async def test_every_implemented_rpc_has_a_case() -> None:
@@ -168,13 +166,12 @@ def _undecodable(rpc: str, body: bytes) -> bool:
     return False
 
 
-async def test_a_message_over_the_limit_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
+async def test_a_message_over_the_limit_is_refused(store_url: str) -> None:
     async with (
-        Server(store=f"sqlite:///{path}", port=0, message_bytes_max=10_000) as server,
+        Server(store=store_url, port=0, message_bytes_max=10_000) as server,
         grpc.aio.insecure_channel(server.address) as channel,
     ):
-        target = Target(channel, path)
+        target = Target(channel, store_url)
         before = target.dump()
         for rpc in sorted(PATHS):
             status, message = await call(channel, PATHS[rpc], b"\x00" * 10_001)

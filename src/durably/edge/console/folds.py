@@ -60,9 +60,11 @@ class _Kept(Generic[Made]):
 class Folds(Generic[Made]):
     """Reads histories into what `make` makes."""
 
-    def __init__(self, site: Site, make: Callable[[], Made]) -> None:
+    def __init__(self, site: Site, make: Callable[[], Made], *, in_thread: bool = False) -> None:
+        """`in_thread`: what is made of events parses whole payloads, which takes a while."""
         self._site = site
         self._make = make
+        self._in_thread = in_thread
         self._kept: OrderedDict[Run, _Kept[Made]] = OrderedDict()
 
     async def read(self, run: Run, events_max: int = EVENTS_PER_PAGE_MAX) -> tuple[Made, bool]:
@@ -77,7 +79,10 @@ class Folds(Generic[Made]):
             last = made.next_event_id + events_max
             while made.next_event_id < last:
                 page = await events_from(self._site, run, made.next_event_id, EVENTS_PER_READ)
-                made.add(page.history.events)
+                if self._in_thread:
+                    await asyncio.to_thread(made.add, page.history.events)
+                else:
+                    made.add(page.history.events)
                 if not page.next_page_token:
                     return made, True
                 await asyncio.sleep(PAGES_APART_S)

@@ -1,0 +1,165 @@
+"""What a server does for the others that share its store: says that it is there, and listens.
+
+Rule 1: the loops decide nothing. What fails is done again at the next beat.
+Rule 2: what a word asks for is done beside, so that the next word is heard.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, assert_never
+
+from durably.errors import Refusal
+from durably.matching import POLLER_REMEMBERED_NS
+from durably.service.deployments import Deployments
+from durably.service.namespaces import Namespaces
+from durably.service.nexus_endpoints import NexusEndpoints
+from durably.service.nodes import (
+    AnyWord,
+    Changed,
+    Configured,
+    Joined,
+    LettersSent,
+    NamespacesChanged,
+    Nodes,
+    RoutingChanged,
+    Waiting,
+    WorkerShutDown,
+    queue_of,
+)
+from durably.service.queries import Queries
+from durably.service.task_queues import TaskQueues
+from durably.service.transact import Executions
+from durably.service.version_sets import VersionSets
+from durably.service.worker_tasks import WorkerTasks
+
+logger = logging.getLogger(__name__)
+
+LOOK_INTERVAL_S = 1.0
+
+
+class Neighbours:
+    """Keeps this server and the others in touch."""
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        executions: Executions,
+        namespaces: Namespaces,
+        endpoints: NexusEndpoints,
+        deployments: Deployments,
+        version_sets: VersionSets,
+        task_queues: TaskQueues,
+        queries: Queries,
+        worker_tasks: WorkerTasks,
+    ) -> None:
+        self._nodes = nodes
+        self._executions = executions
+        self._namespaces = namespaces
+        self._endpoints = endpoints
+        self._deployments = deployments
+        self._version_sets = version_sets
+        self._task_queues = task_queues
+        self._queries = queries
+        self._worker_tasks = worker_tasks
+        self._beat_wanted = asyncio.Event()
+        self._beside: set[asyncio.Task[None]] = set()
+
+    async def beat(self) -> None:
+        """Say that this server is there, and learn who else is, until cancelled."""
+        interval_s = self._executions.config.node_beat_s
+        while True:
+            self._beat_wanted.clear()
+            await _logged(self._beat_once())
+            try:
+                async with asyncio.timeout(interval_s):
+                    await self._beat_wanted.wait()
+            except TimeoutError:
+                pass
+
+    async def _beat_once(self) -> None:
+        nodes = self._nodes
+        await nodes.beat()
+        await nodes.release_doubted()
+        if nodes.members_changed.is_set():
+            self._executions.near_changed.set()
+        if nodes.others:
+            present = self._executions.matching.present()
+            await nodes.exchange_pollers(present, self._executions.clock(), POLLER_REMEMBERED_NS)
+            await self._refresh_namespaces()
+
+    async def look(self) -> None:
+        """Look for tasks that nobody told of, until cancelled."""
+        while True:
+            await _logged(self._task_queues.look())
+            await asyncio.sleep(LOOK_INTERVAL_S)
+
+    async def listen(self) -> None:
+        """Hear what other servers say, until cancelled."""
+        try:
+            await self._nodes.board.listen(self._heard, self._anew)
+        finally:
+            for task in list(self._beside):
+                task.cancel()
+
+    def _heard(self, text: str) -> None:
+        for word in self._nodes.understood(text):
+            self._obey(word)
+
+    def _obey(self, word: AnyWord) -> None:
+        match word:
+            case Changed(execution_id, version):
+                self._executions.heard_of(execution_id, version)
+            case Waiting():
+                self._do(self._task_queues.task_waits(queue_of(word)))
+            case Configured():
+                self._do(self._task_queues.configured(queue_of(word)))
+            case NamespacesChanged():
+                self._do(self._refresh_namespaces())
+            case RoutingChanged():
+                self._do(self._refresh_routing())
+            case LettersSent(node):
+                if node == self._nodes.node:
+                    self._do(self._take_letters())
+            case Joined():
+                self._beat_wanted.set()
+            case WorkerShutDown():
+                self._worker_tasks.shut_down_elsewhere(word)
+            case _:
+                assert_never(word)
+
+    def _anew(self) -> None:
+        """Words may have been missed: nothing is taken for granted."""
+        self._executions.distrust()
+        self._beat_wanted.set()
+        self._do(self._refresh_namespaces())
+        self._do(self._refresh_routing())
+        self._do(self._take_letters())
+
+    async def _refresh_namespaces(self) -> None:
+        await self._namespaces.refresh()
+        await self._endpoints.refresh()
+        for namespace in self._namespaces.deleted():
+            self._executions.matching.forget_namespace(namespace.namespace_id)
+
+    async def _refresh_routing(self) -> None:
+        await self._deployments.open()
+        await self._version_sets.open()
+
+    async def _take_letters(self) -> None:
+        for letter in await self._nodes.board.take_letters(self._nodes.node):
+            await self._queries.receive(letter)
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(_logged(work))
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+
+async def _logged(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Refusal as refusal:
+        logger.warning("in touch with other servers again later: %s", refusal.message)
+    except Exception:
+        logger.exception("in touch with other servers again later")

@@ -1,0 +1,461 @@
+"""An A2A agent for each workflow that is exposed as one, at `/a2a/{namespace}/{agent}`.
+
+    GET  .../.well-known/agent-card.json        the card
+    POST ...                                    JSON-RPC; the same operations as REST below `.../v1`
+
+Rule 1: a task is an execution of the agent's workflow, begun before anything is replied; the same message
+        sent again is the same task. A message to a task answers the question that the workflow asks.
+Rule 2: nothing is kept here: tasks, artifacts and streams come from the execution and its history.
+Rule 3: the SDK `a2a-sdk` speaks the protocol. It is loaded when the first request comes.
+
+Facts: https://a2a-protocol.org/v1.0.0/specification.
+"""
+
+import base64
+import hashlib
+import json
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote
+
+from a2a.server.context import ServerCallContext
+from a2a.server.events.event_queue import Event
+from a2a.server.request_handlers.request_handler import RequestHandler
+from a2a.server.routes.agent_card_routes import create_agent_card_routes
+from a2a.server.routes.jsonrpc_routes import create_jsonrpc_routes
+from a2a.server.routes.rest_routes import create_rest_routes
+from a2a.types import a2a_pb2 as a2a
+from a2a.utils.errors import (
+    ExtendedAgentCardNotConfiguredError,
+    InternalError,
+    InvalidParamsError,
+    TaskNotCancelableError,
+    TaskNotFoundError,
+    UnsupportedOperationError,
+)
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message import Message
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from durably.agents.convention import ELICITATION, Exposed, Piece
+from durably.config import Config
+from durably.edge.calls import Receive, Scope, Send
+from durably.errors import InvalidArgument, NotFound, Refusal
+from durably.service import a2a_tasks
+from durably.service.a2a_tasks import BY
+from durably.service.durable_calls import INPUT_REQUIRED, DurableCalls, Published, Seen
+from durably.service.exposures import Exposures
+from durably.version import VERSION
+
+M = TypeVar("M", bound=Message)
+
+REST = "/v1"
+PROTOCOL_VERSION = "1.0"
+APPS_MAX = 1_000
+"""So many agents have their routes ready."""
+PAGE_SIZE, PAGE_SIZE_MAX = 50, 100
+
+
+class A2a:
+    """Finds the agent that the path names."""
+
+    def __init__(
+        self,
+        calls: DurableCalls,
+        exposures: Exposures,
+        config: Config,
+        address: Callable[[], str],
+    ) -> None:
+        self._calls = calls
+        self._exposures = exposures
+        self._config = config
+        self._address = address
+        self._apps: dict[tuple[str, str], Starlette] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        namespace, agent = (unquote(part) for part in scope["path"].split("/")[2:4])
+        self._exposures.agent(namespace, agent)
+        if (namespace, agent) not in self._apps:
+            if len(self._apps) >= APPS_MAX:
+                self._apps.clear()
+            self._apps[namespace, agent] = self._app(namespace, agent)
+        await self._apps[namespace, agent](scope, receive, send)
+
+    def _app(self, namespace: str, agent: str) -> Starlette:
+        path = f"/a2a/{namespace}/{agent}"
+        url = (self._config.public_url or f"http://{self._address()}").rstrip("/")
+        url += f"/a2a/{quote(namespace, safe='')}/{quote(agent, safe='')}"
+
+        async def fresh(_: a2a.AgentCard) -> a2a.AgentCard:
+            return _card(agent, url, self._exposures.agent(namespace, agent))
+
+        handler = _Agent(self._calls, self._exposures, self._config, namespace, agent)
+        card = _card(agent, url, self._exposures.agent(namespace, agent))
+        routes = [
+            *create_agent_card_routes(card, card_modifier=fresh),
+            *create_jsonrpc_routes(handler, "/", enable_v0_3_compat=False),
+            Mount(REST, routes=create_rest_routes(handler)),
+        ]
+        app = Starlette(routes=[Mount(path, routes=routes)])
+        app.router.redirect_slashes = False
+        return app
+
+    async def close(self) -> None:
+        self._apps.clear()
+
+
+def _card(agent: str, url: str, what: Exposed) -> a2a.AgentCard:
+    description = what.description or f"The workflow {what.workflow}, durably"
+    bindings = (("JSONRPC", url + "/"), ("HTTP+JSON", url + REST))
+    return a2a.AgentCard(
+        name=what.title or agent,
+        description=description,
+        version=VERSION,
+        supported_interfaces=[
+            a2a.AgentInterface(
+                url=each, protocol_binding=binding, protocol_version=PROTOCOL_VERSION
+            )
+            for binding, each in bindings
+        ],
+        capabilities=a2a.AgentCapabilities(streaming=True, push_notifications=True),
+        default_input_modes=["text/plain", "application/json"],
+        default_output_modes=["text/plain", "application/json"],
+        skills=[
+            a2a.AgentSkill(
+                id=agent,
+                name=what.title or agent,
+                description=description,
+                tags=what.tags or [what.workflow],
+            )
+        ],
+    )
+
+
+class _Agent(RequestHandler):
+    """The operations of one agent."""
+
+    def __init__(
+        self,
+        calls: DurableCalls,
+        exposures: Exposures,
+        config: Config,
+        namespace: str,
+        agent: str,
+    ) -> None:
+        self._calls = calls
+        self._exposures = exposures
+        self._config = config
+        self._namespace = namespace
+        self._agent = agent
+
+    # --- Messages -----------------------------------------------------------------------------
+
+    async def on_message_send(
+        self, params: a2a.SendMessageRequest, context: ServerCallContext
+    ) -> a2a.Task | a2a.Message:
+        with _refusals():
+            task_id = await self._take(params)
+            wait_s = 0.0 if params.configuration.return_immediately else None
+            seen = await self._calls.wait(self._namespace, task_id, wait_s)
+            return await self._shown(seen, _length(params.configuration))
+
+    async def on_message_send_stream(
+        self, params: a2a.SendMessageRequest, context: ServerCallContext
+    ) -> AsyncGenerator[Event, None]:
+        with _refusals():
+            task_id = await self._take(params)
+        async for event in self._events(task_id):
+            yield event
+
+    async def on_subscribe_to_task(
+        self, params: a2a.SubscribeToTaskRequest, context: ServerCallContext
+    ) -> AsyncGenerator[Event, None]:
+        with _refusals():
+            seen = await self._found(params.id)
+        if seen.ended:
+            raise UnsupportedOperationError(message="the task has ended: get it instead")
+        async for event in self._events(params.id):
+            yield event
+
+    async def _take(self, params: a2a.SendMessageRequest) -> str:
+        """Begin a task, or answer one. Returns its id."""
+        message = params.message
+        if not message.message_id or not message.parts:
+            raise InvalidParamsError(message="a message needs a messageId and parts")
+        told = MessageToDict(message)
+        if message.task_id:
+            seen = await self._found(message.task_id)
+            self._check_context(seen, message)
+            await self._answer(seen, message)
+            return str(message.task_id)
+        context_id = message.context_id or str(uuid.uuid4())
+        task_id = self._task_id(context_id if message.context_id else "", message.message_id)
+        push = params.configuration.task_push_notification_config
+        callbacks = [_callback(task_id, context_id, push)] if push.url else []
+        begun = {"by": BY, "name": self._agent, "context": context_id, "message": told}
+        what = self._exposures.agent(self._namespace, self._agent)
+        await self._calls.begin(self._namespace, task_id, what, told, begun, tuple(callbacks))
+        return task_id
+
+    def _task_id(self, context_id: str, message_id: str) -> str:
+        said = "\x00".join((self._namespace, self._agent, context_id, message_id))
+        return f"{self._prefix}{hashlib.sha256(said.encode()).hexdigest()[:32]}"
+
+    @property
+    def _prefix(self) -> str:
+        return f"{BY}-{self._agent}-"
+
+    def _check_context(self, seen: Seen, message: a2a.Message) -> None:
+        if message.context_id and message.context_id != seen.begun.get("context"):
+            raise InvalidParamsError(message="the task is of another context")
+
+    async def _answer(self, seen: Seen, message: a2a.Message) -> None:
+        """To the question that the message names, or the first."""
+        if seen.ended:
+            raise UnsupportedOperationError(message="the task has ended: begin another")
+        if not seen.questions:
+            raise UnsupportedOperationError(message="the task asks for nothing now")
+        named = MessageToDict(message.metadata).get("durably.question")
+        key = str(named) if named else next(iter(seen.questions))
+        question = seen.questions.get(key)
+        if question is None:
+            raise InvalidParamsError(message=f"{key} is not asked")
+        response: Any = _content(message, question.params.get("requestedSchema") or {})
+        if question.method == ELICITATION:
+            response = {"action": "accept", "content": response}
+        refused = await self._calls.answer(self._namespace, seen, key, response)
+        if refused:
+            raise InvalidParamsError(message=refused)
+
+    async def _events(self, task_id: str) -> AsyncIterator[Event]:
+        """The task as it is, then what happens to it, until it ends or asks for something."""
+        with _refusals():
+            seen = await self._found(task_id)
+            pieces, place = await self._calls.pieces(self._namespace, seen)
+            yield _parsed(a2a_tasks.task(seen, pieces), a2a.Task())
+            if seen.ended:
+                return
+            phase = seen.phase
+            async for each in self._calls.published(self._namespace, task_id, place):
+                if isinstance(each, Published):
+                    yield _of_piece(seen, each)
+                    continue
+                if each.ended and each.phase == "completed":
+                    yield _artifact_event(seen, a2a_tasks.result_artifact(each), append=False)
+                if each.phase != phase or each.ended:
+                    phase = each.phase
+                    yield _status_event(seen, a2a_tasks.status(each))
+                if each.phase == INPUT_REQUIRED:
+                    return
+
+    # --- Tasks --------------------------------------------------------------------------------
+
+    async def on_get_task(
+        self, params: a2a.GetTaskRequest, context: ServerCallContext
+    ) -> a2a.Task | None:
+        with _refusals():
+            return await self._shown(await self._found(params.id), _length(params))
+
+    async def on_list_tasks(
+        self, params: a2a.ListTasksRequest, context: ServerCallContext
+    ) -> a2a.ListTasksResponse:
+        if params.page_size and not 1 <= params.page_size <= PAGE_SIZE_MAX:
+            raise InvalidParamsError(message=f"pageSize is 1 to {PAGE_SIZE_MAX}")
+        size = params.page_size or PAGE_SIZE
+        response = a2a.ListTasksResponse(page_size=size)
+        with _refusals():
+            token = _page(params.page_token)
+            found, token = await self._calls.listed(self._namespace, self._prefix, size, token)
+            for seen in found:
+                shown = await self._listed(seen, params)
+                if shown is not None:
+                    response.tasks.append(shown)
+            response.total_size = await self._calls.counted(self._namespace, self._prefix)
+        response.next_page_token = base64.urlsafe_b64encode(token).decode()
+        return response
+
+    async def _listed(self, seen: Seen, params: a2a.ListTasksRequest) -> a2a.Task | None:
+        if params.context_id and seen.begun.get("context") != params.context_id:
+            return None
+        state = a2a.TaskState.Name(params.status)
+        if params.status and a2a_tasks.STATES[seen.phase] != state:
+            return None
+        after = params.status_timestamp_after
+        if after.ToNanoseconds() and seen.changed_ns < after.ToNanoseconds():
+            return None
+        shown = await self._shown(seen, _length(params))
+        if not params.include_artifacts:
+            del shown.artifacts[:]
+        return shown
+
+    async def on_cancel_task(
+        self, params: a2a.CancelTaskRequest, context: ServerCallContext
+    ) -> a2a.Task | None:
+        with _refusals():
+            seen = await self._found(params.id)
+            if seen.ended:
+                raise TaskNotCancelableError(message="the task has ended")
+            await self._calls.cancel(self._namespace, seen)
+            seen = await self._calls.wait(self._namespace, params.id, self._config.call_wait_s)
+            return await self._shown(seen, None)
+
+    async def _found(self, task_id: str) -> Seen:
+        if not task_id.startswith(self._prefix):
+            raise TaskNotFoundError
+        try:
+            seen = await self._calls.look(self._namespace, task_id)
+        except NotFound as refusal:
+            raise TaskNotFoundError from refusal
+        if seen.begun.get("by") != BY or seen.begun.get("name") != self._agent:
+            raise TaskNotFoundError
+        return seen
+
+    async def _shown(self, seen: Seen, history_length: int | None) -> a2a.Task:
+        pieces, _ = await self._calls.pieces(self._namespace, seen)
+        return _parsed(a2a_tasks.task(seen, pieces, history_length), a2a.Task())
+
+    # --- Push notifications -------------------------------------------------------------------
+
+    async def on_create_task_push_notification_config(
+        self, params: a2a.TaskPushNotificationConfig, context: ServerCallContext
+    ) -> a2a.TaskPushNotificationConfig:
+        with _refusals():
+            seen = await self._found(params.task_id)
+            if seen.ended:
+                raise UnsupportedOperationError(message="the task has ended")
+            made = a2a.TaskPushNotificationConfig()
+            made.CopyFrom(params)
+            made.id = made.id or hashlib.sha256(params.url.encode()).hexdigest()[:16]
+            callback = _callback(params.task_id, str(seen.begun.get("context", "")), made)
+            what = self._exposures.agent(self._namespace, self._agent)
+            await self._calls.attach(self._namespace, seen, what, made.id, callback)
+        return made
+
+    async def on_get_task_push_notification_config(
+        self, params: a2a.GetTaskPushNotificationConfigRequest, context: ServerCallContext
+    ) -> a2a.TaskPushNotificationConfig:
+        for each in await self._configs(params.task_id):
+            if each.id == params.id:
+                return each
+        raise TaskNotFoundError(message="there is no such push notification config")
+
+    async def on_list_task_push_notification_configs(
+        self, params: a2a.ListTaskPushNotificationConfigsRequest, context: ServerCallContext
+    ) -> a2a.ListTaskPushNotificationConfigsResponse:
+        found = await self._configs(params.task_id)
+        return a2a.ListTaskPushNotificationConfigsResponse(configs=found)
+
+    async def _configs(self, task_id: str) -> list[a2a.TaskPushNotificationConfig]:
+        found = []
+        with _refusals():
+            await self._found(task_id)
+            for callback in await self._calls.callbacks(self._namespace, task_id):
+                header = callback.nexus.header
+                if a2a_tasks.PUSH_HEADER in header:
+                    ids = json.loads(header[a2a_tasks.PUSH_HEADER])
+                    found.append(
+                        a2a.TaskPushNotificationConfig(
+                            id=ids["configId"], task_id=task_id, url=callback.nexus.url
+                        )
+                    )
+        return found
+
+    async def on_delete_task_push_notification_config(
+        self, params: a2a.DeleteTaskPushNotificationConfigRequest, context: ServerCallContext
+    ) -> None:
+        raise UnsupportedOperationError(
+            message="a callback stays with its execution: push configs cannot be deleted"
+        )
+
+    async def on_get_extended_agent_card(
+        self, params: a2a.GetExtendedAgentCardRequest, context: ServerCallContext
+    ) -> a2a.AgentCard:
+        raise ExtendedAgentCardNotConfiguredError
+
+
+# --- Reading and writing ----------------------------------------------------------------------
+
+
+@contextmanager
+def _refusals() -> Any:
+    """Refusals of the server as errors of the protocol."""
+    try:
+        yield
+    except InvalidArgument as refusal:
+        raise InvalidParamsError(message=refusal.message) from refusal
+    except NotFound as refusal:
+        raise TaskNotFoundError(message=refusal.message) from refusal
+    except Refusal as refusal:
+        raise InternalError(message=refusal.message) from refusal
+
+
+def _parsed(shown: Mapping[str, Any], message: M) -> M:
+    ParseDict(dict(shown), message)
+    return message
+
+
+def _length(params: Any) -> int | None:
+    return params.history_length if params.HasField("history_length") else None
+
+
+def _page(text: str) -> bytes:
+    try:
+        return base64.urlsafe_b64decode(text)
+    except ValueError as error:
+        raise InvalidParamsError(message="pageToken is not one of this server") from error
+
+
+def _content(message: a2a.Message, schema: Mapping[str, Any]) -> Any:
+    """The data of a message; or its text, as the only or first thing that the schema asks for."""
+    texts = []
+    for part in MessageToDict(message).get("parts", []):
+        if "data" in part:
+            return part["data"]
+        texts.append(part.get("text", ""))
+    names = schema.get("required") or list(schema.get("properties") or {})
+    return {names[0] if names else "answer": "\n".join(texts)}
+
+
+def _callback(task_id: str, context_id: str, push: a2a.TaskPushNotificationConfig) -> Any:
+    authorization = ""
+    if push.authentication.scheme:
+        authorization = f"{push.authentication.scheme} {push.authentication.credentials}".strip()
+    config_id = push.id or hashlib.sha256(push.url.encode()).hexdigest()[:16]
+    return a2a_tasks.push_callback(
+        task_id, context_id, push.url, config_id, push.token, authorization
+    )
+
+
+def _status_event(seen: Seen, status: Mapping[str, Any]) -> a2a.TaskStatusUpdateEvent:
+    shown = {"taskId": seen.call_id, "contextId": seen.begun.get("context", ""), "status": status}
+    return _parsed(shown, a2a.TaskStatusUpdateEvent())
+
+
+def _artifact_event(
+    seen: Seen, artifact: Mapping[str, Any], *, append: bool
+) -> a2a.TaskArtifactUpdateEvent:
+    shown = {
+        "taskId": seen.call_id,
+        "contextId": seen.begun.get("context", ""),
+        "artifact": artifact,
+        "append": append,
+    }
+    return _parsed(shown, a2a.TaskArtifactUpdateEvent())
+
+
+def _of_piece(seen: Seen, published: Published) -> Event:
+    piece: Piece = published.piece
+    if piece.kind == "artifact":
+        return _artifact_event(seen, a2a_tasks.artifact(piece), append=piece.append)
+    text = piece.value if isinstance(piece.value, str) else json.dumps(piece.value)
+    name = f"{published.run_id}-{published.event_id}"
+    return _status_event(
+        seen,
+        {
+            "state": a2a_tasks.STATES["working"],
+            "message": a2a_tasks.message(seen.begun, seen.call_id, name, text),
+        },
+    )

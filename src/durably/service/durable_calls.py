@@ -1,0 +1,564 @@
+"""Calls of agents outside: begun, watched, answered and canceled, whatever their protocol.
+
+Rule 1: a call is an execution like any other, begun under an id that its protocol makes: what was
+        acknowledged is on disk, and beginning it again under the same id begins nothing.
+Rule 2: only what was begun here is found here: the memo of a workflow says so, and the prefix of the id
+        of an operation.
+Rule 3: all that is told of a call comes from its execution (`agents.convention`): nothing is kept here.
+"""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import event_type_pb2 as event_types
+from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
+from temporalio.api.enums.v1 import update_pb2 as update_enums
+from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
+from temporalio.api.failure.v1 import message_pb2 as failures
+from temporalio.api.history.v1 import message_pb2 as history
+from temporalio.api.update.v1 import message_pb2 as updates
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
+
+from durably.agents import convention
+from durably.agents.convention import Exposed, Piece, Question
+from durably.errors import (
+    AlreadyExists,
+    NexusOperationExecutionAlreadyStarted,
+    NotFound,
+    Refusal,
+    Unavailable,
+    WorkflowExecutionAlreadyStarted,
+)
+from durably.service import tokens
+from durably.service.tokens import HistoryPageToken
+
+Answers = Callable[[str, Message], Awaitable[Any]]
+"""(name of an RPC, its request) -> its response."""
+
+OPERATION_PREFIX = "durably-call-"
+IDENTITY = "durably"
+
+WORKING = "working"
+INPUT_REQUIRED = "input_required"
+COMPLETED = "completed"
+FAILED = "failed"
+TIMED_OUT = "timed_out"
+CANCELED = "canceled"
+
+WORKFLOW_PHASES = {
+    workflow_enums.WORKFLOW_EXECUTION_STATUS_COMPLETED: COMPLETED,
+    workflow_enums.WORKFLOW_EXECUTION_STATUS_FAILED: FAILED,
+    workflow_enums.WORKFLOW_EXECUTION_STATUS_TIMED_OUT: TIMED_OUT,
+    workflow_enums.WORKFLOW_EXECUTION_STATUS_CANCELED: CANCELED,
+    workflow_enums.WORKFLOW_EXECUTION_STATUS_TERMINATED: CANCELED,
+}
+OPERATION_PHASES = {
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_COMPLETED: COMPLETED,
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_FAILED: FAILED,
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_TIMED_OUT: TIMED_OUT,
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_CANCELED: CANCELED,
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_TERMINATED: CANCELED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A call as it is now. Times are nanoseconds since the epoch."""
+
+    call_id: str
+    begun: Mapping[str, Any]
+    """What was noted when it was begun."""
+    phase: str
+    created_ns: int
+    changed_ns: int
+    place: HistoryPageToken | None = None
+    """Where what happens next will be, of a workflow."""
+    questions: Mapping[str, Question] = field(default_factory=dict)
+    asks: str = ""
+    """The workflow whose questions these are."""
+    output: Piece | None = None
+    result: Any = None
+    failure: failures.Failure | None = None
+    message: str = ""
+
+    @property
+    def ended(self) -> bool:
+        return self.phase not in (WORKING, INPUT_REQUIRED)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A piece of output, and its place among the events: `run id` and event id are its offset."""
+
+    piece: Piece
+    run_id: str
+    event_id: int
+
+
+class DurableCalls:
+    """Speaks to the server's own RPCs."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    # --- Beginning ----------------------------------------------------------------------------
+
+    async def begin(
+        self,
+        namespace: str,
+        call_id: str,
+        what: Exposed,
+        arguments: Any,
+        noted: Mapping[str, Any],
+        callbacks: tuple[common.Callback, ...] = (),
+    ) -> None:
+        """Begin, unless there is one of this id already. Raises Refusal."""
+        try:
+            if what.endpoint:
+                await self._begin_operation(namespace, call_id, what, arguments, noted)
+            else:
+                await self._begin_workflow(namespace, call_id, what, arguments, noted, callbacks)
+        except (
+            WorkflowExecutionAlreadyStarted,
+            NexusOperationExecutionAlreadyStarted,
+            AlreadyExists,
+        ):
+            pass
+
+    async def _begin_workflow(
+        self,
+        namespace: str,
+        call_id: str,
+        what: Exposed,
+        arguments: Any,
+        noted: Mapping[str, Any],
+        callbacks: tuple[common.Callback, ...],
+    ) -> None:
+        request = ws.StartWorkflowExecutionRequest(
+            namespace=namespace,
+            workflow_id=call_id,
+            request_id=call_id,
+            identity=IDENTITY,
+            workflow_id_reuse_policy=workflow_enums.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
+            workflow_id_conflict_policy=workflow_enums.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
+            completion_callbacks=callbacks,
+        )
+        request.workflow_type.name = what.workflow
+        request.task_queue.name = what.task_queue
+        request.input.payloads.append(json_payload(arguments))
+        request.memo.fields[convention.MEMO_CALL].CopyFrom(json_payload(dict(noted)))
+        if what.timeout_s:
+            request.workflow_execution_timeout.CopyFrom(_duration(what.timeout_s))
+        await self._answers("StartWorkflowExecution", request)
+
+    async def _begin_operation(
+        self,
+        namespace: str,
+        call_id: str,
+        what: Exposed,
+        arguments: Any,
+        noted: Mapping[str, Any],
+    ) -> None:
+        request = ws.StartNexusOperationExecutionRequest(
+            namespace=namespace,
+            identity=IDENTITY,
+            request_id=call_id,
+            operation_id=OPERATION_PREFIX + call_id,
+            endpoint=what.endpoint,
+            service=what.service,
+            operation=what.operation,
+            input=json_payload(arguments),
+            id_reuse_policy=nexus_enums.NEXUS_OPERATION_ID_REUSE_POLICY_REJECT_DUPLICATE,
+            id_conflict_policy=nexus_enums.NEXUS_OPERATION_ID_CONFLICT_POLICY_FAIL,
+        )
+        request.user_metadata.details.CopyFrom(json_payload(dict(noted)))
+        if what.timeout_s:
+            request.schedule_to_close_timeout.CopyFrom(_duration(what.timeout_s))
+        await self._answers("StartNexusOperationExecution", request)
+
+    # --- Watching -----------------------------------------------------------------------------
+
+    async def look(self, namespace: str, call_id: str) -> Seen:
+        """Raises NotFound for what was not begun here."""
+        try:
+            return await self._look_at_workflow(namespace, call_id)
+        except NotFound:
+            return await self._look_at_operation(namespace, call_id)
+
+    async def wait(self, namespace: str, call_id: str, seconds: float | None) -> Seen:
+        """Until it has ended or asks for something, at most so long; None: as long as it takes."""
+        seen = await self.look(namespace, call_id)
+        try:
+            async with asyncio.timeout(seconds):
+                while seen.phase == WORKING:
+                    await self.wait_for_news(namespace, seen)
+                    seen = await self.look(namespace, call_id)
+        except TimeoutError:
+            pass
+        return seen
+
+    async def wait_for_news(self, namespace: str, seen: Seen) -> None:
+        """Until something has happened since; or for as long as a long poll lasts."""
+        if seen.place is not None:
+            await self._events(namespace, seen.call_id, seen.place)
+            return
+        operation = ws.PollNexusOperationExecutionRequest(
+            namespace=namespace,
+            operation_id=OPERATION_PREFIX + seen.call_id,
+            wait_stage=nexus_enums.NEXUS_OPERATION_WAIT_STAGE_CLOSED,
+        )
+        closing = asyncio.ensure_future(self._answers("PollNexusOperationExecution", operation))
+        try:
+            # A workflow of the operation may ask for something meanwhile.
+            await asyncio.wait((closing,), timeout=1.0)
+        finally:
+            if not closing.done():
+                closing.cancel()
+
+    async def published(
+        self, namespace: str, call_id: str, after: HistoryPageToken | None
+    ) -> AsyncIterator[Published | Seen]:
+        """Pieces of output from a place on, and how the call stands whenever that changes; ends with
+        the call. Without a place: from the start of the run that is there now."""
+        seen = await self.look(namespace, call_id)
+        shown = ""
+        place = after
+        if place is None and seen.place is not None:
+            place = HistoryPageToken(seen.place.run_id, 1)
+        while True:
+            if place is not None:
+                events, following = await self._events(
+                    namespace, call_id, place, waits=bool(shown) and not seen.ended
+                )
+                for each in events:
+                    found = _piece_of(each)
+                    if found is not None:
+                        yield Published(found, place.run_id, each.event_id)
+                place = following
+            elif shown:
+                await self.wait_for_news(namespace, seen)
+            seen = await self.look(namespace, call_id)
+            standing = f"{seen.phase} {sorted(seen.questions)}"
+            if place is not None and seen.place is not None:
+                if place.run_id != seen.place.run_id:
+                    place = HistoryPageToken(seen.place.run_id, 1)
+                    continue
+                if seen.ended and place.next_event_id < seen.place.next_event_id:
+                    continue
+            if standing != shown:
+                shown = standing
+                yield seen
+            if seen.ended:
+                return
+
+    async def pieces(
+        self, namespace: str, seen: Seen
+    ) -> tuple[list[Piece], HistoryPageToken | None]:
+        """All that its run has published until now, and where more will be."""
+        if seen.place is None:
+            return [], None
+        found: list[Piece] = []
+        place = HistoryPageToken(seen.place.run_id, 1)
+        while place.next_event_id < seen.place.next_event_id:
+            events, following = await self._events(namespace, seen.call_id, place, waits=False)
+            found += [piece for each in events if (piece := _piece_of(each)) is not None]
+            if following == place:
+                break
+            place = following
+        return found, place
+
+    async def listed(
+        self, namespace: str, prefix: str, size: int, token: bytes
+    ) -> tuple[list[Seen], bytes]:
+        """A page of the calls whose id begins so, newest first, and where the next page is."""
+        request = ws.ListWorkflowExecutionsRequest(
+            namespace=namespace,
+            page_size=size,
+            next_page_token=token,
+            query=f"WorkflowId STARTS_WITH {_quoted(prefix)}",
+        )
+        response = await self._answers("ListWorkflowExecutions", request)
+        found = []
+        for each in response.executions:
+            try:
+                found.append(await self.look(namespace, each.execution.workflow_id))
+            except NotFound:
+                pass  # It is not a call, or was removed meanwhile.
+        return found, response.next_page_token
+
+    async def counted(self, namespace: str, prefix: str) -> int:
+        request = ws.CountWorkflowExecutionsRequest(
+            namespace=namespace, query=f"WorkflowId STARTS_WITH {_quoted(prefix)}"
+        )
+        return int((await self._answers("CountWorkflowExecutions", request)).count)
+
+    async def callbacks(self, namespace: str, call_id: str) -> list[common.Callback]:
+        """Whom it will tell of its end."""
+        described = await self._describe(namespace, call_id)
+        return [each.callback for each in described.callbacks]
+
+    async def attach(
+        self,
+        namespace: str,
+        seen: Seen,
+        what: Exposed,
+        request_id: str,
+        callback: common.Callback,
+    ) -> None:
+        """Have it tell one more of its end; once for each request id."""
+        request = ws.StartWorkflowExecutionRequest(
+            namespace=namespace,
+            workflow_id=seen.call_id,
+            request_id=f"{seen.call_id}-{request_id}",
+            identity=IDENTITY,
+            workflow_id_reuse_policy=workflow_enums.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
+            workflow_id_conflict_policy=workflow_enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
+            completion_callbacks=[callback],
+        )
+        request.workflow_type.name = what.workflow
+        request.task_queue.name = what.task_queue
+        request.on_conflict_options.attach_request_id = True
+        request.on_conflict_options.attach_completion_callbacks = True
+        await self._answers("StartWorkflowExecution", request)
+
+    async def _events(
+        self, namespace: str, call_id: str, place: HistoryPageToken, *, waits: bool = True
+    ) -> tuple[list[history.HistoryEvent], HistoryPageToken]:
+        request = ws.GetWorkflowExecutionHistoryRequest(
+            namespace=namespace, wait_new_event=waits, next_page_token=tokens.encode(place)
+        )
+        request.execution.workflow_id = call_id
+        request.execution.run_id = place.run_id
+        response = await self._answers("GetWorkflowExecutionHistory", request)
+        events = list(response.history.events)
+        last = events[-1].event_id if events else place.next_event_id - 1
+        return events, HistoryPageToken(place.run_id, last + 1)
+
+    async def _look_at_workflow(self, namespace: str, call_id: str) -> Seen:
+        described = await self._describe(namespace, call_id)
+        info = described.workflow_execution_info
+        noted = info.memo.fields.get(convention.MEMO_CALL)
+        if noted is None:
+            raise NotFound(f"there is no call {call_id}")
+        phase = WORKFLOW_PHASES.get(info.status, WORKING)
+        questions: Mapping[str, Question] = {}
+        if phase == WORKING:
+            questions = _questions_of(info.memo)
+        shown = info.memo.fields.get(convention.MEMO_OUTPUT)
+        ended = None
+        if phase != WORKING:
+            ended = await self._end_of(namespace, call_id, info.execution.run_id)
+        piece = convention.piece(shown.data) if shown is not None else None
+        return Seen(
+            call_id,
+            json.loads(noted.data),
+            INPUT_REQUIRED if questions else phase,
+            created_ns=info.start_time.ToNanoseconds(),
+            changed_ns=(ended.event_time if ended else info.start_time).ToNanoseconds(),
+            place=HistoryPageToken(info.execution.run_id, info.history_length + 1),
+            questions=questions,
+            asks=call_id,
+            output=piece,
+            result=_result_of(ended),
+            failure=_failure_of(ended),
+            message=_message(phase, questions, piece),
+        )
+
+    async def _describe(
+        self, namespace: str, workflow_id: str
+    ) -> ws.DescribeWorkflowExecutionResponse:
+        request = ws.DescribeWorkflowExecutionRequest(namespace=namespace)
+        request.execution.workflow_id = workflow_id
+        found: ws.DescribeWorkflowExecutionResponse = await self._answers(
+            "DescribeWorkflowExecution", request
+        )
+        return found
+
+    async def _end_of(
+        self, namespace: str, workflow_id: str, run_id: str
+    ) -> history.HistoryEvent | None:
+        request = ws.GetWorkflowExecutionHistoryRequest(
+            namespace=namespace,
+            history_event_filter_type=workflow_enums.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT,
+        )
+        request.execution.workflow_id = workflow_id
+        request.execution.run_id = run_id
+        response = await self._answers("GetWorkflowExecutionHistory", request)
+        events = response.history.events
+        return events[-1] if events else None
+
+    async def _look_at_operation(self, namespace: str, call_id: str) -> Seen:
+        request = ws.DescribeNexusOperationExecutionRequest(
+            namespace=namespace, operation_id=OPERATION_PREFIX + call_id, include_outcome=True
+        )
+        try:
+            described = await self._answers("DescribeNexusOperationExecution", request)
+        except NotFound as error:
+            raise NotFound(f"there is no call {call_id}") from error
+        info = described.info
+        phase = OPERATION_PHASES.get(info.status, WORKING)
+        asks = ""
+        questions: Mapping[str, Question] = {}
+        if phase == WORKING and info.operation_token:
+            asks, questions = await self._questions_behind(namespace, info.operation_token)
+        last = info.close_time if info.HasField("close_time") else info.schedule_time
+        has_result = phase == COMPLETED and described.HasField("result")
+        attempt = f"attempt {info.attempt}" if info.attempt > 1 else ""
+        if info.last_attempt_failure.message:
+            attempt += f": {info.last_attempt_failure.message}"
+        return Seen(
+            call_id,
+            json.loads(info.user_metadata.details.data or b"{}"),
+            INPUT_REQUIRED if questions else phase,
+            created_ns=info.schedule_time.ToNanoseconds(),
+            changed_ns=last.ToNanoseconds(),
+            questions=questions,
+            asks=asks,
+            result=value_of(described.result) if has_result else None,
+            failure=described.failure if described.HasField("failure") else None,
+            message=_message(phase, questions, None) or attempt,
+        )
+
+    async def _questions_behind(
+        self, namespace: str, operation_token: str
+    ) -> tuple[str, dict[str, Question]]:
+        """What a workflow asks that an operation is made of, if it is one of this namespace."""
+        workflow_id = _workflow_of(operation_token, namespace)
+        if not workflow_id:
+            return "", {}
+        try:
+            described = await self._describe(namespace, workflow_id)
+        except Refusal:
+            return "", {}
+        info = described.workflow_execution_info
+        if info.status in WORKFLOW_PHASES:
+            return "", {}
+        return workflow_id, _questions_of(info.memo)
+
+    # --- Acting -------------------------------------------------------------------------------
+
+    async def answer(self, namespace: str, seen: Seen, key: str, response: Any) -> str:
+        """Answer a question. Returns why the workflow refuses the answer; empty: it took it."""
+        request = ws.UpdateWorkflowExecutionRequest(namespace=namespace)
+        request.workflow_execution.workflow_id = seen.asks
+        stages = update_enums.UpdateWorkflowExecutionLifecycleStage
+        request.wait_policy.lifecycle_stage = (
+            stages.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
+        )
+        asked = updates.Request()
+        asked.meta.update_id = f"answer-{key}"
+        asked.meta.identity = IDENTITY
+        asked.input.name = convention.UPDATE_ANSWER
+        asked.input.args.payloads.extend((json_payload(key), json_payload(response)))
+        request.request.CopyFrom(asked)
+        answered = await self._answers("UpdateWorkflowExecution", request)
+        if answered.stage < stages.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED:
+            raise Unavailable(f"no worker has taken the answer to {key} yet: send it again")
+        return str(answered.outcome.failure.message)
+
+    async def cancel(self, namespace: str, seen: Seen) -> None:
+        """Ask it to end; nothing happens if it has."""
+        if seen.ended:
+            return
+        if seen.place is not None:
+            request = ws.RequestCancelWorkflowExecutionRequest(
+                namespace=namespace, identity=IDENTITY, request_id=f"cancel-{seen.call_id}"
+            )
+            request.workflow_execution.workflow_id = seen.call_id
+            await self._answers("RequestCancelWorkflowExecution", request)
+            return
+        operation = ws.RequestCancelNexusOperationExecutionRequest(
+            namespace=namespace,
+            operation_id=OPERATION_PREFIX + seen.call_id,
+            identity=IDENTITY,
+            request_id=f"cancel-{seen.call_id}",
+        )
+        await self._answers("RequestCancelNexusOperationExecution", operation)
+
+
+# --- Reading ----------------------------------------------------------------------------------
+
+
+def json_payload(value: Any) -> common.Payload:
+    data = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    return common.Payload(metadata={"encoding": b"json/plain"}, data=data)
+
+
+def value_of(payload: common.Payload) -> Any:
+    """JSON as its value; anything else as base64 with its encoding: nothing is lost."""
+    encoding = payload.metadata.get("encoding", b"")
+    if encoding == b"binary/null":
+        return None
+    if encoding in (b"json/plain", b"json/protobuf"):
+        try:
+            return json.loads(payload.data)
+        except ValueError:
+            pass
+    said = encoding.decode(errors="replace")
+    return {"encoding": said, "data": base64.b64encode(payload.data).decode()}
+
+
+def _questions_of(memo: common.Memo) -> dict[str, Question]:
+    asked = memo.fields.get(convention.MEMO_QUESTIONS)
+    return convention.questions(asked.data) if asked is not None else {}
+
+
+def _piece_of(event: history.HistoryEvent) -> Piece | None:
+    if event.event_type != event_types.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED:
+        return None
+    fields = event.workflow_properties_modified_event_attributes.upserted_memo.fields
+    shown = fields.get(convention.MEMO_OUTPUT)
+    return convention.piece(shown.data) if shown is not None else None
+
+
+def _result_of(event: history.HistoryEvent | None) -> Any:
+    if event is None or not event.HasField("workflow_execution_completed_event_attributes"):
+        return None
+    payloads = event.workflow_execution_completed_event_attributes.result.payloads
+    return value_of(payloads[0]) if payloads else None
+
+
+def _failure_of(event: history.HistoryEvent | None) -> failures.Failure | None:
+    if event is None:
+        return None
+    if event.HasField("workflow_execution_failed_event_attributes"):
+        return event.workflow_execution_failed_event_attributes.failure
+    return None
+
+
+def _message(phase: str, questions: Mapping[str, Question], piece: Piece | None) -> str:
+    if questions:
+        return next(iter(questions.values())).message
+    if phase == WORKING and piece is not None and piece.kind in ("status", "text"):
+        return str(piece.value)
+    return ""
+
+
+def _workflow_of(operation_token: str, namespace: str) -> str:
+    """SDKs' tokens of operations that are workflows name them: `{"t": 1, "ns": ..., "wid": ...}`."""
+    padded = operation_token + "=" * (-len(operation_token) % 4)
+    try:
+        told = json.loads(base64.urlsafe_b64decode(padded))
+    except ValueError:
+        return ""
+    if not isinstance(told, dict) or told.get("t") != 1 or told.get("ns") != namespace:
+        return ""
+    return str(told.get("wid", ""))
+
+
+def _quoted(text: str) -> str:
+    """As a text of a List Filter."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _duration(seconds: float) -> Duration:
+    found = Duration()
+    found.FromNanoseconds(int(seconds * 1e9))
+    return found

@@ -1,0 +1,356 @@
+"""This server among those that share its store: who else is there, and words to each other.
+
+Rule 1: nothing rests on a word that arrives: it says where to look sooner.
+Rule 2: a server is alone only as long as it knows that nobody can have joined: it looked a moment ago,
+        and whoever joins waits longer than that before it serves anybody (`alone`, `join`).
+Rule 3: a server that is alone says nothing and asks nothing of others: it works as on a store of its
+        own.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+from google.protobuf.message import Message
+from msgspec import Struct
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
+
+from durably.config import Config
+from durably.errors import Refusal
+from durably.matching import PollerSeen
+from durably.store.store import QueueKey, StoredExecution, TaskKind, TaskRow
+
+if TYPE_CHECKING:
+    from durably.store.postgres_nodes import PollerRow, PostgresNodes
+
+logger = logging.getLogger(__name__)
+
+WORDS_BYTES_MAX = 7000
+"""PostgreSQL's notifications hold less than 8000 bytes."""
+BEATS_ALONE = 1.5
+"""For so many beats a server that saw nobody else may think that it is alone."""
+PUBLISHED_AGAIN_NS = 3_000_000_000
+"""A poller that goes on waiting is told of again after this time."""
+
+POLLS: dict[TaskKind, type[Message]] = {
+    TaskKind.WORKFLOW: ws.PollWorkflowTaskQueueRequest,
+    TaskKind.ACTIVITY: ws.PollActivityTaskQueueRequest,
+    TaskKind.NEXUS: ws.PollNexusTaskQueueRequest,
+}
+
+W = TypeVar("W", bound="Word")
+
+
+class Word(Struct, frozen=True, array_like=True):
+    """One thing that servers tell each other."""
+
+
+class Changed(Word, frozen=True, array_like=True, tag="c"):
+    """An execution has a new version; GONE: it was deleted."""
+
+    execution_id: int
+    version: int
+
+
+class Waiting(Word, frozen=True, array_like=True, tag="w"):
+    """A task waits in this queue."""
+
+    namespace_id: str
+    kind: int
+    queue: str
+
+
+class Configured(Word, frozen=True, array_like=True, tag="q"):
+    """A queue has a new configuration."""
+
+    namespace_id: str
+    kind: int
+    queue: str
+
+
+class NamespacesChanged(Word, frozen=True, array_like=True, tag="n"):
+    """A namespace or a Nexus endpoint was made, changed or removed."""
+
+
+class RoutingChanged(Word, frozen=True, array_like=True, tag="r"):
+    """The traffic of task queues is divided anew between versions of workers."""
+
+
+class LettersSent(Word, frozen=True, array_like=True, tag="l"):
+    """There are letters for a server."""
+
+    node: int
+
+
+class Joined(Word, frozen=True, array_like=True, tag="j"):
+    """A server has joined, or has left."""
+
+
+class WorkerShutDown(Word, frozen=True, array_like=True, tag="s"):
+    """A worker ends: its polls are answered with nothing, wherever they wait."""
+
+    namespace_id: str
+    worker: str
+    sticky_queue: str
+
+
+AnyWord = (
+    Changed
+    | Waiting
+    | Configured
+    | NamespacesChanged
+    | RoutingChanged
+    | LettersSent
+    | Joined
+    | WorkerShutDown
+)
+
+GONE = 2**62
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(tuple[int, list[AnyWord]])
+
+
+class Nodes:
+    """The servers that share a store, as this one sees them."""
+
+    def __init__(self, board: "PostgresNodes", config: Config) -> None:
+        self.board = board
+        self.node = 0
+        self.others: list[int] = []
+        self.members_changed = asyncio.Event()
+        """Set when a server came or went: what was divided among them is divided anew."""
+        self._config = config
+        self._address = ""
+        self._alone_until = 0.0
+        self._unsaid: dict[AnyWord, None] = {}
+        self._versions: dict[int, int] = {}
+        self._saying: asyncio.Task[None] | None = None
+        self._asked: dict[int, asyncio.Future[int | None]] = {}
+        self._asking: asyncio.Task[None] | None = None
+        self._pollers: dict[QueueKey, dict[tuple[int, str], PollerRow]] = {}
+        self._published: dict[tuple[QueueKey, str], int] = {}
+        self._doubted: list[int] = []
+
+    # --- Who is there -------------------------------------------------------------------------
+
+    async def join(self) -> None:
+        """Be there, and wait until no other can think any more that it is alone."""
+        self.node = await self.board.next_node()
+        await self.beat()
+        if self.others:
+            self.say(Joined())
+            await self._say_all()
+            await asyncio.sleep(BEATS_ALONE * self._config.node_beat_s)
+
+    async def beat(self) -> None:
+        """Say that this server is there, then see who else is. In this order: of two that come at
+        once, one sees the other."""
+        loop = asyncio.get_running_loop()
+        await self.board.seen(self.node, self._address)
+        began = loop.time()
+        live = await self.board.live(self._config.node_lost_after_s)
+        others = [node for node in live if node != self.node]
+        if others != self.others:
+            self.others = others
+            self.members_changed.set()
+        self._alone_until = 0.0 if others else began + BEATS_ALONE * self._config.node_beat_s
+        if self.first():
+            await self.board.clean()
+
+    async def leave(self) -> None:
+        await self.board.left(self.node)
+        self._unsaid[Joined()] = None
+        await self._say_all()
+
+    def alone(self) -> bool:
+        """Whether no other server can write to the store at this moment."""
+        return asyncio.get_running_loop().time() < self._alone_until
+
+    def first(self) -> bool:
+        """Whether this is the server that does what one of them has to do."""
+        return not self.others or self.node < self.others[0]
+
+    def part(self) -> tuple[int, int]:
+        """Which part of what is divided among the servers is this one's, of how many."""
+        return sum(node < self.node for node in self.others), len(self.others) + 1
+
+    # --- Words --------------------------------------------------------------------------------
+
+    def say(self, word: AnyWord) -> None:
+        """Soon, together with what else there is to say."""
+        if self.alone():
+            return
+        self._unsaid[word] = None
+        self._say_soon()
+
+    def say_changed(self, execution_id: int, version: int) -> None:
+        if self.alone():
+            return
+        self._versions[execution_id] = version
+        self._say_soon()
+
+    def _say_soon(self) -> None:
+        if self._saying is None:
+            self._saying = asyncio.create_task(self._say_logged(), name="words to other servers")
+
+    async def _say_logged(self) -> None:
+        try:
+            while self._unsaid or self._versions:
+                await self._say_all()
+        except Refusal as refusal:
+            logger.warning("other servers were not told: %s", refusal.message)
+        finally:
+            self._saying = None
+
+    async def _say_all(self) -> None:
+        versions, self._versions = self._versions, {}
+        unsaid, self._unsaid = self._unsaid, {}
+        words = (*(Changed(each, version) for each, version in versions.items()), *unsaid)
+        if words:
+            await self.board.say(list(self._packed(words)))
+
+    def _packed(self, words: Iterable[AnyWord]) -> Iterable[str]:
+        """As many words in one notification as it holds; one that is too long is not said."""
+        parts: list[str] = []
+        size = 0
+        for word in words:
+            encoded = _encoder.encode(word)
+            if size + len(encoded) > WORDS_BYTES_MAX and parts:
+                yield f"[{self.node},[{','.join(parts)}]]"
+                parts, size = [], 0
+            if len(encoded) <= WORDS_BYTES_MAX:
+                parts.append(encoded.decode())
+                size += len(encoded) + 1
+        if parts:
+            yield f"[{self.node},[{','.join(parts)}]]"
+
+    def understood(self, text: str) -> list[AnyWord]:
+        """What another server said; nothing if it was this one."""
+        try:
+            node, words = _decoder.decode(text)
+        except msgspec.MsgspecError:
+            logger.warning("a word of another server was not understood: %.100s", text)
+            return []
+        return words if node != self.node else []
+
+    async def send(self, node: int, letter: bytes) -> None:
+        """What is too long for a word."""
+        await self.board.send([(node, letter)])
+        self.say(LettersSent(node))
+
+    # --- Versions -----------------------------------------------------------------------------
+
+    async def version(self, execution_id: int) -> int | None:
+        """The committed version of an execution, read after this call; None: it is gone. Those that
+        ask at the same time are answered by one read."""
+        asked = self._asked.get(execution_id)
+        if asked is None:
+            asked = self._asked[execution_id] = asyncio.get_running_loop().create_future()
+            if self._asking is None:
+                self._asking = asyncio.create_task(self._ask(), name="versions")
+        return await asyncio.shield(asked)
+
+    async def _ask(self) -> None:
+        try:
+            while self._asked:
+                asked, self._asked = self._asked, {}
+                await self._answer(asked)
+        finally:
+            self._asking = None
+
+    async def _answer(self, asked: dict[int, asyncio.Future[int | None]]) -> None:
+        try:
+            versions = await self.board.versions(list(asked))
+        except Exception as error:
+            for future in asked.values():
+                future.set_exception(error)
+                future.exception()  # Whoever asked may have gone away.
+            return
+        for execution_id, future in asked.items():
+            future.set_result(versions.get(execution_id))
+
+    async def load_after(self, execution_id: int, version: int) -> StoredExecution | None:
+        """What other servers have added to an execution whose state at `version` is known."""
+        return await self.board.load_after(execution_id, version)
+
+    # --- Tasks --------------------------------------------------------------------------------
+
+    async def claim(self, queue: QueueKey, limit: int) -> list[TaskRow]:
+        return await self.board.claim(queue, self.node, limit)
+
+    def doubt(self, task_ids: Iterable[int]) -> None:
+        """These may have been added in this server's name, by a commit that nobody heard the end of."""
+        self._doubted += task_ids
+
+    async def release_doubted(self) -> None:
+        while self._doubted:
+            doubted = self._doubted[:1000]
+            await self.board.release(doubted)
+            del self._doubted[: len(doubted)]
+
+    # --- Pollers ------------------------------------------------------------------------------
+
+    def polled_within(self, queue: QueueKey, within_ns: int, now_ns: int) -> int:
+        """A server at which a worker waited for this queue so lately, of whatever version; 0: none."""
+        since = now_ns - within_ns
+        for row in self._pollers.get(replace(queue, version=""), {}).values():
+            if row.at_ns >= since:
+                return row.node
+        return 0
+
+    def pollers(self, queue: QueueKey) -> list[PollerSeen]:
+        """Who waits for this queue at other servers, each once."""
+        poll = POLLS[queue.kind]
+        latest: dict[str, PollerRow] = {}
+        for row in self._pollers.get(queue, {}).values():
+            if row.identity not in latest or row.at_ns > latest[row.identity].at_ns:
+                latest[row.identity] = row
+        return [
+            PollerSeen(row.identity, poll.FromString(row.request), row.at_ns)
+            for row in latest.values()
+        ]
+
+    def forget_pollers(self, queue: QueueKey, identity: str = "") -> None:
+        found = self._pollers.get(queue, {})
+        for key in [key for key in found if not identity or key[1] == identity]:
+            del found[key]
+
+    async def exchange_pollers(
+        self, present: Iterable[tuple[QueueKey, PollerSeen, int]], now_ns: int, kept_ns: int
+    ) -> None:
+        """Tell others who waits here, and hear who waits there."""
+        fresh = []
+        for queue, seen, at_ns in present:
+            known = (queue, seen.identity)
+            if at_ns >= self._published.get(known, 0) + PUBLISHED_AGAIN_NS:
+                self._published[known] = at_ns
+                request = seen.attributes.SerializeToString()
+                fresh.append((queue, seen.identity, at_ns, request))
+        if fresh:
+            await self.board.put_pollers(self.node, fresh)
+        live = set(self.others)
+        since = now_ns - kept_ns
+        found: dict[QueueKey, dict[tuple[int, str], PollerRow]] = {}
+        for row in await self.board.pollers(self.node, since):
+            if row.node in live:
+                found.setdefault(row.queue, {})[row.node, row.identity] = row
+        self._pollers = found
+        self._published = {key: at for key, at in self._published.items() if at >= since}
+        if self.first():
+            await self.board.forget_pollers(since)
+
+
+def waiting(queue: QueueKey) -> Waiting:
+    return Waiting(queue.namespace_id, int(queue.kind), queue.name)
+
+
+def configured(queue: QueueKey) -> Configured:
+    return Configured(queue.namespace_id, int(queue.kind), queue.name)
+
+
+def queue_of(word: Waiting | Configured) -> QueueKey:
+    return QueueKey(word.namespace_id, TaskKind(word.kind), word.queue)

@@ -1,0 +1,241 @@
+"""What servers that share a PostgreSQL need of it beside the store: who is there, who waits for tasks,
+which tasks are whose, and words to each other.
+
+Rule 1: a word is a hint. One that is lost costs time, never work: whoever waits looks for himself now
+        and then.
+Rule 2: what is said of a moment is said by the database's clock.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from durably.store.postgres import BROKEN, Connection, PostgresStore, pauses
+from durably.store.rows import task_row
+from durably.store.store import QueueKey, StoredExecution, TaskKind, TaskRow
+
+logger = logging.getLogger(__name__)
+
+CHANNEL = "durably"
+KEEP_ALIVE_S = 5.0
+LETTERS_KEPT_S = 120.0
+DEAD_NODES_KEPT_S = 3600.0
+
+# --- Statements, each with what it is for ---------------------------------------------------------
+
+# A number that no server has had.
+NEXT_NODE = "SELECT nextval('node_numbers')"
+# This server is there.
+SEEN = """INSERT INTO nodes (node, address, seen_at) VALUES ($1, $2, clock_timestamp())
+    ON CONFLICT (node) DO UPDATE SET address = excluded.address, seen_at = excluded.seen_at"""
+# The servers that said so lately.
+LIVE = """SELECT node FROM nodes WHERE seen_at > clock_timestamp() - make_interval(secs => $1)
+    ORDER BY node"""
+# This server leaves.
+LEFT = """WITH gone AS (DELETE FROM pollers WHERE node = $1) DELETE FROM nodes WHERE node = $1"""
+# What servers have left behind that are long gone.
+CLEAN = """WITH gone AS (DELETE FROM nodes
+        WHERE seen_at < clock_timestamp() - make_interval(secs => $1) RETURNING node),
+    polls AS (DELETE FROM pollers WHERE node NOT IN (SELECT node FROM nodes))
+    DELETE FROM letters WHERE sent_at < now() - make_interval(secs => $2)"""
+# The versions that executions have now.
+VERSIONS = "SELECT execution_id, version FROM executions WHERE shard = 0 AND execution_id = ANY($1::bigint[])"
+# Executions of one part of all that want attention.
+DUE_OF_PART = """SELECT execution_id, next_deadline_ns FROM executions
+    WHERE next_deadline_ns > 0 AND next_deadline_ns <= $1 AND execution_id % $3 = $4
+    ORDER BY next_deadline_ns LIMIT $2"""
+# Tasks of a queue that another server has, or none: from now on this one has them.
+CLAIM_TASKS = """WITH chosen AS (SELECT task_id FROM tasks
+        WHERE namespace_id = $1 AND kind = $2 AND queue = $3 AND node <> $4
+        ORDER BY level, task_id LIMIT $5 FOR UPDATE SKIP LOCKED)
+    UPDATE tasks t SET node = $4 FROM chosen WHERE t.shard = 0 AND t.task_id = chosen.task_id
+    RETURNING t.task_id, t.execution_id, t.scheduled_event_id, t.stamp, t.created_ns, t.sticky,
+        t.level, t.fairness_key, t.weight, t.route, (SELECT workflow_id FROM executions e
+            WHERE e.shard = 0 AND e.execution_id = t.execution_id)"""
+# Tasks that this server may have added without knowing: nobody has them.
+RELEASE_TASKS = "UPDATE tasks SET node = 0 WHERE shard = 0 AND task_id = ANY($1::bigint[])"
+# Which of these queues have tasks that this server does not have.
+WAITING = """SELECT q.namespace_id, q.kind, q.queue
+    FROM unnest($1::text[], $2::int[], $3::text[]) AS q(namespace_id, kind, queue)
+    WHERE EXISTS (SELECT 1 FROM tasks t WHERE t.namespace_id = q.namespace_id AND t.kind = q.kind
+        AND t.queue = q.queue AND t.node <> $4)"""
+# How many tasks of a queue this server does not have, and when the first was made.
+ELSEWHERE = """SELECT count(*), coalesce(min(created_ns), 0) FROM tasks
+    WHERE namespace_id = $1 AND kind = $2 AND queue = $3 AND node <> $4"""
+# Who waits for tasks at this server.
+PUT_POLLERS = """INSERT INTO pollers (node, namespace_id, kind, queue, identity, at_ns, request)
+    SELECT $1, r.* FROM unnest($2::text[], $3::int[], $4::text[], $5::text[], $6::bigint[], $7::bytea[])
+        AS r(namespace_id, kind, queue, identity, at_ns, request)
+    ON CONFLICT (node, namespace_id, kind, queue, identity)
+    DO UPDATE SET at_ns = excluded.at_ns, request = excluded.request"""
+# Who waits elsewhere; and nobody is remembered for ever.
+POLLERS = """SELECT node, namespace_id, kind, queue, identity, at_ns, request FROM pollers
+    WHERE node <> $1 AND at_ns > $2"""
+FORGET_POLLERS = "DELETE FROM pollers WHERE at_ns < $1"
+FORGET_POLLER = """DELETE FROM pollers WHERE namespace_id = $1 AND kind = $2 AND queue = $3
+    AND ($4 = '' OR identity = $4)"""
+# Words to all. They need not be on disk before their sender goes on.
+SAY = """SELECT set_config('synchronous_commit', 'off', TRUE), pg_notify($1, words)
+    FROM unnest($2::text[]) AS words"""
+# What is too long for a word.
+SEND = """INSERT INTO letters (node, body) SELECT r.node, r.body
+    FROM unnest($1::bigint[], $2::bytea[]) AS r(node, body)"""
+TAKE_LETTERS = "DELETE FROM letters WHERE node = $1 RETURNING letter_id, body"
+
+
+@dataclass(frozen=True, slots=True)
+class PollerRow:
+    """A worker that waits for tasks at some server; `request` is its serialized poll."""
+
+    node: int
+    queue: QueueKey
+    identity: str
+    at_ns: int
+    request: bytes
+
+
+class PostgresNodes:
+    """The same database as a place where servers meet."""
+
+    def __init__(self, store: PostgresStore, listen_url: str) -> None:
+        self._store = store
+        self._listen_url = listen_url
+
+    # --- Who is there -------------------------------------------------------------------------
+
+    async def next_node(self) -> int:
+        number: int = await self._store.reading(lambda c: c.fetchval(NEXT_NODE))
+        return number
+
+    async def seen(self, node: int, address: str) -> None:
+        await self._store.reading(lambda c: c.execute(SEEN, node, address))
+
+    async def live(self, lost_after_s: float) -> list[int]:
+        rows = await self._store.reading(lambda c: c.fetch(LIVE, lost_after_s))
+        return [row[0] for row in rows]
+
+    async def left(self, node: int) -> None:
+        await self._store.reading(lambda c: c.execute(LEFT, node))
+
+    async def clean(self) -> None:
+        await self._store.reading(lambda c: c.execute(CLEAN, DEAD_NODES_KEPT_S, LETTERS_KEPT_S))
+
+    # --- Executions ---------------------------------------------------------------------------
+
+    async def versions(self, execution_ids: Sequence[int]) -> dict[int, int]:
+        """The committed versions; one that is gone is missing."""
+        rows = await self._store.reading(lambda c: c.fetch(VERSIONS, execution_ids))
+        return {row[0]: row[1] for row in rows}
+
+    async def load_after(self, execution_id: int, version: int) -> StoredExecution | None:
+        return await self._store.load_after(execution_id, version)
+
+    async def due(self, before_ns: int, limit: int, part: int, parts: int) -> list[tuple[int, int]]:
+        """(execution id, deadline) of those that want attention before `before_ns`, of one part."""
+        rows = await self._store.reading(
+            lambda c: c.fetch(DUE_OF_PART, before_ns, limit, parts, part)
+        )
+        return [(row[0], row[1]) for row in rows]
+
+    # --- Tasks --------------------------------------------------------------------------------
+
+    async def claim(self, queue: QueueKey, node: int, limit: int) -> list[TaskRow]:
+        """Up to so many tasks of the queue that this server had not; the most urgent first."""
+        key = (queue.namespace_id, int(queue.kind), queue.name)
+        rows = await self._store.reading(lambda c: c.fetch(CLAIM_TASKS, *key, node, limit))
+        rows.sort(key=lambda row: (row[6], row[0]))
+        return [task_row(queue, row) for row in rows]
+
+    async def release(self, task_ids: Sequence[int]) -> None:
+        await self._store.reading(lambda c: c.execute(RELEASE_TASKS, task_ids))
+
+    async def waiting(self, queues: Sequence[QueueKey], node: int) -> list[QueueKey]:
+        columns = [
+            [key.namespace_id for key in queues],
+            [int(key.kind) for key in queues],
+            [key.name for key in queues],
+        ]
+        rows = await self._store.reading(lambda c: c.fetch(WAITING, *columns, node))
+        return [QueueKey(row[0], TaskKind(row[1]), row[2]) for row in rows]
+
+    async def elsewhere(self, queue: QueueKey, node: int) -> tuple[int, int]:
+        """How many tasks of the queue others have, or nobody, and when the oldest was created."""
+        key = (queue.namespace_id, int(queue.kind), queue.name)
+        row = await self._store.reading(lambda c: c.fetchrow(ELSEWHERE, *key, node))
+        return row[0], row[1]
+
+    # --- Pollers ------------------------------------------------------------------------------
+
+    async def put_pollers(
+        self, node: int, rows: Sequence[tuple[QueueKey, str, int, bytes]]
+    ) -> None:
+        """(queue, identity, when it was here last, its serialized poll)."""
+        columns = [
+            [queue.namespace_id for queue, *_ in rows],
+            [int(queue.kind) for queue, *_ in rows],
+            [queue.name for queue, *_ in rows],
+            *(list(column) for column in zip(*(row[1:] for row in rows), strict=True)),
+        ]
+        await self._store.reading(lambda c: c.execute(PUT_POLLERS, node, *columns))
+
+    async def pollers(self, node: int, since_ns: int) -> list[PollerRow]:
+        """Who has waited at other servers since then."""
+        rows = await self._store.reading(lambda c: c.fetch(POLLERS, node, since_ns))
+        return [
+            PollerRow(row[0], QueueKey(row[1], TaskKind(row[2]), row[3]), row[4], row[5], row[6])
+            for row in rows
+        ]
+
+    async def forget_pollers(self, before_ns: int) -> None:
+        await self._store.reading(lambda c: c.execute(FORGET_POLLERS, before_ns))
+
+    async def forget_poller(self, queue: QueueKey, identity: str) -> None:
+        """A worker has left a queue; all have, without an identity."""
+        key = (queue.namespace_id, int(queue.kind), queue.name)
+        await self._store.reading(lambda c: c.execute(FORGET_POLLER, *key, identity))
+
+    # --- Words --------------------------------------------------------------------------------
+
+    async def say(self, words: Sequence[str]) -> None:
+        """To all servers that listen; each text less than 8000 bytes."""
+        await self._store.reading(lambda c: c.execute(SAY, CHANNEL, words))
+
+    async def send(self, letters: Sequence[tuple[int, bytes]]) -> None:
+        nodes, bodies = [node for node, _ in letters], [body for _, body in letters]
+        await self._store.reading(lambda c: c.execute(SEND, nodes, bodies))
+
+    async def take_letters(self, node: int) -> list[bytes]:
+        rows = await self._store.reading(lambda c: c.fetch(TAKE_LETTERS, node))
+        return [row[1] for row in sorted(rows)]
+
+    async def listen(self, heard: Callable[[str], None], anew: Callable[[], None]) -> None:
+        """Call `heard` with every word, until cancelled; `anew` whenever words may have been missed."""
+        while True:
+            for pause_s in pauses():
+                try:
+                    connection = await self._store.connector.connect(self._listen_url)
+                    break
+                except BROKEN as error:
+                    logger.warning("cannot listen to other servers: %r", error)
+                    await asyncio.sleep(pause_s)
+            try:
+                await connection.add_listener(CHANNEL, lambda *word: heard(word[3]))
+                anew()
+                await _until_broken(connection)
+            except BROKEN as error:
+                logger.warning("other servers are not heard any more: %r", error)
+            finally:
+                connection.terminate()
+
+
+async def _until_broken(connection: Connection) -> None:
+    """A connection that says nothing may be dead: ask it."""
+    gone = asyncio.Event()
+    connection.add_termination_listener(lambda _: gone.set())
+    while not gone.is_set():
+        try:
+            async with asyncio.timeout(KEEP_ALIVE_S):
+                await gone.wait()
+        except TimeoutError:
+            await connection.execute("SELECT 1", timeout=KEEP_ALIVE_S)

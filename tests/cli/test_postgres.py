@@ -1,0 +1,165 @@
+"""The command line with PostgreSQL: several servers behind one port, migrations, moving a store."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from durably import Server
+from durably.store.copying import TABLES
+from tests.cli.test_serve import durably
+from tests.conftest import eventually
+from tests.crash.worker import connect
+from tests.crash.workflows import TASK_QUEUE, Half, Mixed, add, expected
+from tests.postgres import PostgresServer
+from tests.processes import free_port
+from tests.stores import dump
+
+
+@pytest.fixture
+def fleet(postgres: PostgresServer, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Three servers behind one port; the parent process and the address."""
+    address = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "durably.cli", "serve", "--workers", "3"]
+    options = ["--store", postgres.database(), "--port", address.split(":")[1]]
+    process = subprocess.Popen(
+        [*command, *options, "--set", "node_beat_s=0.5"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        assert process.stdout is not None
+        assert address in process.stdout.readline()
+        yield process, address
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def members(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    """The servers among its children."""
+    return [each for each in psutil.Process(process.pid).children() if serves(each)]
+
+
+def serves(process: psutil.Process) -> bool:
+    """One that has ended has no command line any more."""
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
+
+
+async def test_several_servers_behind_one_port(fleet: tuple[subprocess.Popen[str], str]) -> None:
+    process, address = fleet
+    clients = [await Client.connect(address) for _ in range(6)]
+    worker = Worker(clients[0], task_queue=TASK_QUEUE, workflows=[Mixed, Half], activities=[add])
+    async with worker:
+        for number, client in enumerate(clients):
+            await client.start_workflow(Mixed.run, number, id=f"w{number}", task_queue=TASK_QUEUE)
+        for index in range(3):
+            for number in range(len(clients)):
+                handle = clients[(number + index) % len(clients)].get_workflow_handle(f"w{number}")
+                await handle.signal("give", number * 10 + index)
+        for number, client in enumerate(reversed(clients)):
+            assert await client.get_workflow_handle(f"w{number}").result() == expected(number)
+    before = members(process)
+    assert len(before) == 3
+    before[0].kill()
+
+    async def again() -> bool:
+        now = members(process)
+        return len(now) == 3 and before[0].pid not in {each.pid for each in now}
+
+    await eventually(again)
+    client = await connect(address)
+    assert await client.get_workflow_handle("w1").result() == expected(1)
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(process.wait, 30) == 0
+    assert not any(each.is_running() for each in before)
+
+
+async def test_the_servers_end_with_their_parent(fleet: tuple[subprocess.Popen[str], str]) -> None:
+    process, _ = fleet
+    servers = members(process)
+    process.kill()
+
+    async def gone() -> bool:
+        return not any(each.is_running() for each in servers)
+
+    await eventually(gone)
+
+
+def test_a_store_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    ended = durably("serve", "--workers", "2", folder=tmp_path)
+    assert ended.returncode == 2
+    assert "postgresql://" in ended.stderr
+
+
+def test_migrations_are_shown_and_done(postgres: PostgresServer, tmp_path: Path) -> None:
+    url = postgres.database()
+    assert (
+        "Missing: migrations"
+        in durably("migrate", "--store", url, "--dry-run", folder=tmp_path).stdout
+    )
+    assert dump(url) == {}
+    assert "Done: migrations" in durably("migrate", "--store", url, folder=tmp_path).stdout
+    assert "Up to date" in durably("migrate", "--store", url, folder=tmp_path).stdout
+    postgres.execute("DELETE FROM schema_version", url.rsplit("/", 1)[1])
+    postgres.execute("INSERT INTO schema_version VALUES (1)", url.rsplit("/", 1)[1])
+    ended = durably("serve", "--store", url, "--port", "0", folder=tmp_path)
+    assert ended.returncode == 1
+    assert "durably migrate --store" in ended.stderr
+    file = f"sqlite:///{tmp_path}/s.db"
+    assert "Missing" in durably("migrate", "--store", file, "--dry-run", folder=tmp_path).stdout
+    assert "Done" in durably("migrate", "--store", file, folder=tmp_path).stdout
+    assert "Up to date" in durably("migrate", "--store", file, folder=tmp_path).stdout
+
+
+async def test_a_store_moves_with_its_open_workflows(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    source, target = f"sqlite:///{tmp_path}/s.db", postgres.database()
+    runs = 8
+    async with Server(store=source, port=0) as server:
+        client = await Client.connect(server.address)
+        for number in range(runs):
+            await client.start_workflow(Mixed.run, number, id=f"w{number}", task_queue=TASK_QUEUE)
+        async with Worker(client, task_queue=TASK_QUEUE, workflows=[Mixed, Half], activities=[add]):
+            for number in range(runs):
+                await client.get_workflow_handle(f"w{number}").signal("give", number * 10)
+        await client.get_workflow_handle("w1").signal("give", 11)
+    before = dump(source)
+    ended = await asyncio.to_thread(
+        durably, "copy", "--from", source, "--to", target, folder=tmp_path
+    )
+    assert ended.returncode == 0, ended.stderr
+    after = dump(target)
+    for table in TABLES:
+        assert len(after[table]) == len(before[table]), table
+    async with Server(store=target, port=0) as server:
+        client = await Client.connect(server.address)
+        assert (await client.count_workflows("ExecutionStatus = 'Running'")).count >= runs
+        for number in range(runs):
+            for index in range(2 if number == 1 else 1, 3):
+                handle = client.get_workflow_handle(f"w{number}")
+                await handle.signal("give", number * 10 + index)
+        async with Worker(client, task_queue=TASK_QUEUE, workflows=[Mixed, Half], activities=[add]):
+            for number in range(runs):
+                handle = client.get_workflow_handle(f"w{number}")
+                assert await handle.result() == expected(number)
+    again = await asyncio.to_thread(
+        durably, "copy", "--from", source, "--to", target, folder=tmp_path
+    )
+    assert again.returncode == 1
+    assert "not empty" in again.stderr

@@ -1,0 +1,175 @@
+"""Agents of A2A, called by the SDK's own client: real processes, which are killed."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+import pytest_asyncio
+from a2a.client import Client, ClientConfig, ClientFactory
+from a2a.client.card_resolver import A2ACardResolver
+from a2a.types import a2a_pb2 as a2a
+from a2a.utils.errors import A2AError
+
+from tests.conftest import eventually
+from tests.outside import restart
+from tests.processes import ServerProcess
+from tests.receivers import Receiver
+
+AGENT = "/a2a/default/writer"
+WAITS = 120.0
+
+
+@pytest_asyncio.fixture
+async def client(outside: ServerProcess) -> AsyncIterator[Client]:
+    async with httpx.AsyncClient(timeout=WAITS) as http:
+        card = await A2ACardResolver(http, f"http://{outside.address}{AGENT}").get_agent_card()
+        yield ClientFactory(ClientConfig(httpx_client=http, streaming=False)).create(card)
+
+
+def message(text: str, **more: Any) -> a2a.SendMessageRequest:
+    said = a2a.Message(
+        message_id=str(uuid.uuid4()), role=a2a.ROLE_USER, parts=[a2a.Part(text=text)], **more
+    )
+    return a2a.SendMessageRequest(message=said)
+
+
+async def send(client: Client, request: a2a.SendMessageRequest) -> a2a.Task:
+    last = [each async for each in client.send_message(request)][-1]
+    return last.task
+
+
+def result_of(task: a2a.Task) -> str:
+    found = {each.artifact_id: each.parts[0].text for each in task.artifacts}
+    return found["result"]
+
+
+async def test_the_card_says_what_there_is(outside: ServerProcess) -> None:
+    async with aiohttp.ClientSession() as http:
+        base = f"http://{outside.address}/a2a/default"
+        async with http.get(f"{base}/writer/.well-known/agent-card.json") as reply:
+            card = await reply.json()
+        assert card["name"] == "writer"
+        assert card["capabilities"] == {"streaming": True, "pushNotifications": True}
+        assert [each["protocolBinding"] for each in card["supportedInterfaces"]] == [
+            "JSONRPC",
+            "HTTP+JSON",
+        ]
+        async with http.get(f"{base}/greet/.well-known/agent-card.json") as reply:
+            assert reply.status == 404  # A tool, and no agent.
+
+
+async def test_a_message_is_worked_on_once(client: Client) -> None:
+    request = message("write")
+    task = await send(client, request)
+    assert task.status.state == a2a.TASK_STATE_COMPLETED
+    assert result_of(task) == "done: write"
+    assert [each.artifact_id for each in task.artifacts] == ["draft", "result"]
+    assert task.history[0].parts[0].text == "write"
+    assert (await send(client, request)).id == task.id
+    listed = await client.list_tasks(a2a.ListTasksRequest(context_id=task.context_id))
+    assert [each.id for each in listed.tasks] == [task.id]
+    with pytest.raises(A2AError):
+        await client.cancel_task(a2a.CancelTaskRequest(id=task.id))
+
+
+async def test_an_agent_asks_and_goes_on_after_a_kill(
+    outside: ServerProcess, client: Client
+) -> None:
+    task = await send(client, message("ask me"))
+    assert task.status.state == a2a.TASK_STATE_INPUT_REQUIRED
+    assert task.status.message.parts[0].text == "Which colour?"
+    await asyncio.to_thread(restart, outside)
+    answer = message("red", task_id=task.id, context_id=task.context_id)
+    done = await send(client, answer)
+    assert done.id == task.id
+    assert result_of(done) == "painted red"
+    with pytest.raises(A2AError):
+        await send(client, answer)
+
+
+async def test_a_message_that_is_sent_again_after_a_kill_gets_the_one_result(
+    outside: ServerProcess, client: Client
+) -> None:
+    request = message("write slowly", context_id="c1")
+    request.configuration.return_immediately = True
+    begun = await send(client, request)
+    assert begun.status.state in (a2a.TASK_STATE_WORKING, a2a.TASK_STATE_COMPLETED)
+    await asyncio.to_thread(restart, outside)
+    request.configuration.return_immediately = False
+    done = await send(client, request)
+    assert done.id == begun.id
+    assert result_of(done) == "done: write slowly"
+
+
+async def test_a_stream_shows_everything_in_order(outside: ServerProcess) -> None:
+    async with httpx.AsyncClient(timeout=WAITS) as http:
+        card = await A2ACardResolver(http, f"http://{outside.address}{AGENT}").get_agent_card()
+        client = ClientFactory(ClientConfig(httpx_client=http, streaming=True)).create(card)
+        seen = [each async for each in client.send_message(message("stream"))]
+    kinds = [each.WhichOneof("payload") for each in seen]
+    assert kinds[0] == "task"
+    assert kinds[-1] == "status_update"
+    assert seen[-1].status_update.status.state == a2a.TASK_STATE_COMPLETED
+    artifacts = [each.artifact_update.artifact.artifact_id for each in seen[1:]]
+    shown = [each.artifact_id for each in seen[0].task.artifacts] + [
+        each for each in artifacts if each
+    ]
+    assert shown == ["draft", "result"]
+
+
+async def test_a_task_is_canceled(client: Client) -> None:
+    request = message("wait")
+    request.configuration.return_immediately = True
+    task = await send(client, request)
+    await client.cancel_task(a2a.CancelTaskRequest(id=task.id))
+
+    async def canceled() -> bool:
+        found = await client.get_task(a2a.GetTaskRequest(id=task.id))
+        return found.status.state == a2a.TASK_STATE_CANCELED
+
+    await eventually(canceled, 60)
+
+
+async def test_what_is_no_task_of_the_agent_is_not_found(client: Client) -> None:
+    for task_id in ("secret", "a2a-writer-0"):
+        with pytest.raises(A2AError):
+            await client.get_task(a2a.GetTaskRequest(id=task_id))
+
+
+async def test_the_end_is_pushed_and_pushed_again(outside: ServerProcess, client: Client) -> None:
+    async with Receiver() as receiver:
+        receiver.answers["pushed"] = [503]
+        request = message("push")
+        request.configuration.return_immediately = True
+        push = request.configuration.task_push_notification_config
+        push.url = f"http://127.0.0.1:{receiver.port}/pushed"
+        push.token = "secret"
+        task = await send(client, request)
+        later = a2a.TaskPushNotificationConfig(
+            task_id=task.id, url=f"http://127.0.0.1:{receiver.port}/later"
+        )
+        await client.create_task_push_notification_config(later)
+        configs = await client.list_task_push_notification_configs(
+            a2a.ListTaskPushNotificationConfigsRequest(task_id=task.id)
+        )
+        assert {each.url for each in configs.configs} == {push.url, later.url}
+
+        async def told() -> bool:
+            return len(receiver.to("pushed")) == 2 and len(receiver.to("later")) == 1
+
+        await eventually(told, 90)
+        first, second = receiver.to("pushed")
+        assert first.callback_id == second.callback_id
+        assert first.body == second.body
+        shown = json.loads(second.body)["task"]
+        assert shown["id"] == task.id
+        assert shown["contextId"] == task.context_id
+        assert shown["status"]["state"] == "TASK_STATE_COMPLETED"
+        assert shown["artifacts"][-1]["parts"] == [{"text": "done: push"}]
+        assert second.headers["x-a2a-notification-token"] == "secret"
+        assert "durably-a2a-task" not in second.headers

@@ -1,0 +1,208 @@
+"""Several servers on one PostgreSQL: any of them answers anything, and sees what another acknowledged."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+import pytest_asyncio
+from temporalio import activity, workflow
+from temporalio.api.enums.v1 import task_queue_pb2 as enums
+from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
+from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+
+from durably import Server
+from tests.conftest import eventually
+from tests.postgres import PostgresServer
+
+NODES = 3
+
+
+@activity.defn
+async def shout(text: str) -> str:
+    return text.upper()
+
+
+@workflow.defn
+class Listener:
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.done = False
+
+    @workflow.run
+    async def run(self) -> list[str]:
+        await workflow.wait_condition(lambda: self.done)
+        return self.heard
+
+    @workflow.signal
+    def hear(self, text: str) -> None:
+        self.heard.append(text)
+
+    @workflow.signal
+    def finish(self) -> None:
+        self.done = True
+
+    @workflow.query
+    def all(self) -> list[str]:
+        return self.heard
+
+    @workflow.update
+    async def say(self, text: str) -> str:
+        if text == "no":
+            raise ApplicationError("never")
+        said = await workflow.execute_activity(
+            shout, text, start_to_close_timeout=timedelta(seconds=20)
+        )
+        self.heard.append(said)
+        return said
+
+    @say.validator
+    def check(self, text: str) -> None:
+        if text == "bad":
+            raise ApplicationError("not that")
+
+
+@pytest_asyncio.fixture
+async def servers(postgres: PostgresServer) -> AsyncIterator[list[Server]]:
+    url = postgres.database()
+    async with contextlib.AsyncExitStack() as stack:
+        found = [await stack.enter_async_context(Server(store=url, port=0, node_beat_s=0.3))]
+        more = (
+            stack.enter_async_context(Server(store=url, port=0, node_beat_s=0.3))
+            for _ in range(NODES - 1)
+        )
+        yield [*found, *(await asyncio.gather(*more))]
+
+
+@pytest_asyncio.fixture
+async def clients(servers: list[Server]) -> list[Client]:
+    return [await Client.connect(server.address) for server in servers]
+
+
+def worker(
+    client: Client, queue: str, *, workflows: bool = True, activities: bool = True
+) -> Worker:
+    return Worker(
+        client,
+        task_queue=queue,
+        workflows=[Listener] if workflows else [],
+        activities=[shout] if activities else [],
+        workflow_runner=UnsandboxedWorkflowRunner(),
+    )
+
+
+async def test_everything_works_wherever_it_is_asked(clients: list[Client]) -> None:
+    """Workflows are worked on at one server, activities at another, asked for at a third."""
+    one, two, three = clients
+    queue = f"q-{uuid.uuid4()}"
+    async with worker(two, queue, activities=False), worker(three, queue, workflows=False):
+        handle = await one.start_workflow(Listener.run, id=queue, task_queue=queue)
+        for number, client in enumerate((*clients, *clients)):
+            there = client.get_workflow_handle_for(Listener.run, queue)
+            await there.signal(Listener.hear, f"s{number}")
+            assert await there.execute_update(Listener.say, f"u{number}") == f"U{number}"
+        wanted = [each for n in range(6) for each in (f"s{n}", f"U{n}")]
+        for client in clients:
+            assert await client.get_workflow_handle_for(Listener.run, queue).query("all") == wanted
+        with pytest.raises(WorkflowUpdateFailedError):
+            await one.get_workflow_handle(queue).execute_update("say", "bad")
+        with pytest.raises(WorkflowUpdateFailedError):
+            await three.get_workflow_handle(queue).execute_update("say", "no")
+        results = [
+            asyncio.create_task(client.get_workflow_handle(queue).result()) for client in clients
+        ]
+        await two.get_workflow_handle(queue).signal("finish")
+        assert await asyncio.gather(*results) == [wanted] * NODES
+        assert (await handle.describe()).status is not None
+
+
+async def test_what_one_acknowledged_all_know(clients: list[Client]) -> None:
+    """Each step is asked for at the next server, and sees the one before."""
+    queue = f"q-{uuid.uuid4()}"
+    for round_ in range(20):
+        name = f"{queue}-{round_}"
+        first, second, third = (clients[(round_ + n) % NODES] for n in range(NODES))
+        started = await first.start_workflow("Listener", id=name, task_queue=queue)
+        described = await second.get_workflow_handle(name).describe()
+        assert described.run_id == started.result_run_id
+        for n in range(3):
+            await clients[n].get_workflow_handle(name).signal("hear", str(n))
+            history = await clients[n - 1].get_workflow_handle(name).fetch_history()
+            signals = [
+                e
+                for e in history.events
+                if e.HasField("workflow_execution_signaled_event_attributes")
+            ]
+            assert len(signals) == n + 1
+        await third.get_workflow_handle(name).terminate()
+        again = await first.start_workflow("Listener", id=name, task_queue=queue)
+        assert again.result_run_id != started.result_run_id
+        current = await second.get_workflow_handle(name).describe()
+        assert current.run_id == again.result_run_id
+        await second.get_workflow_handle(name).terminate()
+
+
+async def test_a_queue_is_described_as_a_whole(clients: list[Client]) -> None:
+    """Workers wait at two servers, tasks were committed at a third."""
+    queue = f"q-{uuid.uuid4()}"
+    request = ws.DescribeTaskQueueRequest(
+        namespace="default",
+        task_queue=taskqueue.TaskQueue(name=queue),
+        task_queue_type=enums.TASK_QUEUE_TYPE_ACTIVITY,
+        report_stats=True,
+    )
+    polls = []
+    for number, client in enumerate(clients[:2]):
+        poll = ws.PollActivityTaskQueueRequest(
+            namespace="default",
+            task_queue=taskqueue.TaskQueue(name=queue),
+            identity=f"worker-{number}",
+        )
+        polls.append(asyncio.create_task(client.workflow_service.poll_activity_task_queue(poll)))
+    for client in clients:
+
+        async def both_are_known(asked: Client = client) -> bool:
+            found = await asked.workflow_service.describe_task_queue(request)
+            return {each.identity for each in found.pollers} == {"worker-0", "worker-1"}
+
+        await eventually(both_are_known)
+    for poll in polls:
+        poll.cancel()
+    request.task_queue_type = enums.TASK_QUEUE_TYPE_WORKFLOW
+    for number in range(5):
+        await clients[2].start_workflow("T", id=f"{queue}-{number}", task_queue=queue)
+    for client in clients:
+        found = await client.workflow_service.describe_task_queue(request)
+        assert found.stats.approximate_backlog_count == 5
+
+
+async def test_a_namespace_is_known_at_once(clients: list[Client], servers: list[Server]) -> None:
+    request = ws.RegisterNamespaceRequest(namespace="fresh")
+    request.workflow_execution_retention_period.FromTimedelta(timedelta(days=1))
+    await clients[0].workflow_service.register_namespace(request)
+    for server in servers[1:]:
+        there = await Client.connect(server.address, namespace="fresh")
+        await there.start_workflow("T", id=str(uuid.uuid4()), task_queue="q")
+
+
+async def test_a_poll_gets_what_another_server_commits(clients: list[Client]) -> None:
+    """A worker that waits at one server gets a task that was committed at another, not a second later
+    than by a look at the store."""
+    queue = f"q-{uuid.uuid4()}"
+    poll = ws.PollWorkflowTaskQueueRequest(
+        namespace="default", task_queue=taskqueue.TaskQueue(name=queue), identity="w"
+    )
+    for round_ in range(20):
+        waiting = asyncio.create_task(
+            clients[round_ % NODES].workflow_service.poll_workflow_task_queue(poll)
+        )
+        await asyncio.sleep(0.05)
+        await clients[(round_ + 1) % NODES].start_workflow(
+            "T", id=f"{queue}-{round_}", task_queue=queue
+        )
+        assert (await waiting).workflow_execution.workflow_id == f"{queue}-{round_}"

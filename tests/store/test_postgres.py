@@ -1,0 +1,207 @@
+"""What only PostgreSQL has: connections that break, a server that dies, a schema that must fit."""
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from durably.config import Config
+from durably.errors import InvalidArgument, Unavailable
+from durably.store import sqlite
+from durably.store.opening import open_store
+from durably.store.postgres import PostgresStore, migrate
+from durably.store.schema import migrations
+from durably.store.store import Commit, Conflict, StoreTooNew, StoreTooOld
+from tests.postgres import PostgresServer
+from tests.store.test_store import visible, write
+
+POSTGRES_ALONE = ("written_by", "node")
+"""Columns of tables that both have."""
+
+
+async def opened(url: str, **settings: float) -> PostgresStore:
+    store = await open_store(url, Config(**settings))  # type: ignore[arg-type]
+    assert isinstance(store, PostgresStore)
+    return store
+
+
+async def acknowledged(store: PostgresStore, execution_id: int, commits: int) -> int:
+    """Commit one version after the other; how many were acknowledged. One that was not may have been
+    written all the same: what is there decides how it goes on."""
+    version = count = 0
+    for _ in range(commits):
+        try:
+            await store.commit(Commit([write(execution_id, version)]))
+        except (Unavailable, Conflict):
+            found = await store.load(execution_id)
+            version = found.version if found else 0
+            continue
+        version += 1
+        count += 1
+    return count
+
+
+async def check(store: PostgresStore, execution_id: int, acknowledged: int) -> None:
+    found = await store.load(execution_id)
+    assert found is not None
+    assert found.version >= acknowledged
+    assert [row.version for row in found.journal] == list(range(1, found.version + 1))
+
+
+async def test_broken_connections_lose_and_double_nothing(postgres: PostgresServer) -> None:
+    url = postgres.database()
+    store = await opened(url)
+    other = await asyncpg.connect(url)
+    work = [asyncio.create_task(acknowledged(store, n, 600)) for n in range(1, 6)]
+    for _ in range(6):
+        await asyncio.sleep(0.2)
+        await other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    counts = await asyncio.gather(*work)
+    assert min(counts) > 500
+    for number, count in enumerate(counts, start=1):
+        await check(store, number, count)
+    await store.close()
+    await other.close()
+
+
+async def test_a_database_that_dies_is_waited_for(postgres_to_stop: PostgresServer) -> None:
+    store = await opened(postgres_to_stop.database(), postgres_unavailable_s=60.0)
+    work = [asyncio.create_task(acknowledged(store, n, 200)) for n in range(1, 4)]
+    await asyncio.sleep(0.2)
+    await asyncio.to_thread(postgres_to_stop.stop, "immediate")
+    await asyncio.to_thread(postgres_to_stop.start)
+    for number, count in enumerate(await asyncio.gather(*work), start=1):
+        assert count > 190
+        await check(store, number, count)
+    await store.close()
+
+
+async def test_one_that_stays_away_is_said_to_be_away(postgres_to_stop: PostgresServer) -> None:
+    url = postgres_to_stop.database()
+    store = await opened(url, postgres_unavailable_s=0.2)
+    await asyncio.to_thread(postgres_to_stop.stop, "immediate")
+    with pytest.raises(Unavailable, match="see that PostgreSQL is running"):
+        await store.commit(Commit([write(1, 0)]))
+    with pytest.raises(Unavailable, match="see that PostgreSQL is running"):
+        await store.load(1)
+    with pytest.raises(Unavailable, match="cannot open"):
+        await opened(url)
+    await asyncio.to_thread(postgres_to_stop.start)
+    await store.commit(Commit([write(1, 0)]))
+    await store.close()
+
+
+async def test_what_it_cannot_hold_concerns_its_unit_alone(postgres: PostgresServer) -> None:
+    store = await opened(postgres.database())
+    bad = write(2, 0, workflow_id="a\x00b")
+    done = [store.commit(Commit([each])) for each in (write(1, 0), bad, write(3, 0))]
+    ends = await asyncio.gather(*done, return_exceptions=True)
+    assert [type(end) for end in ends] == [type(None), InvalidArgument, type(None)]
+    with pytest.raises(InvalidArgument):
+        await store.current_run(1, "ns", "a\x00b")
+    await store.close()
+
+
+async def test_two_stores_race_and_each_version_is_written_once(postgres: PostgresServer) -> None:
+    url = postgres.database()
+    stores = [await opened(url) for _ in range(3)]
+    counts = await asyncio.gather(*(acknowledged(store, 1, 60) for store in stores))
+    found = await stores[0].load(1)
+    assert found is not None
+    assert found.version == sum(counts)
+    assert [row.version for row in found.journal] == list(range(1, found.version + 1))
+    for store in stores:
+        await store.close()
+
+
+async def test_what_is_decided_on_a_lost_commit_is_lost(postgres: PostgresServer) -> None:
+    """Even if another server has written just the version that it expects."""
+    url = postgres.database()
+    one, other = await opened(url), await opened(url)
+    await one.commit(Commit([write(1, 0)]))
+    await other.commit(Commit([write(1, 1)]))
+    lost = one.commit(Commit([write(1, 1, events=b"lost")]))
+    on_top = one.commit(Commit([write(1, 2, events=b"on top", decided_on=lost)]))
+    ends = await asyncio.gather(lost, on_top, return_exceptions=True)
+    late = one.commit(Commit([write(1, 2, events=b"late", decided_on=lost)]))
+    (end,) = await asyncio.gather(late, return_exceptions=True)
+    assert [type(each) for each in (*ends, end)] == [Conflict] * 3
+    found = await one.load(1)
+    assert found is not None
+    assert found.version == 2
+    await one.close()
+    await other.close()
+
+
+async def test_old_and_new_stores_are_refused(postgres: PostgresServer) -> None:
+    url = postgres.database()
+    await (await opened(url)).close()
+    connection = await asyncpg.connect(url)
+    await connection.execute("INSERT INTO schema_version VALUES (999)")
+    with pytest.raises(StoreTooNew, match="upgrade durably"):
+        await opened(url)
+    await connection.execute("UPDATE schema_version SET version = 1 WHERE version = 999")
+    await connection.execute("DELETE FROM schema_version WHERE version > 1")
+    with pytest.raises(StoreTooOld, match="durably migrate --store postgresql://"):
+        await opened(url)
+    await connection.close()
+
+
+async def test_many_may_open_an_empty_database_at_once(postgres: PostgresServer) -> None:
+    url = postgres.database()
+    stores = await asyncio.gather(*(opened(url) for _ in range(4)))
+    await asyncio.gather(*(store.close() for store in stores))
+
+
+async def test_both_databases_have_the_same_schema(postgres: PostgresServer) -> None:
+    """The numbers mean the same, and so do the columns that both have."""
+    numbers = [number for number, _ in migrations("postgres")]
+    ours = [number for number, _ in migrations()]
+    assert numbers == list(range(numbers[0], ours[-1] + 1))
+    url = postgres.database()
+    connection = await asyncpg.connect(url)
+    assert await migrate(connection) == numbers
+    assert await migrate(connection) == []
+    columns: dict[str, list[str]] = {}
+    for table, column in await connection.fetch(
+        "SELECT table_name, column_name FROM information_schema.columns"
+        " WHERE table_schema = 'public' ORDER BY table_name, ordinal_position"
+    ):
+        columns.setdefault(table, []).append(column)
+    await connection.close()
+    file = sqlite.connect(":memory:")
+    sqlite.migrate(file)
+    for (table,) in file.execute(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    ).fetchall():
+        wanted = [row[1] for row in file.execute(f"PRAGMA table_info({table})")]
+        if table != "attribute_values":  # PostgreSQL finds values in an index of its own.
+            shared = [name for name in columns[table] if name not in POSTGRES_ALONE]
+            assert shared == wanted, table
+    file.close()
+
+
+async def test_a_page_of_a_list_reads_no_more_than_it_shows(postgres: PostgresServer) -> None:
+    """Plans: the newest of a namespace come out of an index in their order."""
+    store = await opened(postgres.database())
+    units = [
+        Commit([write(n, 0, visibility=visible(1 if n % 2 else 2, n, n if n % 2 else 0))])
+        for n in range(1, 2001)
+    ]
+    await asyncio.gather(*map(store.commit, units))
+
+    async def plan(connection: asyncpg.Connection) -> str:
+        await connection.execute("ANALYZE visibility")
+        rows = await connection.fetch(
+            "EXPLAIN SELECT * FROM visibility WHERE namespace_id = 'ns' AND kind = 1"
+            " ORDER BY sort_close_ns DESC, start_ns DESC, execution_id DESC LIMIT 20"
+        )
+        return "\n".join(row[0] for row in rows)
+
+    said = await store.reading(plan)
+    assert "visibility_by_time" in said
+    assert "Sort" not in said
+    await store.close()
