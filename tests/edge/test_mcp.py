@@ -81,7 +81,9 @@ class Caller:
         task: dict[str, Any] = {}
 
         async def there() -> bool:
-            task.update(await self.result("tasks/get", {"taskId": task_id}))
+            found = await self.result("tasks/get", {"taskId": task_id})
+            task.clear()
+            task.update(found)
             return task["status"] in statuses
 
         await eventually(there, 60)
