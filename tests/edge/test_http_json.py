@@ -264,7 +264,9 @@ async def test_every_annotated_rpc_is_answered_as_over_grpc(server: Server) -> N
             try:
                 await call(request, timeout=20)
                 expected = (200, None)
-                path = path.replace("none-such", "none-other")  # What it may have made is there now.
+                path = path.replace(
+                    "none-such", "none-other"
+                )  # What it may have made is there now.
             except grpc.aio.AioRpcError as error:
                 code = Status(error.code().value[0])
                 expected = (HTTP_STATUS[code], error.details())
