@@ -7,6 +7,7 @@ Rule 2: nothing heavy is imported before the command is known.
 import asyncio
 import dataclasses
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -360,7 +361,10 @@ def demo(
     except ImportError as error:
         _fail(f"the demo needs more packages ({error.name}): pip install 'durably[demo]'", 1)
         return
-    raise typer.Exit(run_demo(docs, question, kill))
+    code = run_demo(docs, question, kill)
+    sys.stdout.flush()
+    # A thread of the SDK's core may still answer; an interpreter torn down under it can crash.
+    os._exit(code)
 
 
 class FileFormat(StrEnum):
