@@ -57,8 +57,8 @@ class Desk(BaseModel):
 def model() -> OpenAIChatModel:
     """Any OpenAI-compatible endpoint, as OPENAI_BASE_URL and OPENAI_API_KEY name it."""
     provider = OpenAIProvider(
-        base_url=os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1"),
-        api_key=os.environ.get("OPENAI_API_KEY", "none"),
+        base_url=os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1",
+        api_key=os.environ.get("OPENAI_API_KEY") or "none",
     )
     return OpenAIChatModel(os.environ.get("OPENAI_MODEL", "gpt-4.1-mini"), provider=provider)
 
