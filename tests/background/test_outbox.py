@@ -29,6 +29,7 @@ from durably.service.batches import Batches
 from durably.service.breakers import CircuitBreakers
 from durably.service.callback_tokens import CallbackTokens
 from durably.service.deployments import Deployments
+from durably.service.execution import Execution
 from durably.service.namespaces import Namespaces
 from durably.service.nexus_completions import NexusCompletions
 from durably.service.nexus_dispatch import NexusDispatch
@@ -37,7 +38,7 @@ from durably.service.nexus_system import SystemOperations, endpoint_ids
 from durably.service.nexus_tasks import NexusTasks
 from durably.service.queries import Queries
 from durably.service.task_queues import TaskQueues
-from durably.service.transact import Execution, Executions
+from durably.service.transact import Executions
 from durably.service.worker_tasks import WorkerTasks
 from durably.service.workers import Workers
 from durably.service.workflows import Workflows

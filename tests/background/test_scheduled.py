@@ -21,8 +21,8 @@ from durably.engine.transition import (
     outstanding,
 )
 from durably.errors import NotFound, Unavailable
+from durably.service.execution import Execution
 from durably.service.schedules import Schedules
-from durably.service.transact import Execution
 from tests.background.test_outbox import CALL, QUEUE, Parts
 from tests.background.test_outbox import parts as parts
 

@@ -16,8 +16,9 @@ from durably.engine.transition import Transition
 from durably.matching import Matching
 from durably.service.admission import Call
 from durably.service.deployments import Deployments
+from durably.service.execution import Execution
 from durably.service.namespaces import Namespaces
-from durably.service.transact import Execution, Executions
+from durably.service.transact import Executions
 from durably.service.workflows import Workflows
 from durably.store.sqlite import SqliteStore
 

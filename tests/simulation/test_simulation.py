@@ -24,7 +24,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from durably.engine.state import WorkflowState
 from durably.engine.transition import outstanding
 from durably.service import transact
-from durably.service.transact import rebuild
+from durably.service.execution import rebuild
 from tests.crash import rules
 from tests.simulation.actors import WHERE, Client, Scheduler, Worker, insist
 from tests.simulation.programs import program_of

@@ -25,7 +25,8 @@ from durably.errors import (
 )
 from durably.service.batch_requests import request_of
 from durably.service.batches import Batches
-from durably.service.transact import Execution, Executions
+from durably.service.execution import Execution
+from durably.service.transact import Executions
 
 logger = logging.getLogger(__name__)
 

@@ -32,9 +32,10 @@ from durably.service import a2a_tasks, nexus_completions, nexus_errors, nexus_js
 from durably.service.breakers import CircuitBreakers
 from durably.service.callback_tokens import HEADER
 from durably.service.callbacks import INTERNAL_URLS
+from durably.service.execution import Execution
 from durably.service.nexus_completions import NexusCompletions
 from durably.service.nexus_content import http_date, links_header, rfc3339, to_content
-from durably.service.transact import Execution, Executions
+from durably.service.transact import Executions
 
 logger = logging.getLogger(__name__)
 

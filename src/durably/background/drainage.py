@@ -7,7 +7,8 @@ from durably.engine.deployment import machine
 from durably.engine.deployment.state import DeploymentState
 from durably.engine.state import Kind
 from durably.engine.versioning.version import Version
-from durably.service.transact import Execution, Executions
+from durably.service.execution import Execution
+from durably.service.transact import Executions
 from durably.store import visibility_query
 from durably.store.filter_syntax import quoted
 

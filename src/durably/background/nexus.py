@@ -22,11 +22,12 @@ from durably.engine.state import HistoryState, Kind, NexusOperation, WorkflowSta
 from durably.service import nexus_dispatch, nexus_links
 from durably.service.breakers import CircuitBreakers
 from durably.service.callback_tokens import HEADER, SYSTEM_URL, CallbackToken, CallbackTokens
+from durably.service.execution import Execution
 from durably.service.nexus_dispatch import NexusDispatch, Target
 from durably.service.nexus_endpoints import NexusEndpoints
 from durably.service.nexus_system import SystemOperations
 from durably.service.nexus_tasks import duration
-from durably.service.transact import Execution, Executions
+from durably.service.transact import Executions
 
 NO_ENDPOINT = refused("NOT_FOUND", "endpoint not registered")
 

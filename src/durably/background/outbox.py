@@ -56,7 +56,8 @@ from durably.errors import (
     Refusal,
     WorkflowExecutionAlreadyStarted,
 )
-from durably.service.transact import Execution, Executions
+from durably.service.execution import Execution
+from durably.service.transact import Executions
 
 logger = logging.getLogger(__name__)
 

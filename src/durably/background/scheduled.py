@@ -19,7 +19,8 @@ from durably.engine.schedule import machine, spec
 from durably.engine.schedule.state import Action, End, ScheduleState
 from durably.engine.state import Kind, ScheduledBy
 from durably.errors import Internal, NotFound, Refusal, ResourceExhausted, Unavailable
-from durably.service.transact import Execution, Executions
+from durably.service.execution import Execution
+from durably.service.transact import Executions
 
 StartScheduledRun = Callable[
     [str, ws.StartWorkflowExecutionRequest, ScheduledBy], Awaitable[tuple[str, int]]

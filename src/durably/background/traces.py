@@ -15,8 +15,9 @@ import msgspec
 from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.engine.state import Kind
+from durably.service.execution import journal_entries
 from durably.service.namespaces import Namespace, Namespaces
-from durably.service.transact import Executions, journal_entries
+from durably.service.transact import Executions
 from durably.store.store import ClosedRun, Cursor, JournalRow
 from durably.traces.otlp import Exporter
 from durably.traces.spans import Parent, RunSpans, Span, caller, span_id, trace_id

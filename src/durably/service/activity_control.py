@@ -9,8 +9,9 @@ from durably.engine.apply import nanoseconds
 from durably.engine.state import Activity, WorkflowState
 from durably.errors import InvalidArgument
 from durably.service.admission import Call
+from durably.service.execution import Execution
 from durably.service.namespaces import Namespaces
-from durably.service.transact import Execution, Executions
+from durably.service.transact import Executions
 from durably.service.workflows import check_execution
 
 Request = (

@@ -26,9 +26,11 @@ from durably.errors import (
 )
 from durably.service.admission import Call
 from durably.service.describe import set_time
+from durably.service.execution import Execution
+from durably.service.ids import new_id
 from durably.service.namespaces import Namespace, Namespaces
 from durably.service.resets import check_operations
-from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
+from durably.service.transact import CONFLICT_RETRIES, Executions
 from durably.service.workflow_options import check_mask
 from durably.service.workflows import RUN_ID
 from durably.store import visibility_query

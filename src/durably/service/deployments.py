@@ -47,10 +47,12 @@ from durably.errors import (
 from durably.matching import POLLER_REMEMBERED_NS
 from durably.routing import routing_of
 from durably.service.admission import Call
+from durably.service.execution import Execution
+from durably.service.ids import new_id
 from durably.service.namespaces import Namespaces
 from durably.service.nodes import RoutingChanged
 from durably.service.task_queues import shown_stats
-from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
+from durably.service.transact import CONFLICT_RETRIES, Executions
 from durably.store import visibility_query
 from durably.store.store import Conflict, QueueKey, TaskKind
 

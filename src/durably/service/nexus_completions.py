@@ -16,7 +16,8 @@ from durably.engine.state import HistoryState, Kind
 from durably.engine.transition import Transition
 from durably.errors import InvalidArgument, NotFound
 from durably.service.callback_tokens import CallbackToken, CallbackTokens
-from durably.service.transact import Execution, Executions
+from durably.service.execution import Execution
+from durably.service.transact import Executions
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ from durably.errors import (
 )
 from durably.service.admission import Call
 from durably.service.describe import set_time
+from durably.service.ids import new_id
 from durably.service.namespaces import Namespaces
-from durably.service.transact import new_id
 from durably.store.store import Conflict, NexusEndpointRow, Store
 
 NAME_PATTERN = re.compile(r"[a-zA-Z][a-zA-Z0-9\-]*[a-zA-Z0-9]")

@@ -34,9 +34,10 @@ from durably.errors import (
 )
 from durably.service import tokens
 from durably.service.admission import Call
+from durably.service.execution import Execution
 from durably.service.namespaces import Namespaces
 from durably.service.replies import QueryTask
-from durably.service.transact import Execution, Executions
+from durably.service.transact import Executions
 from durably.service.workflows import check_execution
 from durably.store.store import QueueKey, TaskKind
 

@@ -16,8 +16,9 @@ from durably.engine.versioning.version import Route
 from durably.engine.workflow_task import WorkflowTaskGrant
 from durably.service import tokens
 from durably.service.describe import set_time
+from durably.service.execution import Execution
 from durably.service.tokens import HistoryPageToken, QueryToken, TaskToken
-from durably.service.transact import Execution, Executions
+from durably.service.transact import Executions
 
 
 @dataclass(slots=True, eq=False)

@@ -16,8 +16,10 @@ from durably.engine.transition import Transition
 from durably.errors import InvalidArgument, NotFound, Unavailable
 from durably.service.admission import Call
 from durably.service.deployments import Deployments
+from durably.service.execution import Execution
+from durably.service.ids import new_id
 from durably.service.namespaces import Namespaces
-from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
+from durably.service.transact import CONFLICT_RETRIES, Executions
 from durably.service.workflow_options import check_mask
 from durably.service.workflows import check_execution
 from durably.store.store import Conflict

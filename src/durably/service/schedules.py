@@ -27,9 +27,11 @@ from durably.errors import (
 )
 from durably.service import search_attributes
 from durably.service.admission import Call
+from durably.service.execution import Execution
+from durably.service.ids import new_id
 from durably.service.namespaces import Namespace, Namespaces
 from durably.service.search_attributes import LIST_INFO
-from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
+from durably.service.transact import CONFLICT_RETRIES, Executions
 from durably.service.workflows import Workflows
 from durably.store import visibility_query
 from durably.store.filter_dialects import Dialect

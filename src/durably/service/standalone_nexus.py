@@ -34,9 +34,11 @@ from durably.errors import (
 from durably.service import nexus_description, search_attributes, tokens
 from durably.service.admission import Call
 from durably.service.breakers import IsBlocked
+from durably.service.execution import Execution
+from durably.service.ids import new_id
 from durably.service.namespaces import Namespace, Namespaces
 from durably.service.nexus_endpoints import NexusEndpoints
-from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
+from durably.service.transact import CONFLICT_RETRIES, Executions
 from durably.service.visibility import group_payload
 from durably.service.workflows import RUN_ID, poll_seconds
 from durably.store import visibility_query

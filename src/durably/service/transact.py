@@ -13,34 +13,28 @@ Rule 4: a cached state is an optimisation that the compare-and-set keeps honest.
 import asyncio
 import contextlib
 import heapq
-import os
-import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
-from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.backlog import DEFAULT_ORDER
 from durably.config import Config
 from durably.engine import activity, deadlines, priority, workflow_task
-from durably.engine.apply import apply_event, apply_record
-from durably.engine.records import AnyRecord, UpdateDropped
-from durably.engine.snapshot import STATES, AnyState, decode_state, encode_state
+from durably.engine.snapshot import AnyState, encode_state
 from durably.engine.state import HistoryState, Kind, WorkflowState
 from durably.engine.transition import (
     Delivery,
     DispatchActivity,
     DispatchWorkflowTask,
     RuleFor,
-    S,
     Transition,
     outstanding,
 )
@@ -52,6 +46,8 @@ from durably.errors import NotFound, Refusal, Unavailable
 from durably.histogram import Histogram
 from durably.matching import Matching, Poll
 from durably.routing import Routes
+from durably.service.execution import Execution, catch_up, history_bytes, rebuild
+from durably.service.ids import IdSource, new_id
 from durably.service.nodes import GONE, Nodes, waiting
 from durably.service.search_attributes import visibility_row
 from durably.store.store import (
@@ -59,7 +55,6 @@ from durably.store.store import (
     Conflict,
     ExecutionWrite,
     Heartbeat,
-    JournalRow,
     QueueKey,
     Store,
     StoredExecution,
@@ -72,7 +67,6 @@ R = TypeVar("R")
 Decide = Callable[[Transition[Any]], R]
 
 CONFLICT_RETRIES = 20
-DROPPED_UPDATES_REMEMBERED_MAX = 1000
 SNAPSHOT_BYTES_MIN = 64 * 1024
 DELIVERY_RETRY_NS = 10 * 1_000_000_000
 LOOK_AGAIN_S = 1.0
@@ -85,139 +79,6 @@ HELD_NS = 10 * 1_000_000_000
 """A task is kept in memory here if a worker has polled its queue here so lately."""
 
 _records_encoder = msgspec.msgpack.Encoder()
-_records_decoder = msgspec.msgpack.Decoder(list[tuple[int, AnyRecord]])
-
-
-class _Randomness:
-    """Random bits from the system, fetched by the page: a system call for each id is dear."""
-
-    PAGE_BYTES = 4096
-
-    def __init__(self) -> None:
-        self._page = b""
-        self._used = 0
-
-    def bits(self, count: int) -> int:
-        size = (count + 7) // 8
-        if self._used + size > len(self._page):
-            self._page, self._used = os.urandom(self.PAGE_BYTES), 0
-        found = int.from_bytes(self._page[self._used : self._used + size], "big")
-        self._used += size
-        return found & (1 << count) - 1
-
-
-_random = _Randomness()
-
-
-class IdSource:
-    """63-bit ids that grow with time, so that new rows land at the end of every index."""
-
-    def __init__(self) -> None:
-        self._last = 0
-
-    def next(self, now_ns: int) -> int:
-        fresh = (now_ns // 1_000_000) << 21 | _random.bits(20)
-        self._last = fresh if fresh > self._last else self._last + 1
-        return self._last
-
-
-def new_id() -> str:
-    """A UUID of version 7: it begins with the time, so that ids made together lie together."""
-    value = (time.time_ns() // 1_000_000) << 80 | _random.bits(76)
-    value = value & ~(0xF << 76) | 7 << 76
-    value = value & ~(0x3 << 62) | 2 << 62
-    shown = f"{value:032x}"
-    return f"{shown[:8]}-{shown[8:12]}-{shown[12:16]}-{shown[16:20]}-{shown[20:]}"
-
-
-@dataclass(slots=True, eq=False)
-class RecentEvents:
-    """The last events of an execution, so that a worker's next task needs no read."""
-
-    events: list[history.HistoryEvent] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    size: int = 0
-
-    def extend(self, events: Sequence[history.HistoryEvent], encoded: Sequence[bytes]) -> None:
-        self.events.extend(events)
-        lengths = [len(e) for e in encoded]
-        self.sizes.extend(lengths)
-        self.size += sum(lengths)
-
-    def trim(self, bytes_max: int) -> None:
-        """Forget the oldest, in large steps so that the cost stays constant per event."""
-        if self.size <= 2 * bytes_max:
-            return
-        drop = 0
-        while self.size > bytes_max and drop < len(self.events):
-            self.size -= self.sizes[drop]
-            drop += 1
-        del self.events[:drop]
-        del self.sizes[:drop]
-
-    def since(self, first_event_id: int) -> list[history.HistoryEvent] | None:
-        """The events from this id on; None if some of them are forgotten."""
-        if not self.events:
-            return None
-        skip = first_event_id - self.events[0].event_id
-        return self.events[skip:] if skip >= 0 else None
-
-
-@dataclass(slots=True, eq=False)
-class Execution(Generic[S]):
-    """A cached execution: its state as it will be once every pending commit is done."""
-
-    execution_id: int
-    state: S
-    version: int
-    deadline_ns: int
-    replaces_current: int | None = None
-    committed_event_id: int = 0
-    """The last event that is known to be on disk."""
-    recent: RecentEvents = field(default_factory=RecentEvents)
-    last_commit: asyncio.Future[None] | None = None
-    """The last one on its way; None when it is announced."""
-    journal_bytes: int = 0
-    """Journal written since the last snapshot."""
-    snapshot_bytes: int = 0
-    watchers: set[asyncio.Future[bool]] = field(default_factory=set)
-    update_watchers: dict[str, set[asyncio.Future[bool]]] = field(default_factory=dict)
-    """Those who wait for one update: hundreds of readers of a stream are not woken by all that happens
-    in its workflow."""
-    overtaken: bool = False
-    """Another server is known to have written a later version."""
-    lost: asyncio.Future[None] | None = None
-    """A commit of it that has failed: what is decided on this state is not written any more."""
-    armed_ns: int = 0
-    """The nearest moment for which it is remembered that the execution wants attention."""
-
-    dropped_updates: dict[str, failure.Failure | None] = field(default_factory=dict)
-    """The latest that were rejected, and (None) those whose task failed with them: for callers that
-    still wait; they are not in history."""
-
-    def drop_updates(self, rejected: dict[str, failure.Failure], abandoned: list[str]) -> None:
-        self.dropped_updates.update(rejected)
-        self.dropped_updates.update(dict.fromkeys(abandoned))
-        while len(self.dropped_updates) > DROPPED_UPDATES_REMEMBERED_MAX:
-            del self.dropped_updates[next(iter(self.dropped_updates))]
-
-    def wake_watchers(self) -> None:
-        watchers, self.watchers = self.watchers, set()
-        _wake(watchers)
-
-    def wake_all(self) -> None:
-        self.wake_watchers()
-        self.wake_update_watchers(list(self.update_watchers))
-
-    def wake_update_watchers(self, update_ids: Iterable[str]) -> None:
-        for update_id in update_ids:
-            _wake(self.update_watchers.pop(update_id, ()))
-
-
-def _wake(watchers: Iterable[asyncio.Future[bool]]) -> None:
-    for watcher in watchers:
-        if not watcher.done():
-            watcher.set_result(True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -1062,112 +923,3 @@ def _fit(events: list[history.HistoryEvent], bytes_max: int) -> list[history.His
         if total > bytes_max and index:
             return events[:index]
     return events
-
-
-_TAG = b"\x0a"
-"""Field 1, length-delimited: `History.events`."""
-
-
-def history_bytes(encoded: Sequence[bytes]) -> bytes:
-    """The wire form of a `History` message from events that are already serialized."""
-    parts: list[bytes] = []
-    for event in encoded:
-        parts += (_TAG, _varint(len(event)), event)
-    return b"".join(parts)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-# --- Rebuild ------------------------------------------------------------------------------------
-
-
-def rebuild(stored: StoredExecution) -> Execution[AnyState]:
-    """Snapshot plus journal tail: the state as the last commit left it."""
-    if stored.snapshot:
-        state = decode_state(stored.snapshot)
-    else:
-        state = STATES[Kind(stored.kind)](
-            namespace_id=stored.namespace_id,
-            namespace="",
-            workflow_id=stored.workflow_id,
-            run_id=stored.run_id,
-        )
-    execution = Execution(
-        execution_id=stored.execution_id,
-        state=state,
-        version=stored.version,
-        deadline_ns=stored.next_deadline_ns,
-        snapshot_bytes=len(stored.snapshot),
-    )
-    catch_up(execution, stored)
-    return execution
-
-
-def catch_up(execution: Execution[Any], stored: StoredExecution) -> None:
-    """Bring a state up to what is stored, by the journal after it."""
-    state = execution.state
-    for row in stored.journal:
-        _replay(execution, row)
-    if isinstance(state, HistoryState):
-        for heartbeat in stored.heartbeats:
-            _overlay(state, heartbeat)
-        execution.committed_event_id = state.next_event_id - 1
-    execution.version = stored.version
-    execution.deadline_ns = stored.next_deadline_ns
-    state.transitions = stored.version
-
-
-def journal_entries(row: JournalRow) -> Iterator[history.HistoryEvent | AnyRecord]:
-    """What one commit added, in its order: a record stands before the event of its number."""
-    events = history.History.FromString(row.events).events
-    position = 0
-    for before, record in _records_decoder.decode(row.records) if row.records else []:
-        yield from events[position:before]
-        position = max(position, before)
-        yield record
-    yield from events[position:]
-
-
-def _replay(execution: Execution[Any], row: JournalRow) -> None:
-    events = list(history.History.FromString(row.events).events)
-    encoded = [e.SerializeToString() for e in events]
-    records = _records_decoder.decode(row.records) if row.records else []
-    state = execution.state
-    position = 0
-    for before, record in records:
-        while position < before:
-            apply_event(state, events[position], len(encoded[position]))
-            position += 1
-        apply_record(state, record)
-        if isinstance(record, UpdateDropped):
-            _drop_update(execution, record)
-    for event, wire in zip(events[position:], encoded[position:], strict=True):
-        apply_event(state, event, len(wire))
-    execution.journal_bytes += len(row.events) + len(row.records)
-    execution.recent.extend(events, encoded)
-
-
-def _drop_update(execution: Execution[Any], record: UpdateDropped) -> None:
-    """For callers that wait for it here."""
-    if record.failure:
-        rejected = {record.update_id: failure.Failure.FromString(record.failure)}
-        execution.drop_updates(rejected, [])
-    else:
-        execution.drop_updates({}, [record.update_id])
-
-
-def _overlay(state: HistoryState, heartbeat: Heartbeat) -> None:
-    pending = state.activities.get(heartbeat.scheduled_event_id)
-    if pending is None or heartbeat.at_ns < pending.heartbeat_ns:
-        return
-    pending.heartbeat_ns = heartbeat.at_ns
-    pending.heartbeats = heartbeat.total
-    if heartbeat.details:
-        pending.heartbeat_details = common.Payloads.FromString(heartbeat.details)

@@ -32,8 +32,9 @@ from durably.errors import (
 )
 from durably.service import callbacks, links
 from durably.service.admission import Call
+from durably.service.execution import Execution
 from durably.service.namespaces import Namespaces
-from durably.service.transact import Execution, Executions
+from durably.service.transact import Executions
 from durably.service.workflows import Workflows, check_chain, check_execution, poll_seconds
 
 ADMITTED = update_enums.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ADMITTED

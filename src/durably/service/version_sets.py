@@ -19,9 +19,11 @@ from durably.engine.versioning.apply import UNVERSIONED, VERSIONED
 from durably.errors import InvalidArgument, PermissionDenied, Unavailable
 from durably.service.admission import Call
 from durably.service.deployments import BUILD_ID_CHARS_MAX, PAGE, in_full
+from durably.service.execution import Execution
+from durably.service.ids import new_id
 from durably.service.namespaces import Namespaces
 from durably.service.nodes import RoutingChanged
-from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
+from durably.service.transact import CONFLICT_RETRIES, Executions
 from durably.store import visibility_query
 from durably.store.filter_syntax import quoted
 from durably.store.store import Conflict

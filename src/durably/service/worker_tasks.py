@@ -25,6 +25,8 @@ from durably.histogram import Histogram
 from durably.service import search_attributes, tokens
 from durably.service.admission import Call
 from durably.service.deployments import Deployments
+from durably.service.execution import Execution
+from durably.service.ids import new_id
 from durably.service.namespaces import Namespaces
 from durably.service.nodes import WorkerShutDown
 from durably.service.queries import Queries
@@ -36,7 +38,7 @@ from durably.service.replies import (
 )
 from durably.service.standalone_activities import find_activity
 from durably.service.task_queues import KINDS, TaskQueues
-from durably.service.transact import Execution, Executions, Granted, new_id, worker_of
+from durably.service.transact import Executions, Granted, worker_of
 from durably.service.workers import Workers
 from durably.service.workflows import check_execution, poll_seconds
 from durably.store.store import Commit, QueueKey, TaskKind, TaskRow

@@ -6,8 +6,9 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from durably.engine import workflow_pause
 from durably.errors import InvalidArgument
 from durably.service.admission import Call
+from durably.service.execution import Execution
 from durably.service.namespaces import Namespaces
-from durably.service.transact import Execution, Executions
+from durably.service.transact import Executions
 from durably.service.workflows import check_execution
 
 Request = ws.PauseWorkflowExecutionRequest | ws.UnpauseWorkflowExecutionRequest

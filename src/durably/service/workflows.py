@@ -33,10 +33,12 @@ from durably.service.admission import Call
 from durably.service.breakers import IsBlocked
 from durably.service.deployments import Deployments
 from durably.service.describe import describe
+from durably.service.execution import Execution
+from durably.service.ids import new_id
 from durably.service.namespaces import Namespace, Namespaces
 from durably.service.replies import workflow_task_reply
 from durably.service.tokens import HistoryPageToken
-from durably.service.transact import CONFLICT_RETRIES, Execution, Executions, new_id
+from durably.service.transact import CONFLICT_RETRIES, Executions
 from durably.store.store import Conflict, QueueKey, TaskKind
 
 R = TypeVar("R")
