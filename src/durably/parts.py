@@ -17,7 +17,7 @@ from durably.matching import Matching
 from durably.service import admission
 from durably.service.activity_control import ActivityControl
 from durably.service.batches import Batches
-from durably.service.breakers import CircuitBreakers, IsBlocked
+from durably.service.breakers import CircuitBreakers
 from durably.service.callback_tokens import CallbackTokens
 from durably.service.deployments import Deployments
 from durably.service.namespaces import Namespaces
@@ -151,7 +151,7 @@ async def _core(ground: Ground) -> Core:
         deployments=deployments,
         version_sets=version_sets,
         breakers=breakers,
-        workflows=Workflows(executions, namespaces, deployments, _is_blocked(breakers)),
+        workflows=Workflows(executions, namespaces, deployments, breakers.is_blocked),
         queries=Queries(executions, namespaces),
         task_queues=TaskQueues(executions, namespaces, ground.address),
     )
@@ -182,7 +182,7 @@ async def _nexus(ground: Ground, core: Core) -> NexusParts:
 def _services(core: Core, nexus: NexusParts) -> tuple[object, ...]:
     """Who answers the RPCs, beside the parts that others are handed too."""
     executions, namespaces = core.executions, core.namespaces
-    is_blocked = _is_blocked(core.breakers)
+    is_blocked = core.breakers.is_blocked
     activity_control = ActivityControl(executions, namespaces)
     rules = WorkflowRules(executions, namespaces)
     executions.rule_for = rules.pausing
@@ -207,10 +207,6 @@ def _services(core: Core, nexus: NexusParts) -> tuple[object, ...]:
         Visibility(executions, namespaces),
         Schedules(executions, namespaces, core.workflows),
     )
-
-
-def _is_blocked(breakers: CircuitBreakers) -> IsBlocked:
-    return lambda namespace_id, endpoint: breakers.is_open((namespace_id, endpoint))
 
 
 async def _cluster_id(store: Store) -> str:

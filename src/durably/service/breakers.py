@@ -52,6 +52,10 @@ class CircuitBreakers:
         breaker = self._breakers.get(destination)
         return breaker is not None and breaker.open_until_ns != 0
 
+    def is_blocked(self, namespace_id: str, destination: str) -> bool:
+        """The same of a destination that a namespace asks for: an `IsBlocked`."""
+        return self.is_open((namespace_id, destination))
+
     def succeeded(self, destination: Hashable) -> None:
         self._breakers.pop(destination, None)
 

@@ -65,7 +65,6 @@ Poll = (
 NAME_OVERHEAD = 39
 """Both names of a version share the length of an identifier with this much else, as in Temporal."""
 BUILD_ID_CHARS_MAX = 255
-PAGE = 1000
 NO_COMPUTE = (
     "this server starts no workers, so that it has no compute providers: run workers yourself, and"
     " leave the compute config out"
@@ -91,18 +90,9 @@ class Deployments:
 
     async def open(self) -> None:
         """Read how the traffic of task queues is divided, before anybody polls them."""
-        for row in await self._executions.store.namespaces():
-            after = b""
-            while True:
-                page, after = await self._executions.store.list_executions(
-                    Kind.DEPLOYMENT, row.namespace_id, visibility_query.parse("", {}), PAGE, after
-                )
-                for each in page:
-                    found = await self._executions.known(each.execution_id)
-                    if found.state.running:
-                        self._divide(routing_of(found.state))
-                if not after:
-                    break
+        async for found in self._executions.all_of_kind(Kind.DEPLOYMENT):
+            if found.state.running:
+                self._divide(routing_of(found.state))
 
     # --- Polls --------------------------------------------------------------------------------
 

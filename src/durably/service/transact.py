@@ -50,6 +50,7 @@ from durably.service.execution import Execution, catch_up, history_bytes, rebuil
 from durably.service.ids import IdSource, new_id
 from durably.service.nodes import GONE, Nodes, waiting
 from durably.service.search_attributes import visibility_row
+from durably.store import visibility_query
 from durably.store.store import (
     Commit,
     Conflict,
@@ -67,6 +68,7 @@ R = TypeVar("R")
 Decide = Callable[[Transition[Any]], R]
 
 CONFLICT_RETRIES = 20
+LISTED_PAGE = 1000
 SNAPSHOT_BYTES_MIN = 64 * 1024
 DELIVERY_RETRY_NS = 10 * 1_000_000_000
 LOOK_AGAIN_S = 1.0
@@ -189,6 +191,20 @@ class Executions:
         self._cache.move_to_end(execution.execution_id)
         self.tally.cache_hits += 1
         return execution
+
+    async def all_of_kind(self, kind: Kind) -> AsyncIterator[Execution[Any]]:
+        """Every execution of this kind in every namespace: for the few that a server must know to start."""
+        everything = visibility_query.parse("", {})
+        for namespace in await self.store.namespaces():
+            after = b""
+            while True:
+                page, after = await self.store.list_executions(
+                    kind, namespace.namespace_id, everything, LISTED_PAGE, after
+                )
+                for row in page:
+                    yield await self.known(row.execution_id)
+                if not after:
+                    break
 
     async def get(self, execution_id: int) -> Execution[Any]:
         """The execution with this id, with all that was committed before this call; NotFound if it

@@ -18,7 +18,7 @@ from durably.engine.version_sets.state import BuildSet, VersionSetsState
 from durably.engine.versioning.apply import UNVERSIONED, VERSIONED
 from durably.errors import InvalidArgument, PermissionDenied, Unavailable
 from durably.service.admission import Call
-from durably.service.deployments import BUILD_ID_CHARS_MAX, PAGE, in_full
+from durably.service.deployments import BUILD_ID_CHARS_MAX, in_full
 from durably.service.execution import Execution
 from durably.service.ids import new_id
 from durably.service.namespaces import Namespaces
@@ -52,17 +52,9 @@ class VersionSets:
 
     async def open(self) -> None:
         """Read the sets of all task queues, before anybody polls them."""
-        for row in await self._executions.store.namespaces():
-            after = b""
-            while True:
-                page, after = await self._executions.store.list_executions(
-                    Kind.VERSION_SETS, row.namespace_id, visibility_query.parse("", {}), PAGE, after
-                )
-                for each in page:
-                    found = await self._executions.known(each.execution_id)
-                    self._divide(row.namespace_id, found.state.workflow_id, found.state.sets)
-                if not after:
-                    break
+        async for found in self._executions.all_of_kind(Kind.VERSION_SETS):
+            state = found.state
+            self._divide(state.namespace_id, state.workflow_id, state.sets)
 
     def _divide(self, namespace_id: str, queue: str, sets: tuple[BuildSet, ...]) -> None:
         for key in self._routes.sets_changed(namespace_id, queue, sets):
