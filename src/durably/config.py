@@ -70,6 +70,11 @@ class Config:
     # Calls of agents outside: MCP, A2A
     call_wait_s: float = 2.0
 
+    # Calls to agents: MCP servers and A2A agents behind Nexus endpoints
+    agent_call_timeout_s: float = 300.0
+    agent_poll_interval_s: float = 0.5
+    agent_poll_maximum_interval_s: float = 15.0
+
     # Nexus operations
     nexus_operations_pending_max: int = 20_000
     nexus_request_timeout_s: float = 10.0

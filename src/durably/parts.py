@@ -8,13 +8,16 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from durably.background.a2a_agents import A2aAgents
 from durably.background.callbacks import CallbackDeliveries
+from durably.background.mcp_servers import McpServers
 from durably.background.nexus import NexusDeliveries
 from durably.background.nexus_external import ExternalCalls
+from durably.background.nexus_watch import NexusWatch
 from durably.background.outbound_http import OutboundHttp
 from durably.config import Config
 from durably.matching import Matching
-from durably.service import admission
+from durably.service import admission, agent_targets
 from durably.service.activity_control import ActivityControl
 from durably.service.batches import Batches
 from durably.service.breakers import CircuitBreakers
@@ -23,7 +26,7 @@ from durably.service.deployments import Deployments
 from durably.service.namespaces import Namespaces
 from durably.service.nexus_calls import NexusCalls
 from durably.service.nexus_completions import NexusCompletions
-from durably.service.nexus_dispatch import NexusDispatch
+from durably.service.nexus_dispatch import AgentCaller, NexusDispatch
 from durably.service.nexus_endpoints import NexusEndpoints
 from durably.service.nexus_system import SystemOperations, endpoint_ids
 from durably.service.nexus_tasks import NexusTasks
@@ -90,6 +93,7 @@ class NexusParts:
     system: SystemOperations
     calls: NexusCalls
     deliveries: NexusDeliveries
+    watch: NexusWatch
     callbacks: CallbackDeliveries
 
 
@@ -166,7 +170,12 @@ async def _nexus(ground: Ground, core: Core) -> NexusParts:
     tasks = NexusTasks(executions, namespaces, core.task_queues, core.deployments)
     system = SystemOperations(core.workflows)
     tokens = await CallbackTokens.of_store(ground.store)
-    dispatch = NexusDispatch(tasks, namespaces, ExternalCalls(http, config, ground.address))
+    agents: dict[str, AgentCaller] = {
+        agent_targets.MCP: McpServers(http, config),
+        agent_targets.A2A: A2aAgents(http, config),
+    }
+    external = ExternalCalls(http, config, ground.address)
+    dispatch = NexusDispatch(tasks, namespaces, external, agents)
     completions = NexusCompletions(executions, tokens)
     return NexusParts(
         http=http,
@@ -175,6 +184,7 @@ async def _nexus(ground: Ground, core: Core) -> NexusParts:
         system=system,
         calls=NexusCalls(namespaces, endpoints, dispatch, completions, tokens, clock, config),
         deliveries=NexusDeliveries(executions, endpoints, dispatch, tokens, core.breakers, system),
+        watch=NexusWatch(executions, endpoints, dispatch, core.breakers),
         callbacks=CallbackDeliveries(executions, http, core.breakers, completions),
     )
 

@@ -121,6 +121,7 @@ class Server:
             core.workflows.start_scheduled,
             BatchWork(executions, parts.batches, admission.answers(parts.table)),
             parts.nexus.deliveries,
+            parts.nexus.watch,
             parts.nexus.callbacks,
         )
         _run_beside(stack, timers.run(executions), "timers")

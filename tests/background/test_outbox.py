@@ -17,6 +17,7 @@ from durably.background.batches import BatchWork
 from durably.background.callbacks import CallbackDeliveries
 from durably.background.nexus import NexusDeliveries
 from durably.background.nexus_external import ExternalCalls
+from durably.background.nexus_watch import NexusWatch
 from durably.background.outbound_http import OutboundHttp
 from durably.background.outbox import Outbox, child_request, parent_of
 from durably.config import Config
@@ -76,28 +77,26 @@ class Parts:
             deployments,
             endpoint_ids(endpoints, system),
         )
+        dispatch = NexusDispatch(
+            NexusTasks(self.executions, namespaces, queues, deployments),
+            namespaces,
+            ExternalCalls(OutboundHttp(CONFIG), CONFIG, lambda: ""),
+            {},
+        )
+        breakers = CircuitBreakers(time.time_ns, 6, 60.0)
+        tokens = CallbackTokens(b"key")
         self.outbox = Outbox(
             self.executions,
             self.workflows.start_child,
             self.workflows.start_scheduled,
             BatchWork(self.executions, Batches(self.executions, namespaces), admission.answers({})),
-            NexusDeliveries(
-                self.executions,
-                endpoints,
-                NexusDispatch(
-                    NexusTasks(self.executions, namespaces, queues, deployments),
-                    namespaces,
-                    ExternalCalls(OutboundHttp(CONFIG), CONFIG, lambda: ""),
-                ),
-                CallbackTokens(b"key"),
-                CircuitBreakers(time.time_ns, 6, 60.0),
-                system,
-            ),
+            NexusDeliveries(self.executions, endpoints, dispatch, tokens, breakers, system),
+            NexusWatch(self.executions, endpoints, dispatch, breakers),
             CallbackDeliveries(
                 self.executions,
                 OutboundHttp(CONFIG),
-                CircuitBreakers(time.time_ns, 6, 60.0),
-                NexusCompletions(self.executions, CallbackTokens(b"key")),
+                breakers,
+                NexusCompletions(self.executions, tokens),
             ),
         )
 

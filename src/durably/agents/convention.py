@@ -27,6 +27,12 @@ EXPOSE_PREFIX = "durably.expose."
 CALL_KEY = "io.durably/call-key"
 """In `_meta` of MCP's tools/call: a call with the key of an earlier one is that call, not another."""
 
+INPUT_REQUIRED = "durably.InputRequired"
+"""Type of the application failure by which an operation of an MCP server or an A2A agent ends that asks for
+something. Its details: `{"call": ..., "questions": {KEY: {"method": ..., "params": ...}}}`."""
+OPERATION_ANSWER = "durably.answer"
+"""The operation that goes on with it: `{"call": ..., "answers": {KEY: response}}`, as the failure had it."""
+
 ELICITATION = "elicitation/create"
 PROTOCOL_ERROR = "durably.ProtocolError"
 """Type of an application failure that MCP clients get as an error of the protocol, not of the tool."""

@@ -23,7 +23,7 @@ from durably.service import nexus_dispatch, nexus_links
 from durably.service.breakers import CircuitBreakers
 from durably.service.callback_tokens import HEADER, SYSTEM_URL, CallbackToken, CallbackTokens
 from durably.service.execution import Execution
-from durably.service.nexus_dispatch import NexusDispatch, Target
+from durably.service.nexus_dispatch import AgentTarget, NexusDispatch, Target
 from durably.service.nexus_endpoints import NexusEndpoints
 from durably.service.nexus_system import SystemOperations
 from durably.service.nexus_tasks import duration
@@ -81,7 +81,10 @@ class NexusDeliveries:
         if target is None:
             return NO_ENDPOINT
         now_ns = self._executions.clock()
-        timeout_s = self._seconds_left(operation, now_ns)
+        # Who has nothing but the call may take as long as the work takes.
+        agent = isinstance(target, AgentTarget)
+        limit_s = self._config.agent_call_timeout_s if agent else 0.0
+        timeout_s = self._seconds_left(operation, now_ns, limit_s)
         destination = (state.namespace_id, scheduled.endpoint)
         if timeout_s <= 0 or not self._breakers.allows(destination):
             return None
@@ -156,9 +159,9 @@ class NexusDeliveries:
         endpoint = self._endpoints.find(scheduled.endpoint_id, scheduled.endpoint)
         return nexus_dispatch.target_of(endpoint.spec) if endpoint is not None else None
 
-    def _seconds_left(self, operation: NexusOperation, now_ns: int) -> float:
-        """For one request: no longer than the operation has left."""
-        limit_s = self._config.nexus_request_timeout_s
+    def _seconds_left(self, operation: NexusOperation, now_ns: int, limit_s: float = 0.0) -> float:
+        """For one request: no longer than the operation has left. `limit_s` 0: as for any handler."""
+        limit_s = limit_s or self._config.nexus_request_timeout_s
         ends = [at_ns for at_ns, _ in nexus_operation.timeouts(operation)]
         return min([limit_s, *((at_ns - now_ns) / 1e9 for at_ns in ends)])
 

@@ -7,7 +7,7 @@ Rule 2: redirects are not followed, cookies are not kept, no proxy or credential
 """
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import aiohttp
@@ -20,6 +20,10 @@ from durably.config import Config
 
 REPLY_BYTES_MAX = 1024 * 1024
 """So much of a reply is read; what follows is dropped."""
+
+
+Enough = Callable[[str, bytes], bool]
+"""(content type, what has come so far) -> whether the rest of the reply is of no use."""
 
 
 class CallFailed(Exception):
@@ -88,12 +92,26 @@ class OutboundHttp:
         self, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float
     ) -> Reply:
         """Raises CallFailed if no reply comes, for whatever reason."""
+        return await self.request("POST", url, headers, body, timeout_s)
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        timeout_s: float,
+        enough: Enough | None = None,
+    ) -> Reply:
+        """`enough`: says of the content type and what has come so far whether the rest is of use; a
+        stream may have no end. Raises CallFailed if no reply comes, for whatever reason."""
         target = URL(url, encoded=True)
         refused = why_refused(target.host or "", self._config)
         if refused:
             raise CallFailed(refused)
         try:
-            async with self._opened().post(
+            async with self._opened().request(
+                method,
                 target,
                 data=body,
                 headers=headers,
@@ -104,10 +122,21 @@ class OutboundHttp:
                     answer.status,
                     answer.reason or "",
                     answer.headers,
-                    await answer.content.read(REPLY_BYTES_MAX),
+                    await _read(answer, enough),
                     tuple(answer.headers.getall("Nexus-Link", ())),
                 )
         except TimeoutError as error:
             raise CallFailed(f"no reply within {timeout_s:g} seconds") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise CallFailed(str(error) or type(error).__name__) from error
+
+
+async def _read(answer: aiohttp.ClientResponse, enough: Enough | None) -> bytes:
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) >= REPLY_BYTES_MAX:
+            break
+        if enough is not None and enough(answer.content_type, bytes(body)):
+            break
+    return bytes(body[:REPLY_BYTES_MAX])

@@ -26,6 +26,7 @@ from durably.background.batches import BatchWork
 from durably.background.callbacks import CallbackDeliveries
 from durably.background.drainage import Drainage
 from durably.background.nexus import NexusDeliveries
+from durably.background.nexus_watch import NexusWatch
 from durably.background.scheduled import ScheduledDeliveries, StartScheduledRun
 from durably.engine import external_workflow, priority, workflow
 from durably.engine.external_workflow import delivery_request_id
@@ -45,6 +46,7 @@ from durably.engine.transition import (
     StartChild,
     StartNexusOperation,
     StartScheduled,
+    WatchNexusOperation,
     WorkOnBatch,
 )
 from durably.engine.versioning import machine as versioning
@@ -85,6 +87,7 @@ class Outbox:
         start_scheduled: StartScheduledRun,
         batches: BatchWork,
         nexus: NexusDeliveries,
+        watch: NexusWatch,
         callbacks: CallbackDeliveries,
     ) -> None:
         self._executions = executions
@@ -93,6 +96,7 @@ class Outbox:
         self._batches = batches
         self._drainage = Drainage(executions)
         self._nexus = nexus
+        self._watch = watch
         self._callbacks = callbacks
         self._slots = asyncio.Semaphore(CONCURRENT_DELIVERIES)
         self._request_slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
@@ -124,6 +128,7 @@ class Outbox:
             for task in list(self._under_way.values()):
                 task.cancel()
             self._batches.close()
+            self._watch.close()
             self._callbacks.close()
 
     def _done(self, key: _Key, task: "asyncio.Task[None]") -> None:
@@ -140,7 +145,8 @@ class Outbox:
     def delivering(self) -> bool:
         """Whether anything is on its way, or waits to be."""
         waiting = not self._executions.deliveries.empty()
-        working = self._batches.working() or self._callbacks.working()
+        parts = (self._batches, self._watch, self._callbacks)
+        working = any(each.working() for each in parts)
         return waiting or bool(self._under_way) or working
 
     async def _deliver_at_once(self, key: _Key) -> None:
@@ -207,6 +213,8 @@ class Outbox:
                 await self._nexus.start(sender, delivery.scheduled_event_id)
             case CancelNexusOperation():
                 await self._nexus.cancel(sender, delivery.scheduled_event_id)
+            case WatchNexusOperation():
+                self._watch.begin(sender, delivery.scheduled_event_id)
             case EndScheduled():
                 await self._scheduled.end(sender, delivery.action)
             case _:

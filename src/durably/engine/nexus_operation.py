@@ -21,7 +21,9 @@ Rule 1: what is `scheduled`, and a cancel that is, is the outbox (`transition.ou
         carries the request id of the scheduling event, so that a repeated one finds the first.
 Rule 2: an answer names the attempt it belongs to; a late one changes nothing.
 Rule 3: an operation ends once. A completion of one that is not there any more is refused.
-Rule 4: operations of workflows and standalone ones are the same here, but for what follows their end:
+Rule 4: an operation whose token begins with `state.WATCHED` is watched: its handler does not call back,
+        and is asked how it stands until it has ended. That is owed for as long as it is started.
+Rule 5: operations of workflows and standalone ones are the same here, but for what follows their end:
         `_ended`.
 
 Facts: temporal/api/history/v1/message.proto, temporal/api/command/v1/message.proto.
@@ -61,6 +63,7 @@ from durably.engine.transition import (
     CancelNexusOperation,
     StartNexusOperation,
     Transition,
+    WatchNexusOperation,
 )
 from durably.engine.workflow import cap, ensure_running
 from durably.engine.workflow_task import set_duration
@@ -224,6 +227,8 @@ def start_answered(
             _end(t, operation, outcome)
         case Started(token, links):
             _start(t, operation, token, links)
+            if operation.is_watched:
+                t.emit(WatchNexusOperation(scheduled_event_id))
             if operation.cancel_is_owed:
                 t.emit(CancelNexusOperation(scheduled_event_id))
         case Refused(reason, retryable):

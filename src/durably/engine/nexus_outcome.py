@@ -33,7 +33,8 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The operation goes on by itself, under this token; its end comes by the callback."""
+    """The operation goes on by itself, under this token; its end comes by the callback, or is asked for
+    if the token begins with `state.WATCHED`."""
 
     token: str
     links: tuple[common.Link, ...] = ()

@@ -194,6 +194,10 @@ class Activity(Struct):
         return self.cancel_requested_event_id != 0
 
 
+WATCHED = "durably-watch:"
+"""Prefix of the tokens of operations whose handlers do not call back: they are asked how it stands."""
+
+
 class NexusCancel(Struct):
     """A request to cancel a Nexus operation, on its way to the handler."""
 
@@ -239,6 +243,11 @@ class NexusOperation(Struct):
     def start_is_owed(self) -> bool:
         """Whether its handler is to be asked now to start it."""
         return not (self.started or self.retry_at_ns or self.closed)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether its handler is to be asked, again and again, how it stands."""
+        return self.started and not self.closed and self.token.startswith(WATCHED)
 
     @property
     def cancel_is_owed(self) -> bool:

@@ -94,6 +94,13 @@ class CancelNexusOperation:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchNexusOperation:
+    """The handler of an operation is to be asked how it stands, until it has ended."""
+
+    scheduled_event_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class ApplyParentClosePolicy:
     initiated_event_id: int
 
@@ -156,6 +163,7 @@ Delivery = (
     WorkflowDelivery
     | ScheduleDelivery
     | NexusDelivery
+    | WatchNexusOperation
     | WorkOnBatch
     | CheckDrainage
     | InvokeCallback
@@ -224,6 +232,7 @@ def _nexus_owes(state: HistoryState) -> list[Delivery]:
         StartNexusOperation(i) for i, o in operations.items() if o.start_is_owed
     ]
     owed += [CancelNexusOperation(i) for i, o in operations.items() if o.cancel_is_owed]
+    owed += [WatchNexusOperation(i) for i, o in operations.items() if o.is_watched]
     return owed
 
 

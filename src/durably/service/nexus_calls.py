@@ -18,7 +18,7 @@ from durably.service import nexus_dispatch, nexus_errors
 from durably.service.callback_tokens import CallbackTokens
 from durably.service.namespaces import Namespaces
 from durably.service.nexus_completions import Completion, NexusCompletions
-from durably.service.nexus_dispatch import ExternalTarget, NexusDispatch, Target, WorkerTarget
+from durably.service.nexus_dispatch import NexusDispatch, Target, WorkerTarget
 from durably.service.nexus_endpoints import NexusEndpoints
 from durably.service.nexus_failures import RETRY_BEHAVIORS
 
@@ -75,7 +75,7 @@ class NexusCalls:
         if found is None:
             raise HandlerError("NOT_FOUND", "nexus endpoint not found", final=True)
         target = nexus_dispatch.target_of(found.spec)
-        if isinstance(target, ExternalTarget):
+        if not isinstance(target, WorkerTarget):
             raise HandlerError("BAD_REQUEST", "invalid endpoint target")
         return target
 

@@ -8,12 +8,13 @@ Facts: https://github.com/nexus-rpc/api/blob/main/SPEC.md, temporal/api/nexus/v1
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, assert_never
+from typing import Any, Protocol, TypeVar, assert_never
 
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.nexus.v1 import message_pb2 as nexus
 
 from durably.engine.nexus_outcome import (
+    Ended,
     Refused,
     Started,
     StartOutcome,
@@ -24,7 +25,7 @@ from durably.engine.nexus_outcome import (
     refused_with,
 )
 from durably.errors import NamespaceDeleted, NamespaceNotFound
-from durably.service import nexus_failures, nexus_links
+from durably.service import agent_targets, nexus_failures, nexus_links
 from durably.service.describe import set_time
 from durably.service.namespaces import Namespaces
 from durably.service.nexus_tasks import Answer, NexusTasks
@@ -47,13 +48,25 @@ class ExternalTarget:
     endpoint: str
 
 
-Target = WorkerTarget | ExternalTarget
+@dataclass(frozen=True, slots=True)
+class AgentTarget:
+    """An MCP server or an A2A agent; `protocol` is one of `agent_targets`."""
+
+    protocol: str
+    url: str
+    endpoint: str
+
+
+Target = WorkerTarget | ExternalTarget | AgentTarget
 
 
 def target_of(spec: nexus.EndpointSpec) -> Target:
     """Where the operations of an endpoint are handled."""
     if spec.target.HasField("external"):
-        return ExternalTarget(spec.target.external.url, spec.name)
+        protocol, url = agent_targets.parse(spec.target.external.url)
+        if protocol != agent_targets.NEXUS:
+            return AgentTarget(protocol, url, spec.name)
+        return ExternalTarget(url, spec.name)
     worker = spec.target.worker
     return WorkerTarget(worker.namespace, worker.task_queue, spec.name)
 
@@ -79,13 +92,63 @@ class ExternalCaller(Protocol):
     ) -> Refused | None: ...
 
 
-class NexusDispatch:
-    """Starts and cancels operations on their targets."""
+@dataclass(frozen=True, slots=True)
+class StillRunning:
+    """An operation that is watched has not ended; its handler wants to be asked again after so long, 0:
+    it does not say."""
 
-    def __init__(self, tasks: NexusTasks, namespaces: Namespaces, external: ExternalCaller) -> None:
+    after_s: float = 0.0
+
+
+Look = StillRunning | Ended | Refused
+"""How an operation stands that is watched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """An operation that can be called, as its handler describes it."""
+
+    name: str
+    description: str = ""
+    input_schema: Mapping[str, Any] | None = None
+    output_schema: Mapping[str, Any] | None = None
+
+
+class AgentCaller(Protocol):
+    """Calls those who know nothing of Nexus: their calls become operations."""
+
+    async def start_operation(
+        self,
+        target: AgentTarget,
+        request: nexus.StartOperationRequest,
+        header: Mapping[str, str],
+        timeout_s: float,
+    ) -> StartOutcome: ...
+
+    async def cancel_operation(
+        self, target: AgentTarget, token: str, timeout_s: float
+    ) -> Refused | None: ...
+
+    async def look(self, target: AgentTarget, token: str, timeout_s: float) -> Look: ...
+
+    async def offered(self, target: AgentTarget, timeout_s: float) -> list[Offered] | Refused: ...
+
+
+class NexusDispatch:
+    """Starts, watches and cancels operations on their targets."""
+
+    def __init__(
+        self,
+        tasks: NexusTasks,
+        namespaces: Namespaces,
+        external: ExternalCaller,
+        agents: Mapping[str, AgentCaller],
+    ) -> None:
+        """`agents`: by what they speak."""
         self._tasks = tasks
         self._namespaces = namespaces
         self._external = external
+        self._agents = agents
 
     async def start_operation(
         self,
@@ -107,6 +170,9 @@ class NexusDispatch:
                 return found if isinstance(found, Refused) else _started(found)
             case ExternalTarget():
                 return await self._external.start_operation(target, request, header, timeout_s)
+            case AgentTarget():
+                caller = self._agents[target.protocol]
+                return await caller.start_operation(target, request, header, timeout_s)
             case _:
                 assert_never(target)
 
@@ -128,8 +194,19 @@ class NexusDispatch:
                 return found if isinstance(found, Refused) else None
             case ExternalTarget():
                 return await self._external.cancel_operation(target, request, header, timeout_s)
+            case AgentTarget():
+                caller = self._agents[target.protocol]
+                return await caller.cancel_operation(target, request.operation_token, timeout_s)
             case _:
                 assert_never(target)
+
+    async def look(self, target: AgentTarget, token: str, timeout_s: float) -> Look:
+        """How an operation stands whose handler does not call back."""
+        return await self._agents[target.protocol].look(target, token, timeout_s)
+
+    async def offered(self, target: AgentTarget, timeout_s: float) -> list[Offered] | Refused:
+        """What can be called there."""
+        return await self._agents[target.protocol].offered(target, timeout_s)
 
     async def _ask(
         self,
@@ -176,7 +253,10 @@ def _started(response: nexus.Response) -> StartOutcome:
             return refused("INTERNAL", "empty outcome")
 
 
-def within_limit(outcome: StartOutcome, payload_bytes_max: int) -> StartOutcome:
+Answered = TypeVar("Answered", bound=StartOutcome | StillRunning)
+
+
+def within_limit(outcome: Answered, payload_bytes_max: int) -> Answered | Refused:
     """The same, unless its result is larger than what may be kept."""
     if isinstance(outcome, Succeeded) and outcome.payload is not None:
         size_bytes = outcome.payload.ByteSize()

@@ -22,6 +22,7 @@ from durably.errors import (
     NamespaceNotFound,
     NotFound,
 )
+from durably.service import agent_targets
 from durably.service.admission import Call
 from durably.service.describe import set_time
 from durably.service.ids import new_id
@@ -302,6 +303,9 @@ class NexusEndpoints:
             return ["empty target URL"]
         if len(url) > limit:
             return [f"target URL length exceeds limit of {limit}"]
+        protocol, plain = agent_targets.parse(url)
+        if protocol != agent_targets.NEXUS:
+            return agent_targets.issues(plain, self._config)
         try:
             scheme = urlsplit(url).scheme
         except ValueError as error:
