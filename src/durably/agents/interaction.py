@@ -2,6 +2,7 @@
 
     answer = await ask("Delete the table?", schema={"type": "object", "properties": {...}})
     publish("Reading 12 of 80 pages")
+    found = await call(nexus_client, "search", {"topic": "ants"})
 
 Rule 1: this is the client's side of `convention`: it imports the SDK, and nothing of the server.
 Rule 2: deterministic: it replays, and a run that was reset asks again only what follows its new start.
@@ -9,19 +10,23 @@ Rule 2: deterministic: it replays, and a run that was reset asks again only what
 What is asked for and published is in the memo, so a codec that encrypts payloads hides it from the server too.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from msgspec import convert
 from temporalio import workflow
 from temporalio.client import Client
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, NexusOperationError
 
 from durably.agents.convention import (
     ELICITATION,
     EXPOSE_PREFIX,
+    INPUT_REQUIRED,
     MEMO_OUTPUT,
     MEMO_QUESTIONS,
+    OPERATION_ANSWER,
     UPDATE_ANSWER,
     Exposed,
     Piece,
@@ -128,6 +133,29 @@ def publish(value: Any, *, kind: str = "text", name: str = "", append: bool = Fa
     """
     piece = Piece(value, kind, name, append)
     workflow.upsert_memo({MEMO_OUTPUT: msgspec.to_builtins(piece)})
+
+
+async def call(
+    client: workflow.NexusClient[Any], operation: str, value: Any = None, **options: Any
+) -> Any:
+    """Call an operation of an endpoint that leads to an MCP server or an A2A agent, to its end.
+
+    What it asks for on the way is asked here, as `ask` does, and it goes on with the answers. `options`: those
+    of `execute_operation`, for each of its requests. Raises NexusOperationError.
+    """
+    name, given = operation, value
+    while True:
+        try:
+            return await client.execute_operation(name, given, **options)
+        except NexusOperationError as error:
+            asked = error.cause
+            if not isinstance(asked, ApplicationError) or asked.type != INPUT_REQUIRED:
+                raise
+            told = asked.details[0]
+        questions = [convert(each, Question) for each in told["questions"].values()]
+        responses = await asyncio.gather(*(request(each.method, each.params) for each in questions))
+        answers = dict(zip(told["questions"], responses, strict=True))
+        name, given = OPERATION_ANSWER, {"call": told["call"], "answers": answers}
 
 
 async def expose(client: Client, name: str, what: Exposed) -> None:
