@@ -20,7 +20,12 @@ from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from durably import Server
-from durably.agents.convention import INPUT_REQUIRED, OPERATION_ANSWER, UPDATE_ANSWER
+from durably.agents.convention import (
+    INPUT_REQUIRED,
+    OPERATION_ANSWER,
+    OPERATION_DISCOVER,
+    UPDATE_ANSWER,
+)
 from durably.agents.interaction import call
 from tests.conftest import eventually
 from tests.processes import ServerProcess, free_port, wait_for_port
@@ -109,6 +114,9 @@ async def test_tools_are_operations_in_either_revision(
     await make_endpoint(client, "tools", f"mcp+http://{elsewhere}/{path}/")
     assert await run(client, "tools", "add", {"a": 2, "b": 3}) == {"result": 5}
     assert await run(client, "tools", "shout", {"word": path}) == f"{path.upper()} 1"
+    offered = (await run(client, "tools", OPERATION_DISCOVER))["operations"]
+    schemas = {each["name"]: each["inputSchema"] for each in offered}
+    assert set(schemas["add"]["properties"]) == {"a", "b"}
     failed = await failure(client, "tools", "fails")
     assert isinstance(failed, ApplicationError)
     assert failed.type == "ToolError"
@@ -198,6 +206,8 @@ async def test_messages_are_operations(client: Client, elsewhere: str) -> None:
     await make_endpoint(client, "writer", f"a2a+http://{elsewhere}/agent")
     assert await run(client, "writer", "send", "hello") == "hi"
     assert await run(client, "writer", "send", "a letter") == "wrote a letter 1"
+    (offered,) = (await run(client, "writer", OPERATION_DISCOVER))["operations"]
+    assert (offered["name"], "Writes it" in offered["description"]) == ("send", True)
     refused = await failure(client, "writer", "send", "refuse this")
     assert (refused.type, refused.message) == ("TaskRejected", "not that")
     unknown = await failure(client, "writer", "write", "this")

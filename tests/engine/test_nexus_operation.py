@@ -15,11 +15,12 @@ from temporalio.api.history.v1 import message_pb2 as history
 from durably.config import Config
 from durably.engine import nexus_operation, nexus_outcome, reset
 from durably.engine.nexus_outcome import Refused, Started, StartOutcome, Succeeded, Unsuccessful
-from durably.engine.state import NexusOperation
+from durably.engine.state import WATCHED, NexusOperation
 from durably.engine.transition import (
     CancelNexusOperation,
     StartNexusOperation,
     Transition,
+    WatchNexusOperation,
     outstanding,
 )
 from durably.errors import InvalidArgument, NotFound
@@ -174,6 +175,23 @@ def test_started_and_completed_by_the_callback() -> None:
     assert life.last("NEXUS_OPERATION_COMPLETED").result.data == b"done"
     assert not life.state.nexus_operations
     life.check()
+
+
+def test_one_whose_token_says_so_is_watched_until_it_ends() -> None:
+    life = with_operation()
+    answer(life, Started(WATCHED + "task"))
+    assert WatchNexusOperation(SCHEDULED) in life.effects
+    assert outstanding(life.state) == [WatchNexusOperation(SCHEDULED)]
+    complete(life, DONE)
+    assert not outstanding(life.state)
+
+
+def test_a_run_that_was_reset_watches_what_was_started_before() -> None:
+    life = with_operation()
+    answer(life, Started(WATCHED + "task"))
+    life.work()
+    again = reset_to(life, life.state.next_event_id - 1)
+    assert WatchNexusOperation(SCHEDULED) in outstanding(again.state)
 
 
 def test_an_end_that_comes_before_the_start_is_answered_brings_the_start() -> None:

@@ -16,7 +16,13 @@ from durably.engine import nexus_operation, nexus_outcome
 from durably.engine.nexus_outcome import Refused, Started, StartOutcome, Succeeded, Unsuccessful
 from durably.engine.standalone_nexus import machine
 from durably.engine.standalone_nexus.state import SCHEDULED_EVENT_ID, StandaloneNexusState
-from durably.engine.transition import CancelNexusOperation, StartNexusOperation, outstanding
+from durably.engine.state import WATCHED
+from durably.engine.transition import (
+    CancelNexusOperation,
+    StartNexusOperation,
+    WatchNexusOperation,
+    outstanding,
+)
 from durably.errors import FailedPrecondition, NotFound
 from tests.engine.lives import CONFIG, Life, application_failure
 
@@ -122,6 +128,15 @@ def test_a_callback_ends_it() -> None:
     assert life.state.operation.last_failure is None, "it was not an attempt that failed"
     with pytest.raises(NotFound, match="already completed"):
         life.complete(DONE)
+
+
+def test_one_that_is_watched_is_not_after_its_end() -> None:
+    life = Operation()
+    life.answer(Started(WATCHED + "task"))
+    assert outstanding(life.state) == [WatchNexusOperation(SCHEDULED_EVENT_ID)]
+    life.complete(DONE)
+    assert not outstanding(life.state)
+    assert not life.state.operation.is_watched
 
 
 def test_time_ends_it() -> None:

@@ -33,6 +33,9 @@ something. Its details: `{"call": ..., "questions": {KEY: {"method": ..., "param
 OPERATION_ANSWER = "durably.answer"
 """The operation that goes on with it: `{"call": ..., "answers": {KEY: response}}`, as the failure had it."""
 
+OPERATION_DISCOVER = "durably.operations"
+"""The operation that says which operations there are, with their JSON schemas."""
+
 ELICITATION = "elicitation/create"
 PROTOCOL_ERROR = "durably.ProtocolError"
 """Type of an application failure that MCP clients get as an error of the protocol, not of the tool."""

@@ -18,9 +18,10 @@ from durably.engine.state import HistoryState, NexusOperation
 from durably.errors import NotFound, Refusal
 from durably.service import nexus_dispatch
 from durably.service.breakers import CircuitBreakers
+from durably.service.execution import Execution
 from durably.service.nexus_dispatch import AgentTarget, NexusDispatch, StillRunning
 from durably.service.nexus_endpoints import NexusEndpoints
-from durably.service.transact import Execution, Executions
+from durably.service.transact import Executions
 
 logger = logging.getLogger(__name__)
 

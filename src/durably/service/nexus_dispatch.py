@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar, assert_never
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.nexus.v1 import message_pb2 as nexus
 
+from durably.agents.convention import OPERATION_DISCOVER
 from durably.engine.nexus_outcome import (
     Ended,
     Refused,
@@ -27,6 +28,7 @@ from durably.engine.nexus_outcome import (
 from durably.errors import NamespaceDeleted, NamespaceNotFound
 from durably.service import agent_targets, nexus_failures, nexus_links
 from durably.service.describe import set_time
+from durably.service.durable_calls import json_payload
 from durably.service.namespaces import Namespaces
 from durably.service.nexus_tasks import Answer, NexusTasks
 
@@ -172,6 +174,8 @@ class NexusDispatch:
                 return await self._external.start_operation(target, request, header, timeout_s)
             case AgentTarget():
                 caller = self._agents[target.protocol]
+                if request.operation == OPERATION_DISCOVER:
+                    return _told(await caller.offered(target, timeout_s))
                 return await caller.start_operation(target, request, header, timeout_s)
             case _:
                 assert_never(target)
@@ -204,10 +208,6 @@ class NexusDispatch:
         """How an operation stands whose handler does not call back."""
         return await self._agents[target.protocol].look(target, token, timeout_s)
 
-    async def offered(self, target: AgentTarget, timeout_s: float) -> list[Offered] | Refused:
-        """What can be called there."""
-        return await self._agents[target.protocol].offered(target, timeout_s)
-
     async def _ask(
         self,
         target: WorkerTarget,
@@ -231,6 +231,22 @@ class NexusDispatch:
         if isinstance(answer, failure.Failure):
             return refused_with(answer)
         return answer
+
+
+def _told(offered: list[Offered] | Refused) -> StartOutcome:
+    """What can be called, as the result of the operation that asks for it."""
+    if isinstance(offered, Refused):
+        return offered
+    shown = [
+        {
+            "name": each.name,
+            "description": each.description,
+            "inputSchema": each.input_schema,
+            "outputSchema": each.output_schema,
+        }
+        for each in offered
+    ]
+    return Succeeded(json_payload({"operations": shown}))
 
 
 def _started(response: nexus.Response) -> StartOutcome:
