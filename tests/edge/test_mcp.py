@@ -16,11 +16,12 @@ from mcp import Client as McpClient
 from mcp.shared.exceptions import MCPError
 from temporalio.api.nexus.v1 import EndpointSpec
 from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest
-from temporalio.client import Client
+from temporalio.client import Client, NexusOperationFailureError
+from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
 from durably import Server
-from durably.agents.convention import CALL_KEY, Exposed
+from durably.agents.convention import CALL_KEY, OPERATION_ANSWER, Exposed
 from durably.agents.interaction import expose
 from tests.conftest import eventually
 from tests.outside import restart
@@ -293,3 +294,32 @@ async def test_an_operation_of_an_endpoint_is_a_tool(server: Server, caller: Cal
         failed = await caller("tools/call", {"name": "add", "arguments": {"a": -1, "b": 2}}, {})
         assert failed["result"]["isError"]
         assert failed["result"]["content"] == [{"type": "text", "text": "too small"}]
+
+
+async def test_another_durably_calls_tools_as_operations(
+    outside: ServerProcess,
+) -> None:
+    """Its endpoint leads here; a question ends its operation, and the answer is another."""
+    networks = ("127.0.0.0/8",)
+    async with Server(store="memory:", port=0, private_networks_allowed=networks) as caller:
+        client = await Client.connect(caller.address)
+        request = CreateNexusEndpointRequest(spec=EndpointSpec(name="tools"))
+        request.spec.target.external.url = f"mcp+http://{outside.address}/mcp/default"
+        await client.operator_service.create_nexus_endpoint(request)
+        tools = client.create_nexus_client(service="any", endpoint="tools")
+
+        async def run(operation: str, value: Any) -> Any:
+            handle = await tools.start_operation(operation, value, id=f"{operation}-{value}"[:200])
+            return await handle.result()
+
+        assert await run("greet", {"name": "Ada"}) == "Hello, Ada!"
+        assert await run("test_custom_headers", {"region": "Grönland"})
+        assert await run("slow_compute", {"seconds": 0.1})
+        with pytest.raises(NexusOperationFailureError) as failed:
+            await run("confirm_delete", {"filename": "f"})
+        assert isinstance(failed.value.cause, ApplicationError)
+        (details,) = failed.value.cause.details
+        (key,) = details["questions"]
+        answers = {key: {"action": "accept", "content": {"confirm": True}}}
+        told = {"call": details["call"], "answers": answers}
+        assert "delete" in str(await run(OPERATION_ANSWER, told))
