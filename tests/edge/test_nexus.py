@@ -369,3 +369,26 @@ async def test_a_private_address_is_not_called_unless_it_is_allowed(tmp_path: Pa
                 )
 
             await eventually(told)
+
+
+async def test_the_end_of_an_operation_alone_is_called_back(caller: Client) -> None:
+    async with Receiver() as receiver:
+        await make_endpoint(caller, "desk")
+        request = ws.StartNexusOperationExecutionRequest(
+            namespace="default",
+            operation_id="alone",
+            request_id="r",
+            endpoint="desk",
+            service="Desk",
+            operation="echo",
+            input=common.Payload(metadata={"encoding": b"json/plain"}, data=b'"hi"'),
+            completion_callbacks=[receiver.callback("done")],
+        )
+        await caller.workflow_service.start_nexus_operation_execution(request)
+
+        async def called() -> bool:
+            return bool(receiver.to("done"))
+
+        await eventually(called)
+        (told,) = receiver.to("done")
+        assert (told.headers["nexus-operation-state"], told.body) == ("succeeded", b'"hi, hi"')

@@ -13,12 +13,14 @@ from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine import nexus_operation, nexus_outcome
+from durably.engine.callback.completion import of_operation
 from durably.engine.nexus_outcome import Refused, Started, StartOutcome, Succeeded, Unsuccessful
 from durably.engine.standalone_nexus import machine
 from durably.engine.standalone_nexus.state import SCHEDULED_EVENT_ID, StandaloneNexusState
 from durably.engine.state import WATCHED
 from durably.engine.transition import (
     CancelNexusOperation,
+    InvokeCallback,
     StartNexusOperation,
     WatchNexusOperation,
     outstanding,
@@ -55,7 +57,7 @@ class Operation(Life[StandaloneNexusState]):
             identity="me",
             **options,
         )
-        self.step(machine.start, request, "id-of-e")
+        self.step(machine.start, request, "id-of-e", CONFIG)
 
     def answer(self, outcome: StartOutcome) -> None:
         attempt = self.state.operation.attempt
@@ -137,6 +139,34 @@ def test_one_that_is_watched_is_not_after_its_end() -> None:
     life.complete(DONE)
     assert not outstanding(life.state)
     assert not life.state.operation.is_watched
+
+
+CALLBACK = common.Callback(nexus={"url": "https://example.com"})
+
+
+@pytest.mark.parametrize(
+    ("ends", "state"),
+    [
+        (lambda life: life.answer(DONE), "succeeded"),
+        (lambda life: life.answer(FAILED), "failed"),
+        (lambda life: life.answer(CANCELED), "canceled"),
+        (lambda life: life.terminate(), "failed"),
+    ],
+)
+def test_its_end_is_told_to_all_callbacks(ends: Any, state: str) -> None:
+    life = Operation(completion_callbacks=[CALLBACK])
+    life.step(machine.attach, "r", [CALLBACK], CONFIG)
+    life.step(machine.attach, "r2", [CALLBACK], CONFIG)
+    assert len(life.state.callbacks) == 2, "those of one request are taken once"
+    ends(life)
+    owed = [InvokeCallback(each) for each in life.state.callbacks]
+    assert outstanding(life.state) == owed
+    assert [each for each in life.effects if isinstance(each, InvokeCallback)] == owed
+    told = of_operation(life.state)
+    assert (told.state, told.result is None) == (state, state != "succeeded")
+    assert told.links[0].nexus_operation.operation_id == "o"
+    with pytest.raises(FailedPrecondition, match="closed operation"):
+        life.step(machine.attach, "r3", [CALLBACK], CONFIG)
 
 
 def test_time_ends_it() -> None:

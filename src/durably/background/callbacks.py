@@ -25,6 +25,7 @@ from durably.engine.callback.completion import Completion
 from durably.engine.callback.state import SCHEDULED, Callback
 from durably.engine.nexus_outcome import Ended, Succeeded, Unsuccessful
 from durably.engine.standalone.state import StandaloneActivityState
+from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import AwaitedState, WorkflowState
 from durably.engine.transition import InvokeCallback
 from durably.errors import NotFound, Refusal, Status
@@ -189,6 +190,8 @@ class CallbackDeliveries:
         state = execution.state
         if isinstance(state, StandaloneActivityState):
             return completions.of_activity(state)
+        if isinstance(state, StandaloneNexusState):
+            return completions.of_operation(state)
         assert isinstance(state, WorkflowState)
         ending = history.HistoryEvent()
         event_id = completions.ending_event_id(state, callback)

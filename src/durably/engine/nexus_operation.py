@@ -47,6 +47,7 @@ from durably.config import Config
 from durably.engine import records as r
 from durably.engine import workflow_task
 from durably.engine.apply import nanoseconds
+from durably.engine.callback import machine as callback
 from durably.engine.nexus_outcome import (
     Ended,
     Refused,
@@ -382,6 +383,7 @@ def _told(t: Transition[HistoryState]) -> None:
         workflow_task.schedule_if_none(cast(Transition, t))
     else:
         t.visible = True
+        callback.invoke_due(t)
 
 
 # --- Cancel -----------------------------------------------------------------------------------

@@ -652,6 +652,14 @@ class NexusOpened(Record, frozen=True, tag="no"):
     search_attributes: bytes
 
 
+class NexusAttached(Record, frozen=True, tag="na"):
+    """The completion callbacks of a start request, serialized."""
+
+    request_id: str
+    at_ns: int
+    callbacks: tuple[bytes, ...]
+
+
 class NexusCancelAsked(Record, frozen=True, tag="nc"):
     """Who wants it canceled; the event of the request follows."""
 
@@ -763,7 +771,7 @@ DeploymentRecord = (
 )
 """Of worker deployments alone."""
 
-StandaloneNexusRecord = NexusOpened | NexusCancelAsked | NexusTerminated
+StandaloneNexusRecord = NexusOpened | NexusAttached | NexusCancelAsked | NexusTerminated
 """Of standalone Nexus operations alone."""
 
 AnyRecord = (

@@ -17,7 +17,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import NexusOperation, WorkflowState
 from durably.engine.workflow_task import set_duration
-from durably.service import tokens
+from durably.service import callbacks, tokens
 from durably.service.breakers import OPEN, IsBlocked
 from durably.service.describe import set_time
 from durably.service.search_attributes import LISTED_NEXUS_STATUS
@@ -122,6 +122,10 @@ def describe(
         response.input.CopyFrom(state.operation.scheduled.input)
     if request.include_outcome and state.closed:
         _show_outcome(response, state)
+    for each in state.callbacks.values():
+        shown = response.completion_callbacks.add()
+        shown.trigger.operation_completed.SetInParent()
+        shown.info.CopyFrom(callbacks.info(state, each, is_blocked))
     return response
 
 

@@ -29,9 +29,8 @@ from durably.errors import (
     NexusOperationExecutionAlreadyStarted,
     NotFound,
     Unavailable,
-    Unimplemented,
 )
-from durably.service import nexus_description, search_attributes, tokens
+from durably.service import callbacks, nexus_description, search_attributes, tokens
 from durably.service.admission import Call
 from durably.service.breakers import IsBlocked
 from durably.service.execution import Execution
@@ -98,6 +97,13 @@ class StandaloneNexus:
         if existing is not None:
             await self._executions.settled(existing)
             if returned(existing.state, request):
+                if request.on_conflict_options.attach_completion_callbacks:
+                    await self._executions.transact(
+                        existing.execution_id,
+                        lambda t: machine.attach(
+                            t, request.request_id, request.completion_callbacks, self._config
+                        ),
+                    )
                 return existing.state.run_id, False
         state = StandaloneNexusState(
             namespace_id=namespace_id,
@@ -107,7 +113,7 @@ class StandaloneNexus:
         )
         execution = self._executions.create(state, existing.execution_id if existing else 0)
         t = self._executions.begin(state)
-        machine.start(t, request, endpoint_id)
+        machine.start(t, request, endpoint_id, self._config)
         await self._executions.commit([(execution, t)])
         return state.run_id, True
 
@@ -314,10 +320,7 @@ def check_start(
         raise InvalidArgument(f"unsupported ID reuse policy: {request.id_reuse_policy}")
     if request.id_conflict_policy not in nexus_enums.NexusOperationIdConflictPolicy.values():
         raise InvalidArgument(f"unsupported ID conflict policy: {request.id_conflict_policy}")
-    if request.completion_callbacks:
-        raise Unimplemented(
-            "completion callbacks of standalone Nexus operations are not built into this server"
-        )
+    callbacks.check(request.completion_callbacks, config)
 
 
 def _check_request_id(

@@ -637,9 +637,8 @@ def _operations() -> list[Case]:
         ),
         Case(
             rpc,
-            "a callback",
-            {**request, "completionCallbacks": [{"nexus": {"url": "http://a/b"}}]},
-            StatusCode.UNIMPLEMENTED,
+            "callback without TLS",
+            {**request, "completionCallbacks": [{"nexus": {"url": "http://a.example"}}]},
         ),
         Case(rpc, "unknown endpoint", request, MISSING),
         Case("PollNexusTaskQueue", "no task queue", HERE),

@@ -10,6 +10,7 @@ from temporalio.api.activity.v1 import message_pb2 as activities
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import activity_pb2 as activity_enums
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
+from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.update.v1 import message_pb2 as update
@@ -17,6 +18,7 @@ from temporalio.api.update.v1 import message_pb2 as update
 from durably.engine.apply import nanoseconds
 from durably.engine.callback.state import Callback
 from durably.engine.standalone.state import StandaloneActivityState
+from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import WorkflowState
 from durably.engine.update import closed_failure
 
@@ -138,5 +140,22 @@ def of_activity(state: StandaloneActivityState) -> Completion:
         outcome = activities.ActivityExecutionOutcome(result=state.result)
         return _succeeded(outcome.result, state.start_ns, state.close_ns, link)
     canceled = state.status == activity_enums.ACTIVITY_EXECUTION_STATUS_CANCELED
+    how = CANCELED if canceled else FAILED
+    return Completion(how, None, state.failure, state.start_ns, state.close_ns, (link,))
+
+
+# --- Standalone Nexus operations --------------------------------------------------------------
+
+
+def of_operation(state: StandaloneNexusState) -> Completion:
+    """Of one that has closed."""
+    link = common.Link()
+    link.nexus_operation.namespace = state.namespace
+    link.nexus_operation.operation_id = state.workflow_id
+    link.nexus_operation.run_id = state.run_id
+    if state.failure is None:
+        times = state.start_ns, state.close_ns
+        return Completion(SUCCEEDED, state.result, None, *times, (link,))
+    canceled = state.status == nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_CANCELED
     how = CANCELED if canceled else FAILED
     return Completion(how, None, state.failure, state.start_ns, state.close_ns, (link,))

@@ -9,6 +9,7 @@ from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.engine import records as r
+from durably.engine.callback.apply import attach, execution_closed
 from durably.engine.standalone_nexus.state import NexusCancelRequest, StandaloneNexusState
 
 
@@ -17,6 +18,9 @@ def apply_standalone_nexus(state: StandaloneNexusState, record: r.StandaloneNexu
         case r.NexusOpened():
             state.identity = record.identity
             state.search_attributes.ParseFromString(record.search_attributes)
+        case r.NexusAttached():
+            brought = [common.Callback.FromString(each) for each in record.callbacks]
+            attach(state, record.request_id, brought, record.at_ns)
         case r.NexusCancelAsked():
             state.cancel = NexusCancelRequest(record.identity, record.reason, record.request_id)
         case r.NexusTerminated():
@@ -96,3 +100,4 @@ def _close(
     operation.retry_at_ns = 0
     if operation.cancel is not None:
         operation.cancel.retry_at_ns = 0
+    execution_closed(state, 0, goes_on=False)

@@ -14,11 +14,16 @@ Facts: the messages of StartNexusOperationExecution and its kin in
 temporal/api/workflowservice/v1/request_response.proto.
 """
 
+from collections.abc import Sequence
+
+from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
+from durably.config import Config
 from durably.engine import nexus_operation
 from durably.engine import records as r
+from durably.engine.callback import machine as callback
 from durably.engine.standalone_nexus.state import SCHEDULED_EVENT_ID, StandaloneNexusState
 from durably.engine.transition import Transition
 from durably.errors import FailedPrecondition
@@ -27,14 +32,35 @@ NexusTransition = Transition[StandaloneNexusState]
 
 
 def start(
-    t: NexusTransition, request: ws.StartNexusOperationExecutionRequest, endpoint_id: str
+    t: NexusTransition,
+    request: ws.StartNexusOperationExecutionRequest,
+    endpoint_id: str,
+    config: Config,
 ) -> None:
     """A well-formed request becomes an execution; see `service/standalone_nexus.py`."""
     t.note(r.Created(request.namespace, request.request_id))
     t.note(r.NexusOpened(request.identity, request.search_attributes.SerializeToString()))
+    attach(t, request.request_id, request.completion_callbacks, config)
     event = nexus_operation.scheduled_attributes(request, endpoint_id, t.new_id(), limit_ns=0)
     nexus_operation.begin(t, event, request.user_metadata)
     t.visible = True
+
+
+def attach(
+    t: NexusTransition,
+    request_id: str,
+    callbacks: Sequence[common.Callback],
+    config: Config,
+) -> None:
+    """Callbacks of a start request; those of one request id are taken once."""
+    known = any(each.request_id == request_id for each in t.state.callbacks.values())
+    if not callbacks or known:
+        return
+    if t.state.closed:
+        raise FailedPrecondition("cannot attach callbacks to a closed operation")
+    callback.check_room(t.state, len(callbacks), config.callbacks_max, "an operation")
+    encoded = tuple(each.SerializeToString() for each in callbacks)
+    t.note(r.NexusAttached(request_id, t.now_ns, encoded))
 
 
 def request_cancel(t: NexusTransition, identity: str, reason: str, request_id: str) -> None:
@@ -62,4 +88,5 @@ def terminate(t: NexusTransition, identity: str, reason: str, request_id: str) -
     if not state.running:
         raise FailedPrecondition("operation already completed")
     t.note(r.NexusTerminated(t.now_ns, identity, reason, request_id))
+    callback.invoke_due(t)
     t.visible = True
