@@ -23,6 +23,7 @@ from durably.config import Config
 from durably.edge.console import guard
 from durably.edge.console.activities import Activities
 from durably.edge.console.agent import Agent
+from durably.edge.console.analytics import Analytics
 from durably.edge.console.batches import Batches
 from durably.edge.console.compare import Compare
 from durably.edge.console.deployments import Deployments
@@ -88,6 +89,7 @@ class WebConsole:
             WorkflowHistory(site, timelines),
             Agent(site),
             Compare(site),
+            Analytics(site),
             WorkflowQueries(site),
             WorkflowActions(site),
             Start(site),
