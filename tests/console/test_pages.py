@@ -16,6 +16,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 PAGES = {
     "/workflows": "Workflows",
     "/start": "Start a workflow",
+    "/analytics": "Analytics",
     "/schedules": "Schedules",
     "/schedules/nightly": "nightly",
     "/batches": "Batches",

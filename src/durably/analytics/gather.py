@@ -14,16 +14,9 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
+from durably.agents.rows import Row, Run, run_of, step_rows, workflow_row
 from durably.agents.steps import StepReader
-from durably.analytics.tables import (
-    FROM_HISTORIES,
-    SCHEMAS,
-    Row,
-    Run,
-    run_of,
-    step_rows,
-    workflow_row,
-)
+from durably.analytics.tables import FROM_HISTORIES, SCHEMAS
 
 PAGE_RUNS = 200
 HISTORIES_AT_ONCE = 8

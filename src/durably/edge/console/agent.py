@@ -11,7 +11,7 @@ from starlette.routing import Route
 from durably.agents.calls import Tokens
 from durably.agents.steps import Step
 from durably.edge.console.agent_run import AgentRun, ChildRun, Turn
-from durably.edge.console.folds import EVENTS_PER_REFRESH_MAX, Folds, Run
+from durably.edge.console.folds import Folds, Run, events_max_of
 from durably.edge.console.site import Site
 from durably.edge.console.workflow import describe, head_of, run_of, until_changed
 from durably.errors import NotFound
@@ -34,8 +34,10 @@ class Agent:
     async def _load(self, request: Request) -> dict[str, Any]:
         run = run_of(request)
         description = await describe(self._site, run)
-        found, complete = await self._runs.read(run, EVENTS_PER_REFRESH_MAX)
+        events_max = events_max_of(request)
+        found, complete = await self._runs.read(run, events_max)
         calls = found.turns()
+        family = await self._family(run, found, calls, events_max)
         head = head_of(run, description, "agent", self._site.clock())
         count = len(calls)
         asked = request.query_params.get("from", "")
@@ -53,33 +55,53 @@ class Agent:
             "lasted_ns": lasted_ns,
             "sums": sums(calls, head["row"]["start_ns"], end_ns),
             "by_model": by_model(calls),
-            "family": await self._family(run, found.children, calls),
+            "family": family,
             "has_prices": importlib.util.find_spec("genai_prices") is not None,
             "events_read": found.next_event_id - 1,
             "complete": complete,
             "next_event_id": found.next_event_id,
-            "is_final": complete and not head["is_open"],
+            "is_final": complete and family["complete"] and not head["is_open"],
         }
 
-    async def _family(self, run: Run, children: list[ChildRun], own: list[Turn]) -> dict[str, Any]:
-        """What the children of a run, and theirs, called; and the sum of all of them with the run."""
+    async def _family(
+        self, run: Run, found: AgentRun, own: list[Turn], events_max: int
+    ) -> dict[str, Any]:
+        """What the children of a run, and theirs, called; and the sum of all of them with the run.
+
+        Of all of them together no more events are waited for than `events_max`.
+        """
         rows: list[dict[str, Any]] = []
         calls = list(own)
-        waiting = list(children)
-        while waiting and len(rows) < FAMILY_MAX:
-            child = waiting.pop(0)
+        waiting, seen, all_read = list(found.children), 0, True
+        while waiting and seen < FAMILY_MAX and events_max > 0:
+            child, seen = waiting.pop(0), seen + 1
             try:
-                inner, _ = await self._runs.read(
-                    Run(run.namespace, child.workflow_id, child.run_id)
-                )
+                inner, new, complete = await self._read_child(run, child, events_max)
             except NotFound:  # Its retention is over, or it is in another namespace.
                 continue
+            events_max -= new
+            all_read = all_read and complete
             waiting += inner.children
             turns = inner.turns()
             calls += turns
             rows.append({"child": child, **_summed(turns)})
         rows = [row for row in rows if row["calls"]]
-        return {"rows": rows, "whole": _summed(calls), "left_out": len(waiting)}
+        return {
+            "rows": rows,
+            "whole": _summed(calls),
+            "left_out": len(waiting),
+            "complete": all_read and (not waiting or seen >= FAMILY_MAX),
+        }
+
+    async def _read_child(
+        self, run: Run, child: ChildRun, events_max: int
+    ) -> tuple[AgentRun, int, bool]:
+        """A child as far as it was read, how many events that took, and whether that is all."""
+        place = Run(run.namespace, child.workflow_id, child.run_id)
+        known = self._runs.known(place)
+        before = known.next_event_id if known else 1
+        inner, complete = await self._runs.read(place, events_max)
+        return inner, max(1, inner.next_event_id - before), complete
 
     async def _wait(self, request: Request, values: dict[str, Any]) -> None:
         if values["complete"]:
@@ -117,12 +139,17 @@ def by_model(calls: list[Turn]) -> list[dict[str, Any]]:
 
 
 def _summed(calls: list[Turn]) -> dict[str, Any]:
-    known = [call.cost for call in calls if call.cost is not None]
     return {
         "calls": len(calls),
         "tokens": sum((call.tokens for call in calls), Tokens()),
-        "cost": money_text(sum(known, Decimal()) if known else None),
+        "cost": money_text(cost_of(calls)),
     }
+
+
+def cost_of(calls: list[Turn]) -> Decimal | None:
+    """Of those whose price is known; None if it is of none."""
+    known = [call.cost for call in calls if call.cost is not None]
+    return sum(known, Decimal()) if known else None
 
 
 def money_text(dollars: Decimal | None) -> str:

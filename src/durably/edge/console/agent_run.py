@@ -5,6 +5,7 @@ Rule 2: a fold over the events of a history, as the timeline is; what was read i
 Rule 3: a call shows what is new in it: the conversation that it repeats was shown by the calls before it.
 """
 
+import bisect
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -116,8 +117,9 @@ class AgentRun:
         turns.sort(key=lambda turn: turn.step.scheduled_event_id)
         for turn in turns:
             turn.tools = []
+        askers = Askers(turns)
         for tool in sorted(used, key=lambda each: each.step.scheduled_event_id):
-            asked_by = _who_asked(turns, tool)
+            asked_by = askers.of(tool)
             if asked_by is not None:
                 asked_by.tools.append(tool)
         return turns
@@ -192,12 +194,30 @@ def _used(step: Step, call: ToolCall, note: str) -> Used:
     return Used(step, visible(call.name)[:200], shown(call.arguments), call.id, result, note)
 
 
-def _who_asked(turns: list[Turn], tool: Used) -> Turn | None:
-    """The call that asked for this one: by its id, else the last before it that names it, else the last."""
-    earlier = [t for t in turns if t.step.scheduled_event_id <= tool.step.scheduled_event_id]
-    by_id = [t for t in earlier if tool.id and any(w.id == tool.id for w in t.wanted)]
-    by_name = [t for t in earlier if any(w.name == tool.name for w in t.wanted)]
-    return next((found[-1] for found in (by_id, by_name, earlier) if found), None)
+class Askers:
+    """Which call of a model asked for a tool. `turns` are in their order."""
+
+    def __init__(self, turns: list[Turn]) -> None:
+        self._all = turns
+        self._by_id: dict[str, list[Turn]] = {}
+        self._by_name: dict[str, list[Turn]] = {}
+        for turn in turns:
+            for wanted in turn.wanted:
+                self._by_id.setdefault(wanted.id, []).append(turn)
+                self._by_name.setdefault(wanted.name, []).append(turn)
+
+    def of(self, tool: Used) -> Turn | None:
+        """By its id, else the last before it that names it, else the last before it."""
+        by_id = self._by_id.get(tool.id, []) if tool.id else []
+        for some in (by_id, self._by_name.get(tool.name, []), self._all):
+            at = bisect.bisect_right(some, tool.step.scheduled_event_id, key=_scheduled)
+            if at:
+                return some[at - 1]
+        return None
+
+
+def _scheduled(turn: Turn) -> int:
+    return turn.step.scheduled_event_id
 
 
 def _text(part: Part) -> str:

@@ -23,7 +23,9 @@ from durably.config import Config
 from durably.edge.console import guard
 from durably.edge.console.activities import Activities
 from durably.edge.console.agent import Agent
+from durably.edge.console.analytics import Analytics
 from durably.edge.console.batches import Batches
+from durably.edge.console.compare import Compare
 from durably.edge.console.deployments import Deployments
 from durably.edge.console.folds import Folds
 from durably.edge.console.namespaces import Namespaces
@@ -86,6 +88,8 @@ class WebConsole:
             Workflow(site, timelines),
             WorkflowHistory(site, timelines),
             Agent(site),
+            Compare(site),
+            Analytics(site),
             WorkflowQueries(site),
             WorkflowActions(site),
             Start(site),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+from starlette.requests import Request
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
@@ -23,7 +24,8 @@ EVENTS_KEPT_MAX = 500_000
 PAGES_APART_S = 0.005
 """Between two pages of a long history: whoever else asks the server has his turn."""
 EVENTS_PER_READ = 500
-EVENTS_PER_PAGE_MAX = 1_000
+EVENTS_PER_PAGE_MAX = 500
+"""So many a page waits for: some 20 ms of one core."""
 EVENTS_PER_REFRESH_MAX = 4_000
 
 
@@ -78,7 +80,8 @@ class Folds(Generic[Made]):
         async with kept.reading:
             last = made.next_event_id + events_max
             while made.next_event_id < last:
-                page = await events_from(self._site, run, made.next_event_id, EVENTS_PER_READ)
+                count = min(EVENTS_PER_READ, last - made.next_event_id)
+                page = await events_from(self._site, run, made.next_event_id, count)
                 if self._in_thread:
                     await asyncio.to_thread(made.add, page.history.events)
                 else:
@@ -88,12 +91,23 @@ class Folds(Generic[Made]):
                 await asyncio.sleep(PAGES_APART_S)
         return made, False
 
+    def known(self, run: Run) -> Made | None:
+        """As far as it was read already."""
+        kept = self._kept.get(run)
+        return kept.made if kept else None
+
     def _forget(self) -> None:
         """The least recently looked at, while there are too many, or their histories too long."""
         events = sum(kept.made.next_event_id for kept in self._kept.values())
         while len(self._kept) > KEPT_MAX or (events > EVENTS_KEPT_MAX and len(self._kept) > 1):
             _, kept = self._kept.popitem(last=False)
             events -= kept.made.next_event_id
+
+
+def events_max_of(request: Request) -> int:
+    """What a page waits for; one that is open already has more time."""
+    is_stream = "text/event-stream" in request.headers.get("accept", "")
+    return EVENTS_PER_REFRESH_MAX if is_stream else EVENTS_PER_PAGE_MAX
 
 
 async def events_from(site: Site, run: Run, event_id: int, count: int) -> Any:

@@ -6,6 +6,7 @@ Rule 2: no more than a limit is parsed, and no more than a limit is shown; the s
 """
 
 import base64
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def shown(payload: common.Payload, chars_max: int = SHOWN_CHARS_MAX) -> Shown:
         return Shown("external", "", outside, encoding, "kept outside of the history")
     if encoding == "binary/null" or (not payload.metadata and not data):
         return Shown("nothing", "null", size, encoding, "null")
-    if "encrypt" in encoding.lower():
+    if is_encrypted(payload):
         note = "encrypted: only its codec can read it"
         return Shown("encrypted", "", size, encoding, note, encrypted=_for_codec(payload))
     if encoding in ("json/plain", "json/protobuf"):
@@ -70,6 +71,11 @@ def shown(payload: common.Payload, chars_max: int = SHOWN_CHARS_MAX) -> Shown:
         name = payload.metadata.get("messageType", b"").decode("utf-8", "replace")
         return _bytes(data, encoding, visible(name)[:200] or "bytes")
     return _text_or_bytes(data, encoding, chars_max)
+
+
+def is_encrypted(payload: common.Payload) -> bool:
+    """By what codecs call their encoding; `binary/encrypted` is what the SDKs' examples say."""
+    return b"encrypt" in payload.metadata.get("encoding", b"").lower()
 
 
 def _for_codec(payload: common.Payload) -> str:
@@ -130,15 +136,15 @@ def _written_out(character: str) -> str:
 
 
 def highlighted(text: str) -> Markup:
-    """JSON with its keys, strings, numbers and words marked; every piece is escaped."""
-    pieces: list[str] = []
-    end = 0
-    for found in JSON_TOKEN.finditer(text):
-        pieces.append(str(escape(text[end : found.start()])))
-        pieces.append(f'<span class="j-{found.lastgroup}">{escape(found[0])}</span>')
-        end = found.end()
-    pieces.append(str(escape(text[end:])))
-    return Markup("".join(pieces))
+    """JSON with its keys, strings, numbers and words marked.
+
+    It is escaped first, whole: then marks are all that is put between. Quotes need no escape in a text.
+    """
+    return Markup(JSON_TOKEN.sub(_marked, html.escape(text, quote=False)))
+
+
+def _marked(found: re.Match[str]) -> str:
+    return f'<span class="j-{found.lastgroup}">{found[0]}</span>'
 
 
 def all_payloads(message: Message, place: str = "") -> Iterator[tuple[str, common.Payload]]:

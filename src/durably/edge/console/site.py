@@ -43,6 +43,7 @@ FORM_BYTES_MAX = 4 * 1024 * 1024
 IDENTITY = "durably console"
 MENU = (
     ("workflows", "Workflows"),
+    ("analytics", "Analytics"),
     ("schedules", "Schedules"),
     ("batches", "Batches"),
     ("activities", "Activities"),

@@ -14,7 +14,7 @@ from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.edge.console import drawing, failures, payloads
-from durably.edge.console.folds import EVENTS_PER_REFRESH_MAX, Folds, Run, events_from
+from durably.edge.console.folds import Folds, Run, events_from, events_max_of
 from durably.edge.console.rows import status_of, words, workflow_row
 from durably.edge.console.site import REFRESH_S, Site, workflow_at
 from durably.edge.console.timeline import Kind, Timeline, under_way
@@ -65,10 +65,7 @@ class Workflow:
     async def _load(self, request: Request) -> dict[str, Any]:
         run = run_of(request)
         description = await describe(self._site, run)
-        events_max = EVENTS_PER_REFRESH_MAX if _is_stream(request) else None
-        timeline, complete = await (
-            self._timelines.read(run, events_max) if events_max else self._timelines.read(run)
-        )
+        timeline, complete = await self._timelines.read(run, events_max_of(request))
         head = head_of(run, description, "overview", self._site.clock())
         data = await self._data(run, head["is_open"])
         first_row = request.query_params.get("from", "")
@@ -212,10 +209,6 @@ async def until_changed(site: Site, run: Run, next_event_id: int) -> None:
             )
     except TimeoutError:
         pass
-
-
-def _is_stream(request: Request) -> bool:
-    return "text/event-stream" in request.headers.get("accept", "")
 
 
 async def describe(site: Site, run: Run) -> ws.DescribeWorkflowExecutionResponse:

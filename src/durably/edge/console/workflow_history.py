@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from durably.edge.console import drawing, events, payloads
-from durably.edge.console.folds import EVENTS_PER_REFRESH_MAX, Folds, Run, events_from
+from durably.edge.console.folds import Folds, Run, events_from, events_max_of
 from durably.edge.console.site import Site
 from durably.edge.console.timeline import Timeline
 from durably.edge.console.workflow import describe, head_of, run_of
@@ -60,14 +60,16 @@ class WorkflowHistory:
             "look_of": drawing.look_of,
         }
         if view == "compact":
-            values |= await self._compact(run, _number(asked.get("from", "")))
+            values |= await self._compact(
+                run, _number(asked.get("from", "")), events_max_of(request)
+            )
         else:
             values |= await self._events(run, _number(asked.get("from", "")) or 1, view)
         at_end = values["last"] >= values["count"]
         return values | {"is_final": values["complete"] and not (head["is_open"] and at_end)}
 
-    async def _compact(self, run: Run, first: int) -> dict[str, Any]:
-        timeline, complete = await self._timelines.read(run, EVENTS_PER_REFRESH_MAX)
+    async def _compact(self, run: Run, first: int, events_max: int) -> dict[str, Any]:
+        timeline, complete = await self._timelines.read(run, events_max)
         count = len(timeline.spans)
         begin = max(0, min(first, count) - 1) // EVENTS_PER_PAGE * EVENTS_PER_PAGE
         shown = timeline.spans[begin : begin + EVENTS_PER_PAGE]
@@ -83,7 +85,7 @@ class WorkflowHistory:
         page = await events_from(self._site, run, first, EVENTS_PER_PAGE)
         found = list(page.history.events)
         return {
-            "rows": [events.row_of(each) for each in found],
+            "rows": [events.row_of(each) for each in found] if view == "full" else [],
             "text": payloads.highlighted(events.document(found)) if view == "json" else "",
             "first": first,
             "last": found[-1].event_id if found else first - 1,

@@ -20,6 +20,7 @@ function update() {
   bar.querySelector("[data-selected]").textContent = everything
     ? `all ${total().toLocaleString()} that the filter finds`
     : `${count} selected`;
+  bar.querySelector("[data-compare]").hidden = everything || count !== 2;
   const boxes = document.querySelectorAll("[data-check]").length;
   bar.querySelector("[data-all]").hidden = everything || count < boxes || total() <= count;
   if (all) {
@@ -44,6 +45,12 @@ bar.addEventListener("click", (event) => {
   if (event.target.closest("[data-all]")) {
     everything = true;
     update();
+  }
+  const compare = event.target.closest("[data-compare]");
+  if (compare) {
+    const [right, left] = chosen();
+    location.assign(`${compare.dataset.compare}?${new URLSearchParams({ left, right })}`);
+    return;
   }
   const operation = event.target.closest("[data-batch]")?.dataset.batch;
   if (!operation) return;
