@@ -41,6 +41,17 @@ err = Console(stderr=True, highlight=False)
 DEFAULT_STORE = "sqlite:///durably.db"
 
 
+AUTH_TOKENS = Annotated[
+    str,
+    typer.Option(
+        "--auth-tokens",
+        metavar="FILE",
+        envvar="DURABLY_AUTH_TOKENS",
+        help="Ask every caller for a token; `durably token` makes the file.",
+    ),
+]
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         from durably.version import VERSION
@@ -87,15 +98,7 @@ def serve(
             help="A namespace to create if it is missing; several with commas, or given again.",
         ),
     ] = None,
-    auth_tokens: Annotated[
-        str,
-        typer.Option(
-            "--auth-tokens",
-            metavar="FILE",
-            envvar="DURABLY_AUTH_TOKENS",
-            help="Ask every caller for a token; `durably token` makes the file.",
-        ),
-    ] = "",
+    auth_tokens: AUTH_TOKENS = "",
     time_skipping: Annotated[
         bool,
         typer.Option(

@@ -15,7 +15,7 @@ from durably.edge.grpc import GrpcApp, send_refusal
 from durably.edge.http_json import HttpJson
 from durably.edge.nexus import Nexus
 from durably.errors import HTTP_STATUS, Refusal, Unauthenticated
-from durably.service.access import CALLER, Role, need
+from durably.service.access import CALLER, CHALLENGE, Role, need
 from durably.version import VERSION
 
 Scope = MutableMapping[str, Any]
@@ -130,7 +130,7 @@ class App:
             await _send(send, 303, [*headers, (b"location", place.encode())], b"")
             return
         if unknown:
-            headers.append((b"www-authenticate", b'Bearer realm="durably"'))
+            headers.append((b"www-authenticate", CHALLENGE.encode()))
         if OF_CONSOLE.fullmatch(scope["path"]):
             kind, body = b"text/plain; charset=utf-8", refusal.message + "\n"
         else:

@@ -16,7 +16,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from urllib.parse import parse_qs, unquote
@@ -44,7 +44,7 @@ from durably.engine.nexus_outcome import (
 )
 from durably.errors import Refusal
 from durably.service import nexus_failures, nexus_json, nexus_links
-from durably.service.access import CALLER
+from durably.service.access import CALLER, CHALLENGE
 from durably.service.callback_tokens import HEADER as TOKEN_HEADER
 from durably.service.nexus_calls import HandlerError, NexusCalls
 from durably.service.nexus_completions import Completion
@@ -115,7 +115,10 @@ class Nexus:
 
     async def refuse(self, send: Send, refusal: Refusal) -> None:
         """What is refused before it is read, in the words of Nexus."""
-        await _send(send, _refused(refused(of_refusal(refusal), refusal.message), True))
+        answer = _refused(refused(of_refusal(refusal), refusal.message), True)
+        if answer.status == 401:
+            answer = replace(answer, headers={**answer.headers, "www-authenticate": CHALLENGE})
+        await _send(send, answer)
 
     async def _answer(
         self, scope: Scope, headers: dict[str, str], body: bytes, whole: bool

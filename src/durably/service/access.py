@@ -44,6 +44,8 @@ SESSION_S = 12 * 3600
 """How long somebody stays logged in to the console."""
 KEY_NAME = "session_key"
 
+CHALLENGE = 'Bearer realm="durably"'
+"""What a reply over HTTP says that has the status 401."""
 MISSING = (
     "this server asks for a token: send the header `authorization: Bearer TOKEN` (in an SDK: api_key=...);"
     " `durably token` makes one"
