@@ -166,4 +166,4 @@ def test_the_defaults_that_are_documented_are_true() -> None:
         assert row is not None, option.opts
         assert row[1] == option.envvar
         default = "false" if option.default is False else option.default
-        assert row[2] == str(default or "default")
+        assert row[2] == str("default" if default is None else default)

@@ -90,3 +90,11 @@ def _as_routed(address: Address) -> Address:
         if address in TRANSLATED:
             return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what listens there is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

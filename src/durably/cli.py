@@ -41,6 +41,17 @@ err = Console(stderr=True, highlight=False)
 DEFAULT_STORE = "sqlite:///durably.db"
 
 
+AUTH_TOKENS = Annotated[
+    str,
+    typer.Option(
+        "--auth-tokens",
+        metavar="FILE",
+        envvar="DURABLY_AUTH_TOKENS",
+        help="Ask every caller for a token; `durably token` makes the file.",
+    ),
+]
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         from durably.version import VERSION
@@ -87,6 +98,7 @@ def serve(
             help="A namespace to create if it is missing; several with commas, or given again.",
         ),
     ] = None,
+    auth_tokens: AUTH_TOKENS = "",
     time_skipping: Annotated[
         bool,
         typer.Option(
@@ -121,6 +133,7 @@ def serve(
             store=store,
             host=host,
             port=port,
+            auth_tokens=auth_tokens,
             time_skipping=time_skipping,
             namespaces=_names(namespace or []) or Config().namespaces,
         )
@@ -152,7 +165,7 @@ def _serve_as_member(
 ) -> None:
     """In a process of its own: until the parent closes the connection, or dies."""
     logs.configure(log_level, log_format)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _loop_runner()(_serve(config, parent))
 
@@ -225,6 +238,7 @@ async def _serve(config: Config, parent: Connection | None = None) -> None:
             loop.add_signal_handler(number, stop.set)
     try:
         async with Server(config) as server:
+            loop.add_signal_handler(signal.SIGHUP, server.reload_tokens)
             if parent is not None:
                 parent.send(server.address)
             else:
@@ -264,11 +278,43 @@ def _announce(address: str, config: Config) -> None:
     if config.console:
         out.print(f"  browser    http://{address}")
     sys.stdout.flush()
+    from durably.addresses import is_loopback
+
+    if not config.auth_tokens and not is_loopback(config.host):
+        err.print(
+            f"[bold yellow]durably:[/] whoever reaches {config.host} may do everything here: give"
+            " --auth-tokens FILE (`durably token` makes one), or listen on 127.0.0.1 behind a proxy",
+            soft_wrap=True,
+        )
 
 
 def _fail(message: str, code: int) -> NoReturn:
     err.print(f"[bold red]durably:[/] {escape(message)}", soft_wrap=True)
     raise typer.Exit(code)
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Argument(help="Whose it is: shown in refusals and in the console.")],
+    file: Annotated[
+        Path,
+        typer.Option("--file", envvar="DURABLY_AUTH_TOKENS", help="The file to add it to."),
+    ] = Path("tokens.toml"),
+    role: Annotated[str, typer.Option(help="read, write or admin.")] = "write",
+    namespace: Annotated[
+        list[str] | None,
+        typer.Option(help="Where it counts: a name, or a pattern with *; given again for several."),
+    ] = None,
+) -> None:
+    """Make a token for `durably serve --auth-tokens`, and print it: it is written down nowhere."""
+    from durably.service.access import add_entry
+
+    try:
+        made = add_entry(file, name, role, _names(namespace or []) or Config().namespaces)
+    except ValueError as error:
+        _fail(str(error), 2)
+    err.print(f"Added to {file}. A running server reads it again on SIGHUP.", soft_wrap=True)
+    print(made)
 
 
 @app.command()
@@ -385,6 +431,12 @@ ADDRESS = Annotated[
 NAMESPACE = Annotated[
     str, typer.Option("--namespace", envvar="DURABLY_NAMESPACE", help="Whose runs are read.")
 ]
+TOKEN = Annotated[
+    str,
+    typer.Option(
+        "--api-key", envvar="DURABLY_API_KEY", help="A token, if the server asks for one."
+    ),
+]
 WHERE = Annotated[
     str, typer.Option("--where", help="A List Filter: only the runs that it finds are read.")
 ]
@@ -398,6 +450,7 @@ def query(
     address: ADDRESS = "127.0.0.1:7233",
     namespace: NAMESPACE = "default",
     where: WHERE = "",
+    api_key: TOKEN = "",
     shown: Annotated[
         Shown, typer.Option("--format", help="How the result is shown: table, csv or jsonl.")
     ] = Shown.TABLE,
@@ -408,7 +461,7 @@ def query(
     async def run(client: Any) -> None:
         await commands.query(client, sql, where, shown)
 
-    _ask(address, namespace, run)
+    _ask(address, namespace, api_key, run)
 
 
 @app.command()
@@ -417,6 +470,7 @@ def export(
     address: ADDRESS = "127.0.0.1:7233",
     namespace: NAMESPACE = "default",
     where: WHERE = "",
+    api_key: TOKEN = "",
     file_format: Annotated[
         FileFormat, typer.Option("--format", help="parquet, csv or jsonl.")
     ] = FileFormat.PARQUET,
@@ -429,7 +483,7 @@ def export(
         for table, rows in counts.items():
             out.print(f"{rows:>10,}  {folder / table}.{file_format}", soft_wrap=True)
 
-    _ask(address, namespace, run)
+    _ask(address, namespace, api_key, run)
 
 
 def _analytics() -> Any:
@@ -440,7 +494,12 @@ def _analytics() -> Any:
     return commands
 
 
-def _ask(address: str, namespace: str, run: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+def _ask(
+    address: str,
+    namespace: str,
+    api_key: str,
+    run: Callable[[Any], Coroutine[Any, Any, None]],
+) -> None:
     from temporalio.client import Client
     from temporalio.service import RPCError
 
@@ -448,7 +507,9 @@ def _ask(address: str, namespace: str, run: Callable[[Any], Coroutine[Any, Any, 
 
     async def connected() -> None:
         try:
-            client = await Client.connect(address, namespace=namespace)
+            client = await Client.connect(
+                address, namespace=namespace, api_key=api_key or None, tls=False
+            )
         except RuntimeError as error:
             _fail(f"no server answers on {address}: start one, or give its --address ({error})", 1)
         await run(client)

@@ -16,13 +16,14 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 7233
     reuse_port: bool = False
+    host_names: tuple[str, ...] = ()
+    auth_tokens: str = ""
     namespaces: tuple[str, ...] = ("default",)
 
     time_skipping: bool = False
 
     # The web console
     console: bool = True
-    console_hosts: tuple[str, ...] = ()
     console_codec_endpoint: str = ""
 
     # PostgreSQL

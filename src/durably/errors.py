@@ -203,6 +203,12 @@ class PermissionDenied(Refusal):
     status = Status.PERMISSION_DENIED
 
 
+class Unauthenticated(Refusal):
+    """Nobody knows who calls: there is no token, or not one of this server's."""
+
+    status = Status.UNAUTHENTICATED
+
+
 class DeadlineExceeded(Refusal):
     status = Status.DEADLINE_EXCEEDED
 

@@ -7,6 +7,7 @@ Rule 2: one that dies is started again; if this process dies, they end by themse
 
 import logging
 import multiprocessing
+import os
 import signal
 import socket
 import time
@@ -57,6 +58,7 @@ class _Fleet:
     def run(self, announce: Callable[[str], None]) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
+        signal.signal(signal.SIGHUP, self._tell_members)
         try:
             started = [self._start() for _ in range(self._workers)]
             addresses = [self._ready(each) for each in started]
@@ -70,6 +72,12 @@ class _Fleet:
 
     def _stop(self, *_: Any) -> None:
         self._stopping = True
+
+    def _tell_members(self, number: int, _: Any) -> None:
+        """SIGHUP: each reads its tokens again."""
+        for process in self._members.values():
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, number)
 
     def _start(self) -> Connection:
         ours, theirs = self._context.Pipe()

@@ -22,6 +22,7 @@ from durably.config import Config
 from durably.edge.agents import Agents
 from durably.edge.app import App, Console, Page
 from durably.edge.console import guard
+from durably.edge.gate import Gate
 from durably.edge.grpc import GrpcApp
 from durably.edge.health import NAME as HEALTH
 from durably.edge.health import Health
@@ -33,6 +34,7 @@ from durably.logs import without_password
 from durably.matching import Matching
 from durably.parts import Ground, Parts, build
 from durably.service import admission
+from durably.service.access import Access
 from durably.service.durable_calls import DurableCalls
 from durably.service.exposures import Exposures
 from durably.service.namespaces import Namespaces
@@ -76,6 +78,7 @@ class Server:
             clock = skipping_clock
         self._clock: Callable[[], int] = clock or time.time_ns
         self._running = contextlib.AsyncExitStack()
+        self._tokens: Access | None = None
 
     async def __aenter__(self) -> "Server":
         async with contextlib.AsyncExitStack() as stack:
@@ -160,15 +163,18 @@ class Server:
             return Metrics(executions, parts.core.namespaces, traffic, waits, deliveries)
 
         pages = {METRICS_PATH: metrics} if self.config.metrics else {}
-        console = self._console(admission.answers(table)) if self.config.console else None
+        access = await self._access(executions.store)
+        ask = admission.answers_for_caller(table)
+        console = self._console(ask, access) if self.config.console else None
         agents = await self._agents(stack, parts)
-        app = App(grpc, http, Nexus(parts.nexus.calls, self.config), agents, pages, console)
+        nexus = Nexus(parts.nexus.calls, self.config)
+        app = App(Gate(self.config, access), grpc, http, nexus, agents, pages, console)
         await self._listen(stack, app, executions.matching, health)
 
     async def _agents(self, stack: contextlib.AsyncExitStack, parts: Parts) -> Agents:
         """MCP and A2A. Their SDKs are loaded beside, where something is exposed already."""
         agents = Agents(
-            DurableCalls(admission.answers(parts.table)),
+            DurableCalls(admission.answers_for_caller(parts.table)),
             Exposures(parts.core.namespaces),
             await RequestStates.of_store(parts.core.executions.store),
             self.config,
@@ -178,14 +184,31 @@ class Server:
         _run_beside(stack, agents.load(), "loading of agents")
         return agents
 
-    def _console(self, ask: Ask) -> Callable[[], Console]:
+    async def _access(self, store: Store) -> Access | None:
+        """Raises ValueError for a file of tokens that cannot be used."""
+        if self.config.auth_tokens:
+            self._tokens = await Access.of_store(self.config.auth_tokens, store, self._clock)
+        return self._tokens
+
+    def reload_tokens(self) -> None:
+        """Read the file of tokens again. One that cannot be used changes nothing, and is complained of."""
+        if self._tokens is None:
+            return
+        try:
+            count = self._tokens.load()
+        except ValueError as error:
+            logger.error("the tokens stay as they were: %s", error)
+        else:
+            logger.warning("the tokens were read again", extra={"fields": {"tokens": count}})
+
+    def _console(self, ask: Ask, access: Access | None) -> Callable[[], Console]:
         """Made when it is first asked for; its libraries are not imported before."""
         guard.headers(self.config)  # A wrong setting is refused now, not when a page is asked for.
 
         def make() -> Console:
             from durably.edge.console.app import WebConsole
 
-            return WebConsole(ask, self.config, self._clock)
+            return WebConsole(ask, self.config, self._clock, access)
 
         return make
 

@@ -239,7 +239,7 @@ async def test_a_name_that_somebody_pointed_here_is_not_answered(world: World) -
     ):
         answer = await ask(world, "GET", "/workflows", host=host)
         assert answer.status_code == status, host
-    assert "console_hosts" in (await ask(world, "GET", "/workflows", host="proxy.example")).text
+    assert "host_names" in (await ask(world, "GET", "/workflows", host="proxy.example")).text
 
 
 async def test_pages_allow_no_foreign_script_and_are_in_no_frame(world: World) -> None:

@@ -63,7 +63,7 @@ async def exchange(server: Server, sent: bytes) -> bytes:
 
 async def healthy(server: Server) -> bool:
     answer = await exchange(
-        server, b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        server, b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
     )
     return b" 200 " in answer
 
@@ -164,7 +164,7 @@ async def test_malformed_frames_have_a_status(server: Server) -> None:
         b"\x01" + (20).to_bytes(4, "big") + packed[:20]: b"grpc-status: 13",
     }
     for frame, status in frames.items():
-        head = f"POST {SERVICE}GetSystemInfo HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+        head = f"POST {SERVICE}GetSystemInfo HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
         head += "content-type: application/grpc\r\ngrpc-encoding: gzip\r\n"
         head += f"content-length: {len(frame)}\r\n\r\n"
         assert status in await exchange(server, head.encode() + frame)
@@ -173,7 +173,12 @@ async def test_malformed_frames_have_a_status(server: Server) -> None:
 async def by_hand(server: Server, method_name: str, *headers: str, body: bytes = b"") -> bytes:
     """A gRPC call over HTTP/1, where headers can be written as no library would write them."""
     frame = b"\x00" + len(body).to_bytes(4, "big") + body
-    head = [f"POST {SERVICE}{method_name} HTTP/1.1", "host: x", "te: trailers", "connection: close"]
+    head = [
+        f"POST {SERVICE}{method_name} HTTP/1.1",
+        "host: localhost",
+        "te: trailers",
+        "connection: close",
+    ]
     if not any(header.startswith("content-type") for header in headers):
         head.append("content-type: application/grpc")
     head += [*headers, f"content-length: {len(frame)}", "", ""]
@@ -223,10 +228,14 @@ async def test_an_update_is_answered_before_its_deadline_and_asked_for_again(
 async def test_what_is_not_grpc_is_told_so(server: Server) -> None:
     answer = await by_hand(server, "GetSystemInfo", "content-type: application/json", body=b"{}")
     assert b" 415 " in answer.split(b"\r\n", 1)[0]
-    welcome = await exchange(server, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    welcome = await exchange(
+        server, b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    )
     assert b" 200 " in welcome.split(b"\r\n", 1)[0]
     assert b"durably" in welcome
-    lost = await exchange(server, b"GET /nope HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    lost = await exchange(
+        server, b"GET /nope HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    )
     assert b" 404 " in lost.split(b"\r\n", 1)[0]
 
 

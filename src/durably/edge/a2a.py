@@ -90,10 +90,10 @@ class A2a:
         url += f"/a2a/{quote(namespace, safe='')}/{quote(agent, safe='')}"
 
         async def fresh(_: a2a.AgentCard) -> a2a.AgentCard:
-            return _card(agent, url, self._exposures.agent(namespace, agent))
+            return _card(agent, url, self._exposures.agent(namespace, agent), self._config)
 
         handler = _Agent(self._calls, self._exposures, self._config, namespace, agent)
-        card = _card(agent, url, self._exposures.agent(namespace, agent))
+        card = _card(agent, url, self._exposures.agent(namespace, agent), self._config)
         routes = [
             *create_agent_card_routes(card, card_modifier=fresh),
             *create_jsonrpc_routes(handler, "/", enable_v0_3_compat=False),
@@ -107,10 +107,10 @@ class A2a:
         self._apps.clear()
 
 
-def _card(agent: str, url: str, what: Exposed) -> a2a.AgentCard:
+def _card(agent: str, url: str, what: Exposed, config: Config) -> a2a.AgentCard:
     description = what.description or f"The workflow {what.workflow}, durably"
     bindings = (("JSONRPC", url + "/"), ("HTTP+JSON", url + REST))
-    return a2a.AgentCard(
+    card = a2a.AgentCard(
         name=what.title or agent,
         description=description,
         version=VERSION,
@@ -132,6 +132,10 @@ def _card(agent: str, url: str, what: Exposed) -> a2a.AgentCard:
             )
         ],
     )
+    if config.auth_tokens:
+        card.security_schemes["token"].http_auth_security_scheme.scheme = "bearer"
+        card.security_requirements.add().schemes["token"].SetInParent()
+    return card
 
 
 class _Agent(RequestHandler):

@@ -10,25 +10,25 @@ import logging
 import re
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 from durably.config import Config
 from durably.edge.calls import (
     ClientGone,
-    Headers,
     Receive,
     Scope,
     Send,
-    check_origin,
     unless_gone,
 )
 from durably.errors import HTTP_STATUS, Refusal
+from durably.service.access import Role, need
 from durably.service.durable_calls import DurableCalls
 from durably.service.exposures import Exposures
 from durably.service.request_states import RequestStates
 
 logger = logging.getLogger(__name__)
 
-PATHS = re.compile(r"/(mcp)/[^/]+/?|/(a2a)/[^/]+/[^/]+(?:/.*)?")
+PATHS = re.compile(r"/(mcp)/([^/]+)/?|/(a2a)/([^/]+)/[^/]+(?:/.*)?")
 NOT_INSTALLED = 501
 
 
@@ -60,8 +60,9 @@ class Agents:
         assert found is not None
         try:
             try:
-                check_origin(Headers(scope["headers"]))
-                protocol = await self._protocol(found[1] or found[2])
+                name = found[1] or found[3]
+                need(Role.READ, unquote(found[2] or found[4]), name)
+                protocol = await self._protocol(name)
             except Refusal as refusal:
                 await _refuse(send, HTTP_STATUS[refusal.status], refusal.message)
                 return

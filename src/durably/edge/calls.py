@@ -7,7 +7,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from google.protobuf.message import Message
 
@@ -15,7 +14,6 @@ from durably.edge.traffic import ids_of
 from durably.errors import (
     DeadlineExceeded,
     Internal,
-    PermissionDenied,
     Refusal,
     ResourceExhausted,
 )
@@ -48,6 +46,12 @@ class Headers(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._raw)
+
+
+def as_sent(scope: Scope) -> str:
+    """The path of a request, percent-encoded as it was sent: `%2F` is part of a name."""
+    raw = scope.get("raw_path") or scope["path"].encode()
+    return bytes(raw).decode("latin-1").partition("?")[0]
 
 
 def unless_gone(send: Send) -> Send:
@@ -84,13 +88,6 @@ def too_large(size: int, bytes_max: int) -> ResourceExhausted:
         f"a message of {size} bytes or more exceeds the limit of {bytes_max} bytes"
         " (message_bytes_max)"
     )
-
-
-def check_origin(headers: Mapping[str, str]) -> None:
-    """Raises PermissionDenied for what a browser sends for another site."""
-    origin = headers.get("origin", "")
-    if origin and urlsplit(origin).netloc != headers.get("host", ""):
-        raise PermissionDenied(f"requests from the site {origin[:200]} are not served")
 
 
 async def disconnected(receive: Receive) -> None:

@@ -34,6 +34,7 @@ from durably.edge.calls import (
 )
 from durably.edge.traffic import Exchange, Traffic
 from durably.errors import Internal, Refusal, Status, Unimplemented
+from durably.service.access import CALLER
 from durably.service.admission import Call, Rpc
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class GrpcApp:
                 reply = await self._answer(exchange, scope, receive)
             except Refusal as refusal:
                 status = refusal.status
-                await _send_refusal(send, refusal)
+                await send_refusal(send, refusal)
             else:
                 await _send_reply(send, reply)
                 status = Status.OK
@@ -159,7 +160,8 @@ class GrpcApp:
             raise Unimplemented(f"unknown method {path}")
         request = exchange.request = self._request(rpc, body, metadata)
         limit_ns = timeout_ns(metadata)
-        call = Call(rpc.name, metadata, self._clock() + limit_ns if limit_ns else 0)
+        deadline_ns = self._clock() + limit_ns if limit_ns else 0
+        call = Call(rpc.name, metadata, deadline_ns, CALLER.get())
         reply = exchange.reply = await answer(rpc, request, call, limit_ns, receive)
         return reply.SerializeToString()
 
@@ -247,7 +249,7 @@ def _frame(message: bytes) -> bytes:
     return b"\x00" + len(message).to_bytes(4, "big") + message
 
 
-async def _send_refusal(send: Send, refusal: Refusal) -> None:
+async def send_refusal(send: Send, refusal: Refusal) -> None:
     """A response without a body: its status is in its headers (gRPC's Trailers-Only)."""
     headers = [*HEADERS, *status_headers(refusal)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})

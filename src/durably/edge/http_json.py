@@ -5,7 +5,7 @@
 
 Rule 1: nothing is decided here: a request becomes the RPC's own message, and its reply JSON.
 Rule 2: a browser on another site cannot change anything: a body must be declared to be JSON, which such
-        a site may not do without asking first, and a request that names another origin is refused.
+        a site may not do without asking first.
 """
 
 import json
@@ -29,7 +29,7 @@ from durably.edge.calls import (
     Scope,
     Send,
     answer,
-    check_origin,
+    as_sent,
     read_body,
     unless_gone,
 )
@@ -43,6 +43,7 @@ from durably.errors import (
     Refusal,
     Status,
 )
+from durably.service.access import CALLER
 from durably.service.admission import Call, Rpc
 from durably.version import VERSION
 
@@ -66,7 +67,7 @@ class HttpJson:
         self._openapi = b""
 
     def serves(self, scope: Scope) -> bool:
-        path = _path(scope)
+        path = as_sent(scope)
         return path == OPENAPI_PATH or bool(self._router.find(path)[0])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,7 +97,7 @@ class HttpJson:
         return None
 
     def _methods(self, scope: Scope) -> list[str]:
-        path = _path(scope)
+        path = as_sent(scope)
         return ["GET"] if path == OPENAPI_PATH else sorted(self._router.find(path)[0])
 
     async def _answer(
@@ -107,7 +108,7 @@ class HttpJson:
         receive: Receive,
         pretty: bool,
     ) -> bytes:
-        path = _path(scope)
+        path = as_sent(scope)
         body = await read_body(receive, self._bytes_max)
         if path == OPENAPI_PATH:
             return self._document()
@@ -120,14 +121,14 @@ class HttpJson:
             _check_declared(headers, body)
             payload_json.read(body or b"{}", request, shorthand=shorthand)
         else:
-            check_origin(headers)
             payload_json.fill(
                 _query(scope, cast(Descriptor, request.DESCRIPTOR)), request, shorthand=shorthand
             )
         for name, value in zip(route.variables, values, strict=True):
             _set(request, name, value)
         limit_ns = timeout_ns(headers)
-        call = Call(route.rpc.name, headers, self._clock() + limit_ns if limit_ns else 0)
+        deadline_ns = self._clock() + limit_ns if limit_ns else 0
+        call = Call(route.rpc.name, headers, deadline_ns, CALLER.get())
         reply = exchange.reply = await answer(route.rpc, request, call, limit_ns, receive)
         accepted = headers.get("accept", "")
         shorthand = "no-payload-shorthand" not in accepted
@@ -143,18 +144,12 @@ class HttpJson:
 # --- Requests ---------------------------------------------------------------------------------
 
 
-def _path(scope: Scope) -> str:
-    raw = scope.get("raw_path")
-    return raw.split(b"?")[0].decode("latin-1") if raw else str(scope["path"])
-
-
 def _is_pretty(scope: Scope, headers: Headers) -> bool:
     asked = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
     return "pretty" in asked or "pretty" in headers.get("accept", "")
 
 
 def _check_declared(headers: Headers, body: bytes) -> None:
-    check_origin(headers)
     kind = headers.get("content-type", "")
     if not JSON_TYPE.match(kind):
         raise InvalidArgument("send the header `content-type: application/json`")

@@ -90,7 +90,8 @@ class Mcp:
         self._manager = StreamableHTTPSessionManager(
             app=self._server(),
             stateless=True,
-            security_settings=_security(config),
+            # `gate.py` looks at names and origins, for all paths.
+            security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
             max_request_body_size=config.message_bytes_max,
         )
         self._started: asyncio.Future[None] | None = None
@@ -448,18 +449,6 @@ class _refusals(contextlib.AbstractContextManager[None]):
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if isinstance(error, Refusal):
             raise MCPError(types.INVALID_PARAMS, error.message) from error
-
-
-def _security(config: Config) -> TransportSecuritySettings:
-    """On loopback, a name that leads here from elsewhere is refused: DNS rebinding."""
-    if config.host not in ("127.0.0.1", "::1", "localhost"):
-        return TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    hosts = ["127.0.0.1", "localhost", "[::1]"]
-    return TransportSecuritySettings(
-        enable_dns_rebinding_protection=True,
-        allowed_hosts=[f"{host}:*" for host in hosts] + hosts,
-        allowed_origins=[f"http://{host}:*" for host in hosts],
-    )
 
 
 async def _notify(context: Context, method: str, params: dict[str, Any]) -> None:

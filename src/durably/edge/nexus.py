@@ -7,7 +7,7 @@
     POST /nexus/callback                        the token says which namespace
 
 Rule 1: nothing is decided here: a request is read, one function is called, its outcome is written.
-Rule 2: a browser on another site cannot call: a request that names another origin is refused.
+Rule 2: the token by which a caller is known here is not passed on to the worker.
 
 Facts: https://github.com/nexus-rpc/api/blob/main/SPEC.md; the paths are those of Temporal's server.
 """
@@ -16,7 +16,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from urllib.parse import parse_qs, unquote
@@ -26,11 +26,10 @@ from temporalio.api.nexus.v1 import message_pb2 as nexus
 from durably.config import Config
 from durably.edge.calls import (
     ClientGone,
-    Headers,
     Receive,
     Scope,
     Send,
-    check_origin,
+    as_sent,
     read_body,
     unless_gone,
 )
@@ -45,6 +44,7 @@ from durably.engine.nexus_outcome import (
 )
 from durably.errors import Refusal
 from durably.service import nexus_failures, nexus_json, nexus_links
+from durably.service.access import CALLER, CHALLENGE
 from durably.service.callback_tokens import HEADER as TOKEN_HEADER
 from durably.service.nexus_calls import HandlerError, NexusCalls
 from durably.service.nexus_completions import Completion
@@ -89,7 +89,7 @@ class Nexus:
         self._bytes_max = config.message_bytes_max
 
     def serves(self, scope: Scope) -> bool:
-        path = _path(scope)
+        path = as_sent(scope)
         return any(each.fullmatch(path) for each in (QUEUES, ENDPOINTS, CALLBACK))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,7 +98,6 @@ class Nexus:
         whole = headers.get(FAILURE_SUPPORT) == "true"
         try:
             try:
-                check_origin(Headers(scope["headers"]))
                 body = await read_body(receive, self._bytes_max)
                 answer = await self._answer(scope, headers, body, whole)
             except HandlerError as error:
@@ -114,10 +113,17 @@ class Nexus:
         except ClientGone:
             pass
 
+    async def refuse(self, send: Send, refusal: Refusal) -> None:
+        """What is refused before it is read, in the words of Nexus."""
+        answer = _refused(refused(of_refusal(refusal), refusal.message), True)
+        if answer.status == 401:
+            answer = replace(answer, headers={**answer.headers, "www-authenticate": CHALLENGE})
+        await _send(send, answer)
+
     async def _answer(
         self, scope: Scope, headers: dict[str, str], body: bytes, whole: bool
     ) -> Answer:
-        path = _path(scope)
+        path = as_sent(scope)
         callback = CALLBACK.fullmatch(path)
         if callback is not None:
             namespace = unquote(callback[1]) if callback[1] else None
@@ -167,7 +173,7 @@ class Nexus:
             payload=payload,
             links=links,
         )
-        passed = _without(headers, "content-", "nexus-callback-")
+        passed = _passed_on(_without(headers, "content-", "nexus-callback-"))
         outcome = await self._calls.start(target, request, passed, timeout_s, failures=whole)
         return _outcome(outcome, whole)
 
@@ -187,7 +193,7 @@ class Nexus:
             service=service, operation=operation, operation_token=token, operation_id=token
         )
         timeout_s = _timeout_s(headers)
-        found = await self._calls.cancel(target, request, headers, timeout_s)
+        found = await self._calls.cancel(target, request, _passed_on(headers), timeout_s)
         return Answer(202) if found is None else _refused(found, whole, by_worker=True)
 
     async def _complete(
@@ -209,12 +215,6 @@ class Nexus:
 
 
 # --- Requests ---------------------------------------------------------------------------------
-
-
-def _path(scope: Scope) -> str:
-    """As it was sent: `%2F` is part of a name."""
-    raw = scope.get("raw_path") or scope["path"].encode()
-    return bytes(raw).decode("latin-1").partition("?")[0]
 
 
 def _query(scope: Scope) -> str:
@@ -239,6 +239,11 @@ def _stripped(headers: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 def _without(headers: Mapping[str, str], *prefixes: str) -> dict[str, str]:
     return {name: value for name, value in headers.items() if not name.startswith(prefixes)}
+
+
+def _passed_on(headers: dict[str, str]) -> dict[str, str]:
+    """Where tokens are asked for, `authorization` is for this server alone."""
+    return headers if CALLER.get() is None else _without(headers, "authorization")
 
 
 def _links(headers: Mapping[str, str], message: str) -> list[nexus.Link]:

@@ -2,6 +2,7 @@
 
 Rule 1: one row per RPC of the API's services; one that nobody answers is UNIMPLEMENTED, by name.
 Rule 2: a handler is a method named after its RPC in snake case: `start_workflow_execution`.
+Rule 3: whatever the way in, what a caller may not ask for is refused in `Rpc.answer`.
 """
 
 import re
@@ -17,6 +18,7 @@ from temporalio.api.testservice.v1 import service_pb2 as test_service
 from temporalio.api.workflowservice.v1 import service_pb2 as workflow_service
 
 from durably.errors import InvalidArgument, Refusal, Unimplemented
+from durably.service.access import CALLER, Caller
 
 Handler = Callable[[Any, "Call"], Awaitable[Message]]
 
@@ -30,6 +32,8 @@ class Call:
     """gRPC headers in lower case; of a repeated one the last."""
     deadline_ns: int = 0
     """When the caller stops waiting, nanoseconds since the epoch; 0: never."""
+    caller: Caller | None = None
+    """Whose token it has; None: no tokens are asked for, or the server itself calls."""
 
     def seconds_left(self, now_ns: int) -> float | None:
         return (self.deadline_ns - now_ns) / 1e9 if self.deadline_ns else None
@@ -67,6 +71,8 @@ class Rpc:
             )
         if self.namespaced and not request.namespace:  # type: ignore[attr-defined]
             raise InvalidArgument("Namespace not set on request.")
+        if call.caller is not None:
+            call.caller.check(self.name, request)
         known = self.learned.generation if self.learned is not None else 0
         try:
             return await self.handler(request, call)
@@ -130,9 +136,16 @@ def table(
 
 
 def answers(rows: Mapping[str, Rpc]) -> Callable[[str, Message], Awaitable[Message]]:
-    """(name of an RPC, its request) -> its response: for callers inside the server."""
+    """(name of an RPC, its request) -> its response: for the server's own work."""
     by_name = {row.name: row for row in rows.values()}
     return lambda name, request: by_name[name].answer(request, Call(name, {}))
+
+
+def answers_for_caller(rows: Mapping[str, Rpc]) -> Callable[[str, Message], Awaitable[Message]]:
+    """The same for what the server does for somebody: whoever makes the request that is being answered
+    must be allowed to ask for it."""
+    by_name = {row.name: row for row in rows.values()}
+    return lambda name, request: by_name[name].answer(request, Call(name, {}, caller=CALLER.get()))
 
 
 def _row(

@@ -8,10 +8,12 @@ import logging
 
 from durably.agents.convention import EXPOSE_PREFIX, Exposed, exposed
 from durably.errors import NotFound
+from durably.service.access import Role, need
 from durably.service.namespaces import Namespaces
 
 logger = logging.getLogger(__name__)
 
+LOOKING = "to see what is exposed"
 UNREADABLE_MAX = 1_000
 """So many faulty entries are remembered, to complain of each once."""
 
@@ -24,7 +26,9 @@ class Exposures:
         self._read: dict[str, Exposed | None] = {}
 
     def of(self, namespace: str) -> dict[str, Exposed]:
-        """By name, in the order of names. Raises NamespaceNotFound, NamespaceDeleted."""
+        """By name, in the order of names. Raises NamespaceNotFound, NamespaceDeleted, and what
+        `access.need` raises."""
+        need(Role.READ, namespace, LOOKING)
         data = self._namespaces.by_name(namespace).data
         found: dict[str, Exposed] = {}
         for key in sorted(data):
@@ -46,7 +50,8 @@ class Exposures:
         return {name: each for name, each in self.of(namespace).items() if each.tool}
 
     def agent(self, namespace: str, name: str) -> Exposed:
-        """Raises NotFound."""
+        """Raises NotFound, and what `access.need` raises."""
+        need(Role.READ, namespace, LOOKING)
         text = self._namespaces.by_name(namespace).data.get(EXPOSE_PREFIX + name, "")
         entry = self._entry(EXPOSE_PREFIX + name, text) if text else None
         if entry is None or not entry.agent:

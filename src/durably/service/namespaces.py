@@ -30,6 +30,7 @@ from durably.errors import (
     NotFound,
     Unavailable,
 )
+from durably.service.access import Role
 from durably.service.admission import Call
 from durably.store.store import Conflict, NamespaceRow, Store
 from durably.store.visibility_query import PREDEFINED, SYSTEM_COLUMNS
@@ -317,7 +318,12 @@ class Namespaces:
     async def list_namespaces(
         self, request: ws.ListNamespacesRequest, call: Call
     ) -> ws.ListNamespacesResponse:
-        names = sorted(self._by_name)
+        """Those in which the caller may read."""
+        names = sorted(
+            name
+            for name in self._by_name
+            if call.caller is None or call.caller.may(Role.READ, name)
+        )
         after = request.next_page_token.decode("utf-8", "replace")
         size = request.page_size or 100
         page = [name for name in names if name > after][:size]

@@ -14,13 +14,16 @@ from temporalio.api.nexus.v1 import message_pb2 as nexus
 from durably.config import Config
 from durably.engine.nexus_outcome import Refused, StartOutcome, refused
 from durably.errors import NamespaceDeleted, NamespaceNotFound, Refusal
-from durably.service import nexus_dispatch, nexus_errors
+from durably.service import access, nexus_dispatch, nexus_errors
+from durably.service.access import Role
 from durably.service.callback_tokens import CallbackTokens
 from durably.service.namespaces import Namespaces
 from durably.service.nexus_completions import Completion, NexusCompletions
 from durably.service.nexus_dispatch import NexusDispatch, Target, WorkerTarget
 from durably.service.nexus_endpoints import NexusEndpoints
 from durably.service.nexus_failures import RETRY_BEHAVIORS
+
+CALLING = "a Nexus operation"
 
 
 class HandlerError(Exception):
@@ -59,7 +62,8 @@ class NexusCalls:
     # --- Targets ------------------------------------------------------------------------------
 
     def of_queue(self, namespace: str, task_queue: str) -> Target:
-        """Workers that poll this queue. Raises HandlerError."""
+        """Workers that poll this queue. Raises HandlerError, and what `access.need` raises."""
+        access.need(Role.WRITE, namespace, CALLING)
         try:
             self._namespaces.id_of(namespace)
         except NamespaceNotFound as error:
@@ -77,6 +81,7 @@ class NexusCalls:
         target = nexus_dispatch.target_of(found.spec)
         if not isinstance(target, WorkerTarget):
             raise HandlerError("BAD_REQUEST", "invalid endpoint target")
+        access.need(Role.WRITE, target.namespace, CALLING)
         return target
 
     # --- Calls --------------------------------------------------------------------------------

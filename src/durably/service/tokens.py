@@ -10,6 +10,7 @@ from durably.engine.workflow_task import TaskReference
 from durably.errors import InvalidArgument
 
 INVALID_TASK_TOKEN = "Error deserializing task token."
+OTHER_NAMESPACE = "Operation requested with a token from a different namespace."
 
 
 class TaskToken(Struct, frozen=True, array_like=True):
@@ -80,7 +81,7 @@ def decode_task(data: bytes, namespace_id: str) -> TaskToken:
         raise InvalidArgument("Task token not set on request.")
     token = read_task(data)
     if token.namespace_id != namespace_id:
-        raise InvalidArgument("Operation requested with a token from a different namespace.")
+        raise InvalidArgument(OTHER_NAMESPACE)
     return token
 
 
@@ -98,7 +99,7 @@ def decode_query(data: bytes, namespace_id: str) -> QueryToken:
     except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidArgument("Invalid TaskToken.") from error
     if token.namespace_id != namespace_id:
-        raise InvalidArgument("Operation requested with a token from a different namespace.")
+        raise InvalidArgument(OTHER_NAMESPACE)
     return token
 
 
@@ -111,7 +112,7 @@ def decode_nexus_task(data: bytes, namespace_id: str) -> NexusTaskToken:
     except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidArgument(INVALID_TASK_TOKEN) from error
     if token.namespace_id != namespace_id:
-        raise InvalidArgument("Operation requested with a token from a different namespace.")
+        raise InvalidArgument(OTHER_NAMESPACE)
     return token
 
 

@@ -19,7 +19,7 @@ from durably.engine.transition import Transition
 from durably.engine.versioning import machine as versioning
 from durably.engine.versioning.version import Worker
 from durably.engine.workflow import ensure_running
-from durably.engine.workflow_task import Completion, TaskReference
+from durably.engine.workflow_task import Completion
 from durably.errors import InvalidArgument, NotFound
 from durably.histogram import Histogram
 from durably.service import search_attributes, tokens
@@ -38,7 +38,8 @@ from durably.service.replies import (
 )
 from durably.service.standalone_activities import find_activity
 from durably.service.task_queues import KINDS, TaskQueues
-from durably.service.transact import Executions, Granted, worker_of
+from durably.service.tokens import OTHER_NAMESPACE, TaskToken
+from durably.service.transact import Decide, Executions, Granted, R, worker_of
 from durably.service.workers import Workers
 from durably.service.workflows import check_execution, poll_seconds
 from durably.store.store import Commit, QueueKey, TaskKind, TaskRow
@@ -265,14 +266,14 @@ class WorkerTasks:
     ) -> ws.RespondWorkflowTaskCompletedResponse:
         token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
         try:
-            completed = await self._executions.transact(
-                token.execution_id,
+            completed = await self._transact(
+                token,
                 lambda t: commands.complete_workflow_task(
                     t, token.reference, request, self._context
                 ),
             )
         except BadCommand as bad:
-            await self._fail_for(token.execution_id, token.reference, bad, request)
+            await self._fail_for(token, bad, request)
             raise InvalidArgument(bad.message) from bad
         execution = await self._executions.known(token.execution_id)
         self._queries.answer_attached(execution, dict(request.query_results))
@@ -287,8 +288,7 @@ class WorkerTasks:
 
     async def _fail_for(
         self,
-        execution_id: int,
-        reference: TaskReference,
+        token: TaskToken,
         bad: BadCommand,
         request: ws.RespondWorkflowTaskCompletedRequest,
     ) -> None:
@@ -301,11 +301,22 @@ class WorkerTasks:
         completion = Completion(request.identity, request.binary_checksum)
 
         def fail(t: Transition) -> None:
-            workflow_task.in_flight(t.state, reference)
+            workflow_task.in_flight(t.state, token.reference)
             update.abandon_sent(t)
-            workflow_task.fail(t, reference, bad.cause, reason, completion)
+            workflow_task.fail(t, token.reference, bad.cause, reason, completion)
 
-        await self._executions.transact(execution_id, fail)
+        await self._transact(token, fail)
+
+    async def _transact(self, token: TaskToken, decide: Decide[R]) -> R:
+        """Decide for the execution of a token. Raises InvalidArgument if it is of another namespace than
+        the token says: tokens are not signed, and who may call may do so in one namespace alone."""
+
+        def checked(t: Transition) -> R:
+            if t.state.namespace_id != token.namespace_id:
+                raise InvalidArgument(OTHER_NAMESPACE)
+            return decide(t)
+
+        return await self._executions.transact(token.execution_id, checked)
 
     async def respond_workflow_task_failed(
         self, request: ws.RespondWorkflowTaskFailedRequest, call: Call
@@ -318,8 +329,8 @@ class WorkerTasks:
             request.binary_checksum,
             request.worker_version if request.HasField("worker_version") else None,
         )
-        await self._executions.transact(
-            token.execution_id,
+        await self._transact(
+            token,
             lambda t: workflow_task.fail(t, token.reference, cause, reason, completion),
         )
         return ws.RespondWorkflowTaskFailedResponse()
@@ -379,8 +390,8 @@ class WorkerTasks:
         self, request: ws.RespondActivityTaskCompletedRequest, call: Call
     ) -> ws.RespondActivityTaskCompletedResponse:
         token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
-        await self._executions.transact(
-            token.execution_id,
+        await self._transact(
+            token,
             lambda t: self._complete(t, token.scheduled_event_id, token.attempt, request),
         )
         return ws.RespondActivityTaskCompletedResponse()
@@ -390,8 +401,8 @@ class WorkerTasks:
     ) -> ws.RespondActivityTaskFailedResponse:
         token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
         _check_failure(request.failure)
-        await self._executions.transact(
-            token.execution_id,
+        await self._transact(
+            token,
             lambda t: self._fail(t, token.scheduled_event_id, token.attempt, request),
         )
         return ws.RespondActivityTaskFailedResponse()
@@ -401,8 +412,8 @@ class WorkerTasks:
     ) -> ws.RespondActivityTaskCanceledResponse:
         token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
         details = self._details(request)
-        await self._executions.transact(
-            token.execution_id,
+        await self._transact(
+            token,
             lambda t: activity.confirm_cancel(
                 t, token.scheduled_event_id, token.attempt, details, request.identity
             ),
@@ -414,8 +425,8 @@ class WorkerTasks:
     ) -> ws.RecordActivityTaskHeartbeatResponse:
         token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
         details = self._details(request)
-        answer = await self._executions.transact(
-            token.execution_id,
+        answer = await self._transact(
+            token,
             lambda t: activity.heartbeat(t, token.scheduled_event_id, token.attempt, details),
         )
         return ws.RecordActivityTaskHeartbeatResponse(

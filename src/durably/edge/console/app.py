@@ -20,6 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from durably.config import Config
+from durably.edge.calls import as_sent
 from durably.edge.console import guard
 from durably.edge.console.activities import Activities
 from durably.edge.console.agent import Agent
@@ -28,6 +29,7 @@ from durably.edge.console.batches import Batches
 from durably.edge.console.compare import Compare
 from durably.edge.console.deployments import Deployments
 from durably.edge.console.folds import Folds
+from durably.edge.console.login import Login
 from durably.edge.console.namespaces import Namespaces
 from durably.edge.console.nexus import Nexus
 from durably.edge.console.schedules import Schedules
@@ -42,6 +44,7 @@ from durably.edge.console.workflow_history import WorkflowHistory
 from durably.edge.console.workflow_list import WorkflowList
 from durably.edge.console.workflow_queries import WorkflowQueries
 from durably.errors import HTTP_STATUS, Refusal, Unimplemented
+from durably.service.access import CALLER, Access
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +70,12 @@ register_url_convertor("segment", Segment())
 class WebConsole:
     """Answers requests under /ui and /static."""
 
-    def __init__(self, ask: Ask, config: Config, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, ask: Ask, config: Config, clock: Callable[[], int], access: Access | None
+    ) -> None:
+        """`ask` asks as whoever looks at the page."""
         self._config = config
+        self._access = access
         self._site = Site(ask, config, clock)
         self._app = self._guarded(self._starlette())
 
@@ -80,7 +87,8 @@ class WebConsole:
         """Ends the streams of live pages."""
         self._site.stopping.set()
 
-    def _starlette(self) -> ASGIApp:
+    def routes(self) -> list[Route]:
+        """Every page, form and file."""
         site = self._site
         timelines = Folds(site, Timeline)
         groups = (
@@ -111,12 +119,17 @@ class WebConsole:
         ]
         for group in groups:
             routes += group.routes()
+        if self._access is not None:
+            routes[:0] = Login(site, self._access).routes()
+        return routes
+
+    def _starlette(self) -> ASGIApp:
         handlers: dict[Any, Any] = {
             Refusal: self._refused,
             HTTPException: self._not_there,
             Exception: self._broken,
         }
-        app = Starlette(routes=routes, exception_handlers=handlers)
+        app = Starlette(routes=self.routes(), exception_handlers=handlers)
         return GZipMiddleware(app, minimum_size=COMPRESSED_BYTES_MIN, compresslevel=4)
 
     def _guarded(self, app: ASGIApp) -> ASGIApp:
@@ -133,13 +146,13 @@ class WebConsole:
                 await send(message)
 
             request = Request(scope)
-            reason = guard.refusal(scope["method"], request.headers, self._config)
+            reason = guard.refusal(scope["method"], request.headers)
             if reason:
                 status = HTTPStatus.FORBIDDEN
                 refused = PlainTextResponse(reason + "\n", status_code=status)
                 await refused(scope, receive, with_headers)
             else:
-                await app({**scope, "path": _as_sent(scope)}, receive, with_headers)
+                await app({**scope, "path": as_sent(scope)}, receive, with_headers)
 
         return guarded
 
@@ -178,13 +191,10 @@ class WebConsole:
         return await self._failure(request, 500, "Internal error", message)
 
     async def _failure(self, request: Request, status: int, title: str, message: str) -> Response:
-        """Forms that are sent by script get the bare message, to be shown beside the form."""
-        if "text/plain" in request.headers.get("accept", ""):
+        """Forms that are sent by script get the bare message, to be shown beside the form; so does who is not
+        logged in, since the frame of a page shows the namespaces."""
+        nobody = self._access is not None and CALLER.get() is None
+        if nobody or "text/plain" in request.headers.get("accept", ""):
             return PlainTextResponse(message or title, status_code=status)
         values = await self._site.frame(request, "") | {"title": title, "message": message}
         return HTMLResponse(self._site.render("failure.html", values), status_code=status)
-
-
-def _as_sent(scope: Scope) -> str:
-    raw = scope.get("raw_path")
-    return raw.split(b"?")[0].decode("latin-1") if raw else str(scope["path"])

@@ -29,6 +29,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from durably.config import Config
 from durably.edge.console import payloads, units
 from durably.errors import InvalidArgument, Refusal
+from durably.service.access import CALLER
 from durably.version import VERSION
 
 Ask = Callable[[str, Message], Awaitable[Any]]
@@ -108,6 +109,7 @@ class Site:
             "path": request.url.path,
             "notice": self._notices.pop(request.query_params.get("notice", ""), ""),
             "now_ns": self.clock(),
+            "caller": caller.name if (caller := CALLER.get()) is not None else "",
         }
 
     def done(self, request: Request, place: str, notice: str) -> Response:
