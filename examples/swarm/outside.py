@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 from a2a.client import ClientConfig, ClientFactory
@@ -27,10 +28,10 @@ PATIENCE_S = 120.0
 
 async def ask_by_mcp(address: str) -> str:
     """The research agent, as a tool."""
-    meta = {"io.durably/call-key": "the question of the one outside"}
+    meta: Any = {"io.durably/call-key": "the question of the one outside"}
     async with McpClient(f"http://{address}/mcp/{RESEARCH}") as client:
         result = await client.call_tool("research", {"question": QUESTION}, meta=meta)
-    return str(result.content[0].text)
+    return "\n".join(each.text for each in result.content if each.type == "text")
 
 
 async def ask_by_a2a(address: str) -> str:

@@ -19,12 +19,10 @@ from contract import NAMESPACES
 
 SERVER, OUTSIDE = "server", "outside"
 LIBRARIES = ["pydantic_ai.durable_exec.temporal", "pydantic_ai.models.openai", "temporalio.worker"]
+Running = subprocess.Popen[bytes] | BaseProcess
 
 forked = multiprocessing.get_context("forkserver")
 forked.set_forkserver_preload(LIBRARIES)
-
-
-Running = subprocess.Popen[bytes] | BaseProcess
 
 
 def run_worker(name: str, address: str, folder: Path, environment: dict[str, str]) -> None:
@@ -70,11 +68,11 @@ class Swarm:
         if name == SERVER:
             self.running[name] = self._serve()
             return
+        where = (self.address, self.folder)
         if name == OUTSIDE:
-            body, arguments = run_outside, (self.address, self.folder)
+            process = forked.Process(target=run_outside, args=where)
         else:
-            body, arguments = run_worker, (name, self.address, self.folder, self.environment)
-        process = forked.Process(target=body, args=arguments, daemon=True)
+            process = forked.Process(target=run_worker, args=(name, *where, self.environment))
         process.start()
         self.running[name] = process
 
