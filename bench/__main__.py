@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import machine, report
-from bench.loads import LOADS
+from bench import loads, machine, operations, outside, report
 from bench.measure import Measurement, measure
 from bench.servers import COMMANDS, ROOT, profiled_command
 
+LOADS = loads.LOADS | operations.LOADS | outside.LOADS
 LoadName = StrEnum("LoadName", {name: name for name in LOADS})  # type: ignore[misc]
 ServerName = StrEnum("ServerName", {name: name for name in COMMANDS})  # type: ignore[misc]
 RESULTS = ROOT / "bench" / "RESULTS.md"
@@ -41,7 +41,7 @@ def run(
     measurements = asyncio.run(run_loads(names, str(only) if only else None, scale))
     found = report.rows(measurements)
     out.print(report.table(found))
-    for sentence in report.verdicts(found):
+    for sentence in [*report.verdicts(found), *report.overheads(found)]:
         out.print(sentence)
     if write:
         RESULTS.write_text(report.markdown(found, facts))
@@ -52,7 +52,7 @@ async def run_loads(names: list[str], only: str | None, scale: float) -> list[Me
     """Each load on each server; who goes first alternates, so that neither gains by it."""
     measurements = []
     for turn, name in enumerate(names):
-        servers = [server for server in COMMANDS if only in (None, server)]
+        servers = [server for server in LOADS[name].servers if only in (None, server)]
         for server in servers if turn % 2 == 0 else reversed(servers):
             with out.status(f"{name} on {server}"):
                 measured = await measure(LOADS[name], server, COMMANDS[server], scale)

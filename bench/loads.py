@@ -1,8 +1,8 @@
 """The loads, each a function of a client and a size.
 
 An action is what Temporal Cloud's pricing page calls one: a workflow started, an activity
-started, a signal or an update sent, a timer started, a schedule created. Nothing else is counted: not
-workflow tasks, not polls, not describes. https://docs.temporal.io/cloud/actions
+started, a signal or an update sent, a timer started, a schedule created, a Nexus operation started. Nothing else is
+counted: not workflow tasks, not polls, not describes. https://docs.temporal.io/cloud/actions
 
 Rule: a load returns only when the server has done all of it, and raises when any of it failed.
 """
@@ -27,6 +27,8 @@ from temporalio.client import (
 from temporalio.common import SearchAttributeKey
 from temporalio.contrib.workflow_streams import WorkflowStreamClient
 
+from bench import aims
+from bench.aims import Aims
 from bench.workflows import TASK_QUEUE, Counter, Inbox, Sleeper, Steps, Stream
 
 UNSERVED_QUEUE = "bench-nobody-polls"
@@ -68,8 +70,9 @@ class Load:
     worker: bool = True
     kept: str = ""
     prepare: Callable[[Client, int], Awaitable[int]] | None = None
-    aimed: bool = True
-    """Whether it is among the loads that throughput and CPU have an aim for."""
+    aims: Aims = aims.MANY_ACTIONS
+    servers: tuple[str, ...] = ("durably", "temporal")
+    """Those it can be run on."""
 
 
 def fresh_id() -> str:
@@ -285,16 +288,23 @@ LOADS = {
     for load in [
         Load("activity-1", "workflows of 1 activity", "workflow", 400, one_activity),
         Load("activity-20", "workflows of 20 activities", "workflow", 50, twenty_activities),
-        Load("sequential", "sequential activities of one workflow", "step", 100, sequential),
+        Load(
+            "sequential",
+            "sequential activities of one workflow",
+            "step",
+            100,
+            sequential,
+            aims=aims.STEPS_ALONE,
+        ),
         Load("signals", "signals to one workflow", "signal", 1000, signals),
-        Load("updates", "updates of one workflow", "update", 1000, updates, aimed=False),
+        Load("updates", "updates of one workflow", "update", 1000, updates, aims=aims.NONE),
         Load(
             "stream",
             f"items to each of {READERS} readers of one stream",
             "read",
             20,
             stream,
-            aimed=False,
+            aims=aims.NONE,
         ),
         Load("starts", "starts only", "start", 1000, starts, worker=False),
         Load("sleepers", "sleeping workflows", "start", 10_000, sleepers, kept="workflow asleep"),
@@ -306,7 +316,7 @@ LOADS = {
             schedules,
             worker=False,
             kept="schedule",
-            aimed=False,
+            aims=aims.NONE,
         ),
         Load(
             "firings",
@@ -316,7 +326,7 @@ LOADS = {
             firings,
             worker=False,
             prepare=prepare_firings,
-            aimed=False,
+            aims=aims.NONE,
         ),
     ]
 }

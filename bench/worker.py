@@ -11,6 +11,7 @@ import sys
 from temporalio.client import Client
 from temporalio.worker import PollerBehaviorSimpleMaximum, UnsandboxedWorkflowRunner, Worker
 
+from bench import operations
 from bench.workflows import ACTIVITIES, TASK_QUEUE, WORKFLOWS
 
 SLOTS = 200
@@ -23,14 +24,17 @@ async def work(address: str) -> None:
     worker = Worker(
         await Client.connect(address),
         task_queue=TASK_QUEUE,
-        workflows=WORKFLOWS,
+        workflows=[*WORKFLOWS, *operations.WORKFLOWS],
         activities=ACTIVITIES,
+        nexus_service_handlers=operations.HANDLERS,
         workflow_runner=UnsandboxedWorkflowRunner(),
         max_cached_workflows=CACHED_WORKFLOWS,
         max_concurrent_workflow_tasks=SLOTS,
         max_concurrent_activities=SLOTS,
+        max_concurrent_nexus_tasks=SLOTS,
         workflow_task_poller_behavior=PollerBehaviorSimpleMaximum(POLLERS),
         activity_task_poller_behavior=PollerBehaviorSimpleMaximum(POLLERS),
+        nexus_task_poller_behavior=PollerBehaviorSimpleMaximum(POLLERS),
     )
     await worker.run()
 

@@ -5,6 +5,7 @@ Rule: deterministic like any workflow, though the worker runs them outside the S
 
 import time
 from datetime import timedelta
+from typing import Any
 
 from temporalio import activity, workflow
 from temporalio.contrib.workflow_streams import WorkflowStream
@@ -94,5 +95,14 @@ class Stream:
         self._topic.publish(number)
 
 
-WORKFLOWS = [Steps, Inbox, Sleeper, Counter, Stream]
+@workflow.defn
+class Hello:
+    """What agents outside call: its argument is the arguments of a tool, or a message."""
+
+    @workflow.run
+    async def run(self, arguments: dict[str, Any]) -> str:
+        return "hello"
+
+
+WORKFLOWS = [Steps, Inbox, Sleeper, Counter, Stream, Hello]
 ACTIVITIES = [step]
