@@ -23,7 +23,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine.state import WorkflowState
 from durably.engine.transition import outstanding
-from durably.service import transact
+from durably.service import ids as id_source
 from durably.service.execution import rebuild
 from tests.crash import rules
 from tests.simulation.actors import WHERE, Client, Scheduler, Worker, insist
@@ -76,12 +76,12 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def simulate(seed: int, folder: Path) -> Outcome:
-    randomness, clock = transact._random, transact.time
+    randomness, clock = id_source._random, id_source.time
     loop = SimulatedLoop()
     try:
         return loop.run_until_complete(_simulate(seed, folder, loop))
     finally:
-        transact._random, transact.time = randomness, clock
+        id_source._random, id_source.time = randomness, clock
         loop.close()
 
 

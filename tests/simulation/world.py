@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 from durably import Server
 from durably.errors import Unavailable
 from durably.parts import Parts
-from durably.service import transact
+from durably.service import ids as id_source
 from durably.service.admission import Call, Rpc
 from durably.store import sqlite
 from durably.store.sqlite import SqliteStore
@@ -173,8 +173,8 @@ class World:
         self._crashed = asyncio.Event()
         self._calls: dict[asyncio.Future[Any], None] = {}
         ids = SeededIds(seed, loop)
-        transact._random = ids  # type: ignore[assignment]
-        transact.time = ids  # type: ignore[assignment]
+        id_source._random = ids  # type: ignore[assignment]
+        id_source.time = ids  # type: ignore[assignment]
 
     # --- The server ---------------------------------------------------------------------------
 
