@@ -50,7 +50,7 @@ from durably.service.workflow_options import WorkflowOptions
 from durably.service.workflow_pause import WorkflowPause
 from durably.service.workflow_rules import WorkflowRules
 from durably.service.workflows import Workflows
-from durably.store.store import Store
+from durably.store.store import Store, made_once
 
 FOREVER_NS = 50 * 365 * 24 * 3600 * 1_000_000_000
 
@@ -220,10 +220,4 @@ def _services(core: Core, nexus: NexusParts) -> tuple[object, ...]:
 
 
 async def _cluster_id(store: Store) -> str:
-    found = await store.metadata("cluster_id")
-    if found is None:
-        found = str(uuid.uuid4()).encode()
-        await store.put_metadata("cluster_id", found, once=True)
-        # Another server that shares the store may have been first.
-        found = await store.metadata("cluster_id") or found
-    return found.decode()
+    return (await made_once(store, "cluster_id", str(uuid.uuid4()).encode())).decode()

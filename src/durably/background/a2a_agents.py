@@ -98,14 +98,12 @@ class A2aAgents:
         passed = {name: header[name] for name in agent_outcomes.TRACING if name in header}
         try:
             value = agent_outcomes.input_of(request.payload)
-            match request.operation:
-                case "send":
-                    return await self._send(target, value, request.request_id, passed, timeout_s)
-                case _ if request.operation == OPERATION_ANSWER:
-                    return await self._answer(target, value, request.request_id, passed, timeout_s)
-                case _:
-                    message = f"the operations of an A2A agent are {SEND} and {OPERATION_ANSWER}"
-                    return refused("NOT_FOUND", message)
+            if request.operation == SEND:
+                return await self._send(target, value, request.request_id, passed, timeout_s)
+            if request.operation == OPERATION_ANSWER:
+                return await self._answer(target, value, request.request_id, passed, timeout_s)
+            message = f"the operations of an A2A agent are {SEND} and {OPERATION_ANSWER}"
+            return refused("NOT_FOUND", message)
         except Unreadable as error:
             return refused("BAD_REQUEST", str(error))
         except (RpcFailed, CallFailed, _NoInterface) as error:
@@ -212,12 +210,9 @@ class A2aAgents:
         known = {"task": task["id"]} | ({"seen": seen} if seen else {})
         return agent_outcomes.started(known, self._config.nexus_token_bytes_max)
 
-    async def look(self, target: AgentTarget, token: str, timeout_s: float) -> Look:
+    async def look(self, target: AgentTarget, known: Mapping[str, Any], timeout_s: float) -> Look:
         try:
-            known = agent_outcomes.known_of(token)
             task = await self._ask(target, "GetTask", {"id": known["task"]}, timeout_s)
-        except ValueError as error:
-            return refused("BAD_REQUEST", str(error))
         except (RpcFailed, CallFailed, _NoInterface) as error:
             return _refusal(error)
         if not isinstance(task, dict):
@@ -225,13 +220,10 @@ class A2aAgents:
         return _looked(task, str(known.get("seen", "")))
 
     async def cancel_operation(
-        self, target: AgentTarget, token: str, timeout_s: float
+        self, target: AgentTarget, known: Mapping[str, Any], timeout_s: float
     ) -> Refused | None:
         try:
-            known = agent_outcomes.known_of(token)
             await self._ask(target, "CancelTask", {"id": known["task"]}, timeout_s)
-        except ValueError as error:
-            return refused("BAD_REQUEST", str(error))
         except RpcFailed as failed:
             if failed.code == TASK_NOT_CANCELABLE:
                 return None  # It has ended, and its end is asked for.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
+from durably.background.under_way import UnderWay
 from durably.engine.batch import machine
 from durably.engine.batch.state import BatchState
 from durably.engine.state import BatchTarget
@@ -63,22 +64,11 @@ class BatchWork:
         self._executions = executions
         self._batches = batches
         self._answer = answer
-        self._under_way: dict[int, asyncio.Task[None]] = {}
+        self.under_way = UnderWay()
 
     def begin(self, batch: Execution[BatchState]) -> None:
         """Work on a batch until it closes. One that is worked on already is left alone."""
-        execution_id = batch.execution_id
-        if execution_id not in self._under_way:
-            task = asyncio.create_task(self._work_logged(execution_id))
-            self._under_way[execution_id] = task
-            task.add_done_callback(lambda _: self._under_way.pop(execution_id, None))
-
-    def working(self) -> bool:
-        return bool(self._under_way)
-
-    def close(self) -> None:
-        for task in list(self._under_way.values()):
-            task.cancel()
+        self.under_way.begin(batch.execution_id, self._work_logged, batch.execution_id)
 
     async def _work_logged(self, execution_id: int) -> None:
         """Work that ends early is left to the batch's deadline, which asks for it again."""

@@ -19,6 +19,7 @@ from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.addresses import destination_of
 from durably.background.outbound_http import CallFailed, OutboundHttp, Reply
+from durably.background.under_way import UnderWay
 from durably.engine.callback import completion as completions
 from durably.engine.callback import machine
 from durably.engine.callback.completion import Completion
@@ -83,25 +84,14 @@ class CallbackDeliveries:
         self._http = http
         self._breakers = breakers
         self._completions = completions
-        self._under_way: dict[tuple[int, str], asyncio.Task[None]] = {}
+        self.under_way = UnderWay()
         self._waiting: dict[Destination, set[tuple[int, InvokeCallback]]] = {}
         self._slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def begin(self, execution: Execution[Any], callback_id: str) -> None:
         """Have one call made, unless that is under way."""
         key = (execution.execution_id, callback_id)
-        if key in self._under_way:
-            return
-        task = asyncio.create_task(self._deliver_logged(*key))
-        self._under_way[key] = task
-        task.add_done_callback(lambda _: self._under_way.pop(key, None))
-
-    def working(self) -> bool:
-        return bool(self._under_way)
-
-    def close(self) -> None:
-        for task in list(self._under_way.values()):
-            task.cancel()
+        self.under_way.begin(key, self._deliver_logged, *key)
 
     async def _deliver_logged(self, execution_id: int, callback_id: str) -> None:
         """One that fails without a record is left to the execution's deadline, which asks again."""

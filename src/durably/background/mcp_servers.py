@@ -138,12 +138,9 @@ class McpServers:
             case _:
                 return _ended(result)
 
-    async def look(self, target: AgentTarget, token: str, timeout_s: float) -> Look:
+    async def look(self, target: AgentTarget, known: Mapping[str, Any], timeout_s: float) -> Look:
         try:
-            known = agent_outcomes.known_of(token)
             task = await self._ask(target, "tasks/get", {"taskId": known["task"]}, timeout_s)
-        except ValueError as error:
-            return refused("BAD_REQUEST", str(error))
         except (RpcFailed, CallFailed) as error:
             return json_rpc.refusal(error, KINDS)
         if not isinstance(task, dict):
@@ -168,13 +165,10 @@ class McpServers:
                 return StillRunning(interval / 1e3 if isinstance(interval, int | float) else 0.0)
 
     async def cancel_operation(
-        self, target: AgentTarget, token: str, timeout_s: float
+        self, target: AgentTarget, known: Mapping[str, Any], timeout_s: float
     ) -> Refused | None:
         try:
-            known = agent_outcomes.known_of(token)
             await self._ask(target, "tasks/cancel", {"taskId": known["task"]}, timeout_s)
-        except ValueError as error:
-            return refused("BAD_REQUEST", str(error))
         except (RpcFailed, CallFailed) as error:
             return json_rpc.refusal(error, KINDS)
         return None

@@ -82,9 +82,10 @@ class NexusDeliveries:
             return NO_ENDPOINT
         now_ns = self._executions.clock()
         # Who has nothing but the call may take as long as the work takes.
-        agent = isinstance(target, AgentTarget)
-        limit_s = self._config.agent_call_timeout_s if agent else 0.0
-        timeout_s = self._seconds_left(operation, now_ns, limit_s)
+        config = self._config
+        is_agent = isinstance(target, AgentTarget)
+        limit_s = config.agent_call_timeout_s if is_agent else config.nexus_request_timeout_s
+        timeout_s = _seconds_left(operation, now_ns, limit_s)
         destination = (state.namespace_id, scheduled.endpoint)
         if timeout_s <= 0 or not self._breakers.allows(destination):
             return None
@@ -138,7 +139,7 @@ class NexusDeliveries:
         if target is None:
             return True, NO_ENDPOINT
         now_ns = self._executions.clock()
-        timeout_s = self._seconds_left(operation, now_ns)
+        timeout_s = _seconds_left(operation, now_ns, self._config.nexus_request_timeout_s)
         destination = (state.namespace_id, scheduled.endpoint)
         if timeout_s <= 0 or not self._breakers.allows(destination):
             return False, None
@@ -158,12 +159,6 @@ class NexusDeliveries:
     def _target(self, scheduled: history.NexusOperationScheduledEventAttributes) -> Target | None:
         endpoint = self._endpoints.find(scheduled.endpoint_id, scheduled.endpoint)
         return nexus_dispatch.target_of(endpoint.spec) if endpoint is not None else None
-
-    def _seconds_left(self, operation: NexusOperation, now_ns: int, limit_s: float = 0.0) -> float:
-        """For one request: no longer than the operation has left. `limit_s` 0: as for any handler."""
-        limit_s = limit_s or self._config.nexus_request_timeout_s
-        ends = [at_ns for at_ns, _ in nexus_operation.timeouts(operation)]
-        return min([limit_s, *((at_ns - now_ns) / 1e9 for at_ns in ends)])
 
     def _token(self, state: HistoryState, operation: NexusOperation) -> str:
         return self._tokens.sign(
@@ -228,3 +223,9 @@ def _operation_timeout(operation: NexusOperation, now_ns: int) -> dict[str, str]
     if close_ns:
         limits.append(operation.scheduled_ns + close_ns - now_ns)
     return {OPERATION_TIMEOUT: duration(min(limits) / 1e9)} if limits else {}
+
+
+def _seconds_left(operation: NexusOperation, now_ns: int, limit_s: float) -> float:
+    """For one request: no longer than the operation has left."""
+    ends = [at_ns for at_ns, _ in nexus_operation.timeouts(operation)]
+    return min([limit_s, *((at_ns - now_ns) / 1e9 for at_ns in ends)])

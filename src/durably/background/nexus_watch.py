@@ -11,6 +11,7 @@ import asyncio
 import logging
 from typing import Any
 
+from durably.background.under_way import UnderWay
 from durably.config import Config
 from durably.engine import nexus_operation
 from durably.engine.nexus_outcome import Ended, Refused, Unsuccessful, refused
@@ -44,23 +45,12 @@ class NexusWatch:
         self._endpoints = endpoints
         self._dispatch = dispatch
         self._breakers = breakers
-        self._under_way: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self.under_way = UnderWay()
 
     def begin(self, execution: Execution[Any], scheduled_event_id: int) -> None:
         """Have an operation watched, unless it is."""
         key = (execution.execution_id, scheduled_event_id)
-        if key in self._under_way:
-            return
-        task = asyncio.create_task(self._watch_logged(*key))
-        self._under_way[key] = task
-        task.add_done_callback(lambda _: self._under_way.pop(key, None))
-
-    def working(self) -> bool:
-        return bool(self._under_way)
-
-    def close(self) -> None:
-        for task in list(self._under_way.values()):
-            task.cancel()
+        self.under_way.begin(key, self._watch_logged, *key)
 
     async def _watch_logged(self, execution_id: int, scheduled_event_id: int) -> None:
         """One that fails is left to the execution's deadline, which asks for it again."""

@@ -98,6 +98,7 @@ class Outbox:
         self._nexus = nexus
         self._watch = watch
         self._callbacks = callbacks
+        self._beside = (batches.under_way, watch.under_way, callbacks.under_way)
         self._slots = asyncio.Semaphore(CONCURRENT_DELIVERIES)
         self._request_slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
         self._under_way: dict[_Key, asyncio.Task[None]] = {}
@@ -127,9 +128,8 @@ class Outbox:
         finally:
             for task in list(self._under_way.values()):
                 task.cancel()
-            self._batches.close()
-            self._watch.close()
-            self._callbacks.close()
+            for each in self._beside:
+                each.close()
 
     def _done(self, key: _Key, task: "asyncio.Task[None]") -> None:
         del self._under_way[key]
@@ -145,8 +145,7 @@ class Outbox:
     def delivering(self) -> bool:
         """Whether anything is on its way, or waits to be."""
         waiting = not self._executions.deliveries.empty()
-        parts = (self._batches, self._watch, self._callbacks)
-        working = any(each.working() for each in parts)
+        working = any(each.working() for each in self._beside)
         return waiting or bool(self._under_way) or working
 
     async def _deliver_at_once(self, key: _Key) -> None:

@@ -35,7 +35,7 @@ from msgspec import Struct
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.errors import PermissionDenied, Unauthenticated
-from durably.store.store import Store
+from durably.store.store import Store, made_once
 
 TOKEN_BYTES = 32
 TOKEN_PREFIX = "durably_"
@@ -43,6 +43,7 @@ EVERYWHERE = "*"
 SESSION_S = 12 * 3600
 """How long somebody stays logged in to the console."""
 KEY_NAME = "session_key"
+KEY_BYTES = 32
 
 CHALLENGE = 'Bearer realm="durably"'
 """What a reply over HTTP says that has the status 401."""
@@ -204,11 +205,7 @@ class Access:
     @classmethod
     async def of_store(cls, file: str, store: Store, clock: Callable[[], int]) -> "Access":
         """The key is made once, and kept: sessions go on after a restart, and at other servers."""
-        key = await store.metadata(KEY_NAME)
-        if key is None:
-            await store.put_metadata(KEY_NAME, os.urandom(32), once=True)
-            key = await store.metadata(KEY_NAME)
-            assert key is not None
+        key = await made_once(store, KEY_NAME, os.urandom(KEY_BYTES))
         return cls(Path(file), key, clock)
 
     def load(self) -> int:

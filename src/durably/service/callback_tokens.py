@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from durably.errors import InvalidArgument
-from durably.store.store import Store
+from durably.store.store import Store, made_once
 
 HEADER = "temporal-callback-token"
 """The header that carries a token to the handler and back."""
@@ -50,13 +50,7 @@ class CallbackTokens:
     @classmethod
     async def of_store(cls, store: Store) -> "CallbackTokens":
         """The key is made once, and kept."""
-        key = await store.metadata(KEY_NAME)
-        if key is None:
-            key = os.urandom(KEY_BYTES)
-            await store.put_metadata(KEY_NAME, key, once=True)
-            # Another server that shares the store may have been first.
-            key = await store.metadata(KEY_NAME) or key
-        return cls(key)
+        return cls(await made_once(store, KEY_NAME, os.urandom(KEY_BYTES)))
 
     def sign(self, token: CallbackToken) -> str:
         said = _encoder.encode(token)

@@ -26,7 +26,7 @@ from durably.engine.nexus_outcome import (
     refused_with,
 )
 from durably.errors import NamespaceDeleted, NamespaceNotFound
-from durably.service import agent_targets, nexus_failures, nexus_links
+from durably.service import agent_outcomes, agent_targets, nexus_failures, nexus_links
 from durably.service.describe import set_time
 from durably.service.durable_calls import json_payload
 from durably.service.namespaces import Namespaces
@@ -128,10 +128,13 @@ class AgentCaller(Protocol):
     ) -> StartOutcome: ...
 
     async def cancel_operation(
-        self, target: AgentTarget, token: str, timeout_s: float
-    ) -> Refused | None: ...
+        self, target: AgentTarget, known: Mapping[str, Any], timeout_s: float
+    ) -> Refused | None:
+        """`known`: what the operation's token says, as `agent_outcomes.known_of` has it."""
 
-    async def look(self, target: AgentTarget, token: str, timeout_s: float) -> Look: ...
+    async def look(
+        self, target: AgentTarget, known: Mapping[str, Any], timeout_s: float
+    ) -> Look: ...
 
     async def offered(self, target: AgentTarget, timeout_s: float) -> list[Offered] | Refused: ...
 
@@ -199,14 +202,26 @@ class NexusDispatch:
             case ExternalTarget():
                 return await self._external.cancel_operation(target, request, header, timeout_s)
             case AgentTarget():
-                caller = self._agents[target.protocol]
-                return await caller.cancel_operation(target, request.operation_token, timeout_s)
+                return await self._cancel_at_agent(target, request.operation_token, timeout_s)
             case _:
                 assert_never(target)
 
     async def look(self, target: AgentTarget, token: str, timeout_s: float) -> Look:
         """How an operation stands whose handler does not call back."""
-        return await self._agents[target.protocol].look(target, token, timeout_s)
+        try:
+            known = agent_outcomes.known_of(token)
+            return await self._agents[target.protocol].look(target, known, timeout_s)
+        except ValueError as error:
+            return refused("BAD_REQUEST", str(error))
+
+    async def _cancel_at_agent(
+        self, target: AgentTarget, token: str, timeout_s: float
+    ) -> Refused | None:
+        try:
+            known = agent_outcomes.known_of(token)
+            return await self._agents[target.protocol].cancel_operation(target, known, timeout_s)
+        except ValueError as error:
+            return refused("BAD_REQUEST", str(error))
 
     async def _ask(
         self,

@@ -10,7 +10,7 @@ import hmac
 import os
 
 from durably.errors import InvalidArgument
-from durably.store.store import Store
+from durably.store.store import Store, made_once
 
 KEY_NAME = "request_state_key"
 KEY_BYTES = 32
@@ -25,11 +25,7 @@ class RequestStates:
     @classmethod
     async def of_store(cls, store: Store) -> "RequestStates":
         """The key is made once, and kept."""
-        key = await store.metadata(KEY_NAME)
-        if key is None:
-            key = os.urandom(KEY_BYTES)
-            await store.put_metadata(KEY_NAME, key)
-        return cls(key)
+        return cls(await made_once(store, KEY_NAME, os.urandom(KEY_BYTES)))
 
     def sign(self, namespace: str, tool: str, call_id: str) -> str:
         return f"{call_id}.{self._signature(namespace, tool, call_id)}"

@@ -383,3 +383,13 @@ class Store(Protocol):
         """(group, count) for each group; one with group None without GROUP BY."""
 
     async def close(self) -> None: ...
+
+
+async def made_once(store: Store, key: str, made: bytes) -> bytes:
+    """A fact about the store that never changes: what it is, or from now on `made`."""
+    found = await store.metadata(key)
+    if found is None:
+        await store.put_metadata(key, made, once=True)
+        # Another server that shares the store may have been first.
+        found = await store.metadata(key) or made
+    return found

@@ -8,10 +8,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.routing import Route
 
-from durably.agents.calls import Tokens
 from durably.agents.steps import Step
-from durably.edge.console.agent_run import AgentRun, ChildRun, Turn
+from durably.edge.console.agent_run import AgentRun, ChildRun, Turn, cost_of, tokens_of
 from durably.edge.console.folds import Folds, Run, events_max_of
+from durably.edge.console.paging import page_start
 from durably.edge.console.site import Site
 from durably.edge.console.workflow import describe, head_of, run_of, until_changed
 from durably.errors import NotFound
@@ -41,10 +41,7 @@ class Agent:
         head = head_of(run, description, "agent", self._site.clock())
         count = len(calls)
         asked = request.query_params.get("from", "")
-        last_page = max(0, count - 1) // CALLS_PER_PAGE * CALLS_PER_PAGE
-        first = last_page if head["is_open"] else 0
-        if asked.isdecimal() and len(asked) < 10:
-            first = min(int(asked) // CALLS_PER_PAGE * CALLS_PER_PAGE, last_page)
+        first = page_start(asked, count, CALLS_PER_PAGE, at_end=head["is_open"])
         end_ns = head["row"]["close_ns"] or self._site.clock()
         return head | {
             "calls": calls[first : first + CALLS_PER_PAGE],
@@ -141,15 +138,9 @@ def by_model(calls: list[Turn]) -> list[dict[str, Any]]:
 def _summed(calls: list[Turn]) -> dict[str, Any]:
     return {
         "calls": len(calls),
-        "tokens": sum((call.tokens for call in calls), Tokens()),
+        "tokens": tokens_of(calls),
         "cost": money_text(cost_of(calls)),
     }
-
-
-def cost_of(calls: list[Turn]) -> Decimal | None:
-    """Of those whose price is known; None if it is of none."""
-    known = [call.cost for call in calls if call.cost is not None]
-    return sum(known, Decimal()) if known else None
 
 
 def money_text(dollars: Decimal | None) -> str:

@@ -194,6 +194,16 @@ def _used(step: Step, call: ToolCall, note: str) -> Used:
     return Used(step, visible(call.name)[:200], shown(call.arguments), call.id, result, note)
 
 
+def tokens_of(turns: Iterable[Turn]) -> Tokens:
+    return sum((turn.tokens for turn in turns), Tokens())
+
+
+def cost_of(turns: Iterable[Turn]) -> Decimal | None:
+    """In dollars, of those whose price is known; None if it is of none."""
+    known = [turn.cost for turn in turns if turn.cost is not None]
+    return sum(known, Decimal()) if known else None
+
+
 class Askers:
     """Which call of a model asked for a tool. `turns` are in their order."""
 

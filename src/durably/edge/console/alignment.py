@@ -20,7 +20,7 @@ from markupsafe import Markup
 from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.agents.calls import Tokens
-from durably.edge.console.agent_run import AgentRun, Turn
+from durably.edge.console.agent_run import AgentRun, Turn, cost_of, tokens_of
 from durably.edge.console.payloads import all_payloads, is_encrypted
 from durably.edge.console.timeline import Kind, Outcome, Span, Timeline
 
@@ -56,12 +56,11 @@ class Did:
 
     @property
     def tokens(self) -> Tokens:
-        return sum((turn.tokens for turn in self.turns), Tokens())
+        return tokens_of(self.turns)
 
     @property
     def cost(self) -> Decimal | None:
-        known = [turn.cost for turn in self.turns if turn.cost is not None]
-        return sum(known, Decimal()) if known else None
+        return cost_of(self.turns)
 
 
 @dataclass(slots=True)

@@ -15,11 +15,11 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
-from durably.agents.calls import Tokens
 from durably.edge.console import agent, events, payloads
-from durably.edge.console.agent_run import Turn
+from durably.edge.console.agent_run import Turn, cost_of, tokens_of
 from durably.edge.console.alignment import ASIDE, Deeds, Did, Pair, align, marked
 from durably.edge.console.folds import Folds, Run, events_from, events_max_of
+from durably.edge.console.paging import page_start
 from durably.edge.console.rows import workflow_row
 from durably.edge.console.site import Site
 from durably.edge.console.timeline import line_of
@@ -76,7 +76,7 @@ class Compare:
         pairs = await self._pairs(*sides)
         only = asked.get("only") == "differences"
         shown = [pair for pair in pairs if not (only and pair.is_same)]
-        first = _page_of(asked.get("from", ""), len(shown))
+        first = page_start(asked.get("from", ""), len(shown), PAIRS_PER_PAGE)
         return {
             "namespace": namespace,
             "candidates": None,
@@ -254,7 +254,7 @@ def facts(left: Side, right: Side) -> list[dict[str, str]]:
     """Each with what it is on both sides, and by how much the right one differs."""
     rows = (left.row, right.row)
     calls = [side.deeds.agent.turns() for side in (left, right)]
-    tokens = [sum((turn.tokens for turn in some), Tokens()) for some in calls]
+    tokens = [tokens_of(some) for some in calls]
     found = [
         {"name": "Status", "left": rows[0]["status"], "right": rows[1]["status"], "by": ""},
         _fact("Lasted", [row["duration_ns"] for row in rows], _lasted),
@@ -262,7 +262,7 @@ def facts(left: Side, right: Side) -> list[dict[str, str]]:
     ]
     if any(calls):
         uses = [sum(len(turn.tools) for turn in some) for some in calls]
-        costs = [agent.cost_of(some) for some in calls]
+        costs = [cost_of(some) for some in calls]
         found += [
             _fact("Model calls", [len(some) for some in calls], _number),
             _fact("Tool calls", uses, _number),
@@ -320,12 +320,3 @@ def run_named(namespace: str, text: str) -> Run:
 
 def side_name(run: Run) -> str:
     return f"{run.workflow_id}/{run.run_id}"
-
-
-def _page_of(asked: str, count: int) -> int:
-    last_page = max(0, count - 1) // PAIRS_PER_PAGE * PAIRS_PER_PAGE
-    return (
-        min(int(asked) // PAIRS_PER_PAGE * PAIRS_PER_PAGE, last_page)
-        if asked.isdecimal() and len(asked) < 10
-        else 0
-    )

@@ -67,7 +67,7 @@ class Survey:
     def __init__(self, site: Site, namespace: str, where: str) -> None:
         self._site = site
         self._namespace = namespace
-        self._where = f"({where}) AND " if where else ""
+        self._where = f"({where})" if where else ""
         self._closed = Tally()
         self._seen: set[str] = set()
         self._waiting: deque[_Reading] = deque()
@@ -109,9 +109,7 @@ class Survey:
 
     async def _look_again(self, until: float) -> None:
         """How many there are, and what the open ones have done; from here the newest are listed anew."""
-        counted = ws.CountWorkflowExecutionsRequest(
-            namespace=self._namespace, query=self._where.removesuffix(" AND ")
-        )
+        counted = ws.CountWorkflowExecutionsRequest(namespace=self._namespace, query=self._where)
         self.found = (await self._site.ask("CountWorkflowExecutions", counted)).count
         answer = await self._list("CloseTime IS NULL", OPEN_MAX, b"")
         still = {}
@@ -143,7 +141,7 @@ class Survey:
             "ListWorkflowExecutions",
             ws.ListWorkflowExecutionsRequest(
                 namespace=self._namespace,
-                query=self._where + condition,
+                query=f"{self._where} AND {condition}" if self._where else condition,
                 page_size=count,
                 next_page_token=token,
             ),

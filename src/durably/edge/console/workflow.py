@@ -15,6 +15,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.edge.console import drawing, failures, payloads
 from durably.edge.console.folds import Folds, Run, events_from, events_max_of
+from durably.edge.console.paging import page_start
 from durably.edge.console.rows import status_of, words, workflow_row
 from durably.edge.console.site import REFRESH_S, Site, workflow_at
 from durably.edge.console.timeline import Kind, Timeline, under_way
@@ -123,11 +124,7 @@ class Workflow:
     ) -> dict[str, Any]:
         """A page of the timeline's rows: the one that is asked for, else the last of a run that goes on."""
         count = len(timeline.spans)
-        last_page = max(0, (count - 1) // ROWS_PER_PAGE * ROWS_PER_PAGE)
-        if asked.isdecimal() and len(asked) < 10:
-            first = min(int(asked) // ROWS_PER_PAGE * ROWS_PER_PAGE, last_page)
-        else:
-            first = last_page if is_open else 0
+        first = page_start(asked, count, ROWS_PER_PAGE, at_end=is_open)
         shown = timeline.spans[first : first + ROWS_PER_PAGE]
         shown = under_way(shown, description.pending_activities)
         now_ns = self._site.clock() if is_open else timeline.end_ns or timeline.last_ns

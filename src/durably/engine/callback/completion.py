@@ -48,6 +48,13 @@ def _succeeded(
     return Completion(SUCCEEDED, first, None, start_ns, close_ns, (link,))
 
 
+def _without_result(
+    state: StandaloneActivityState | StandaloneNexusState, canceled: bool, link: common.Link
+) -> Completion:
+    how = CANCELED if canceled else FAILED
+    return Completion(how, None, state.failure, state.start_ns, state.close_ns, (link,))
+
+
 # --- Workflows --------------------------------------------------------------------------------
 
 
@@ -140,8 +147,7 @@ def of_activity(state: StandaloneActivityState) -> Completion:
         outcome = activities.ActivityExecutionOutcome(result=state.result)
         return _succeeded(outcome.result, state.start_ns, state.close_ns, link)
     canceled = state.status == activity_enums.ACTIVITY_EXECUTION_STATUS_CANCELED
-    how = CANCELED if canceled else FAILED
-    return Completion(how, None, state.failure, state.start_ns, state.close_ns, (link,))
+    return _without_result(state, canceled, link)
 
 
 # --- Standalone Nexus operations --------------------------------------------------------------
@@ -157,5 +163,4 @@ def of_operation(state: StandaloneNexusState) -> Completion:
         times = state.start_ns, state.close_ns
         return Completion(SUCCEEDED, state.result, None, *times, (link,))
     canceled = state.status == nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_CANCELED
-    how = CANCELED if canceled else FAILED
-    return Completion(how, None, state.failure, state.start_ns, state.close_ns, (link,))
+    return _without_result(state, canceled, link)
