@@ -1,6 +1,7 @@
-"""One server with real runs and one real browser for all of the console's tests.
+"""A server with real runs for each file of the console's tests, and one real browser for all of them.
 
-A test gets a page of its own; what the browser complained of (scripts, the content security policy)
+What one file starts, no other sees: the order in which files run changes nothing. A test gets a page
+of its own; what the browser complained of (scripts, the content security policy)
 fails the test.
 """
 
@@ -63,7 +64,7 @@ class World:
         return self.place(f"/workflows/{workflow_id}/{found.run_id}{more}")
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     folder: Path = tmp_path_factory.mktemp("console")
     async with Server(store=f"sqlite:///{folder}/store.db", port=0) as server:
