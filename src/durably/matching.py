@@ -112,6 +112,8 @@ class Queue:
     """The polls that wait, first come first served; a poll leaves it from any place."""
     backlog: Backlog = field(default_factory=Backlog)
     pollers: OrderedDict[str, PollerSeen] = field(default_factory=OrderedDict)
+    polled_ns: int = 0
+    """When a worker last waited, one that has left since among them; 0: never."""
     loaded: bool = False
     """Whether what the store has of it - configuration, older tasks - has been read."""
     limits: QueueLimits = field(default_factory=QueueLimits)
@@ -431,6 +433,7 @@ class Matching:
             _expire(poll)
         queue.waiting.clear()
         queue.pollers.clear()
+        queue.polled_ns = 0
 
     def forget_namespace(self, namespace_id: str) -> None:
         """All its queues go; who polls them is answered with nothing."""
@@ -454,6 +457,13 @@ class Matching:
             return True
         since = self._clock() - within_ns
         return any(seen.at_ns >= since for seen in queue.pollers.values())
+
+    def polled_lately(self, key: QueueKey, within_ns: int) -> bool:
+        """As `polled_within`; a worker that has left as it should counts too: it may come back."""
+        queue = self._queues.get(key)
+        return self.polled_within(key, within_ns) or (
+            queue is not None and queue.polled_ns >= self._clock() - within_ns
+        )
 
     def present(self) -> Iterator[tuple[QueueKey, PollerSeen, int]]:
         """Who has polled lately, on every queue, and when last; who waits is here now."""
@@ -534,7 +544,7 @@ class Matching:
     # --- Inside -------------------------------------------------------------------------------
 
     def _remember(self, queue: Queue, identity: str, attributes: Any) -> None:
-        now_ns = self._clock()
+        now_ns = queue.polled_ns = self._clock()
         queue.pollers[identity] = PollerSeen(identity, attributes, now_ns)
         queue.pollers.move_to_end(identity)
         while queue.pollers:
@@ -552,9 +562,10 @@ class Matching:
             poll.result.cancel()
 
     def _forget(self, queue: Queue, poll: Poll) -> None:
+        queue.polled_ns = self._clock()
         seen = queue.pollers.get(poll.identity)
         if seen is not None:
-            seen.at_ns = self._clock()
+            seen.at_ns = queue.polled_ns
         queue.waiting.pop(poll, None)
         polls = self._polls_of.get(poll.worker)
         if polls is not None:

@@ -1,5 +1,7 @@
 """Namespaces: what they are described by, and what an update of one does."""
 
+import asyncio
+
 import pytest
 from temporalio.api.enums.v1 import common_pb2 as common_enums
 from temporalio.api.operatorservice.v1 import request_response_pb2 as operator
@@ -64,6 +66,12 @@ async def test_search_attributes_have_fields_as_aliases(client: Client) -> None:
     assert await aliases(client) == {"Keyword02": "Shape", "Int01": "Size"}
     await add(client, Weight=KEYWORD)
     assert (await aliases(client))["Keyword01"] == "Weight"
+
+
+async def test_changes_at_the_same_time_are_all_made(client: Client) -> None:
+    names = [f"Trait{number}" for number in range(8)]
+    await asyncio.gather(*(add(client, **{name: KEYWORD}) for name in names))
+    assert sorted(await attributes(client)) == names
 
 
 async def test_aliases_add_and_remove_search_attributes(client: Client) -> None:

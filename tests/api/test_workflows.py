@@ -390,6 +390,17 @@ async def test_a_query_is_told_in_the_end_that_there_is_no_worker() -> None:
         assert "no poller seen" in refused.value.message
 
 
+async def test_a_query_waits_for_a_worker_that_has_left_a_moment_ago(client: Client) -> None:
+    """It may come back: the caller's own limit decides, however short that is."""
+    async with worker(client):
+        handle = await start(client, Box.run)
+        assert await handle.query(Box.look) == []
+    with pytest.raises(RPCError) as refused:
+        await handle.query(Box.look, rpc_timeout=timedelta(seconds=0.5))
+    # The SDK's own clock may be the first to ring: then the call was cancelled by it.
+    assert refused.value.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
+
+
 async def test_a_signal_with_a_request_id_applies_once(client: Client) -> None:
     handle = await start(client, Box.run)
     signal = ws.SignalWorkflowExecutionRequest(

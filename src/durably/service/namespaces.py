@@ -28,7 +28,6 @@ from durably.errors import (
     NamespaceDeleted,
     NamespaceNotFound,
     NotFound,
-    Unavailable,
 )
 from durably.service.access import Role
 from durably.service.admission import Call
@@ -156,6 +155,45 @@ def _change_aliases(namespace: Namespace, aliases: Mapping[str, str]) -> None:
             by_field[each] = name
 
 
+def _update(namespace: Namespace, request: ws.UpdateNamespaceRequest) -> None:
+    _change_aliases(namespace, request.config.custom_search_attribute_aliases)
+    info = request.update_info
+    namespace.description = info.description or namespace.description
+    namespace.owner_email = info.owner_email or namespace.owner_email
+    namespace.data.update(info.data)
+    namespace.state = info.state or namespace.state
+    if request.config.HasField("workflow_execution_retention_ttl"):
+        retention_ns = nanoseconds(request.config.workflow_execution_retention_ttl)
+        _check_retention(retention_ns)
+        namespace.retention_ns = retention_ns
+
+
+def _add_search_attributes(namespace: Namespace, request: ops.AddSearchAttributesRequest) -> None:
+    if not request.search_attributes:
+        raise InvalidArgument("SearchAttributes are not set on request.")
+    for name, value in request.search_attributes.items():
+        if name in SYSTEM_COLUMNS or name in PREDEFINED:
+            raise InvalidArgument(f"Search attribute {name} is reserved by system.")
+        if value == common_enums.INDEXED_VALUE_TYPE_UNSPECIFIED:
+            raise InvalidArgument(f"Unknown search attribute type: {value}.")
+        kind = type_name(value)
+        if namespace.search_attributes.get(name, kind) != kind:
+            raise AlreadyExists(f"Search attribute {name} already exists with another type.")
+        namespace.search_attributes[name] = kind
+
+
+def _remove_search_attributes(
+    namespace: Namespace, request: ops.RemoveSearchAttributesRequest
+) -> None:
+    if not request.search_attributes:
+        raise InvalidArgument("SearchAttributes are not set on request.")
+    for name in request.search_attributes:
+        if name in SYSTEM_TYPES:
+            raise InvalidArgument(f"Unable to remove non-custom search attributes: {name}.")
+        if namespace.search_attributes.pop(name, None) is None:
+            raise NotFound(f"Search attribute {name} doesn't exist.")
+
+
 def _check_update(request: ws.UpdateNamespaceRequest) -> None:
     """What this server, one cluster without other ones, cannot do to a namespace."""
     if request.promote_namespace:
@@ -247,14 +285,7 @@ class Namespaces:
 
     async def change(self, name: str, change: Callable[[Namespace], R]) -> R:
         """Change a namespace: `change` is done to a copy, again if another change came first."""
-        while True:
-            changed = self._copy(self.by_name(name))
-            result = change(changed)
-            try:
-                await self._replace(changed)
-            except Conflict:
-                continue
-            return result
+        return await self._change(lambda: self.by_name(name), change)
 
     def all(self) -> list[Namespace]:
         return list(self._by_id.values())
@@ -338,20 +369,13 @@ class Namespaces:
     ) -> ws.UpdateNamespaceResponse:
         if not request.namespace:
             raise InvalidArgument("Namespace not set on request.")
-        changed = self._copy(self.by_name(request.namespace))
-        _check_update(request)
-        _change_aliases(changed, request.config.custom_search_attribute_aliases)
-        info = request.update_info
-        changed.description = info.description or changed.description
-        changed.owner_email = info.owner_email or changed.owner_email
-        changed.data.update(info.data)
-        changed.state = info.state or changed.state
-        if request.config.HasField("workflow_execution_retention_ttl"):
-            retention_ns = nanoseconds(request.config.workflow_execution_retention_ttl)
-            _check_retention(retention_ns)
-            changed.retention_ns = retention_ns
-        await self._replace(changed)
-        described = self._describe(changed)
+
+        def change(changed: Namespace) -> Namespace:
+            _check_update(request)
+            _update(changed, request)
+            return changed
+
+        described = self._describe(await self.change(request.namespace, change))
         return ws.UpdateNamespaceResponse(
             namespace_info=described.namespace_info,
             config=described.config,
@@ -363,9 +387,10 @@ class Namespaces:
     async def deprecate_namespace(
         self, request: ws.DeprecateNamespaceRequest, call: Call
     ) -> ws.DeprecateNamespaceResponse:
-        changed = self._copy(self.by_name(request.namespace))
-        changed.state = namespace_enums.NAMESPACE_STATE_DEPRECATED
-        await self._replace(changed)
+        def change(changed: Namespace) -> None:
+            changed.state = namespace_enums.NAMESPACE_STATE_DEPRECATED
+
+        await self.change(request.namespace, change)
         return ws.DeprecateNamespaceResponse()
 
     async def delete_namespace(
@@ -374,16 +399,24 @@ class Namespaces:
         """Its name is free at once; its executions are removed afterwards, and then it itself."""
         if request.namespace and request.namespace_id:
             raise InvalidArgument("Only one of namespace name or Id should be set on request.")
-        changed = self._copy(self._named(request.namespace, request.namespace_id))
-        if changed.name == SYSTEM_NAMESPACE:
-            raise FailedPrecondition("unable to delete system namespace")
-        if not changed.deleted:
-            changed.name = f"{changed.name}-deleted-{changed.namespace_id[:DELETED_ID_CHARS]}"
-            changed.state = namespace_enums.NAMESPACE_STATE_DELETED
-            changed.remove_after_ns = self._clock() + nanoseconds(request.namespace_delete_delay)
-            await self._replace(changed)
+
+        def find() -> Namespace:
+            return self._named(request.namespace, request.namespace_id)
+
+        def delete(changed: Namespace) -> str:
+            if changed.name == SYSTEM_NAMESPACE:
+                raise FailedPrecondition("unable to delete system namespace")
+            if not changed.deleted:
+                changed.name = f"{changed.name}-deleted-{changed.namespace_id[:DELETED_ID_CHARS]}"
+                changed.state = namespace_enums.NAMESPACE_STATE_DELETED
+                changed.remove_after_ns = self._clock() + nanoseconds(
+                    request.namespace_delete_delay
+                )
+            return changed.name
+
+        name = await self._change(find, delete)
         self.removal_wanted.set()
-        return ops.DeleteNamespaceResponse(deleted_namespace=changed.name)
+        return ops.DeleteNamespaceResponse(deleted_namespace=name)
 
     async def list_search_attributes(
         self, request: ops.ListSearchAttributesRequest, call: Call
@@ -405,33 +438,19 @@ class Namespaces:
     async def add_search_attributes(
         self, request: ops.AddSearchAttributesRequest, call: Call
     ) -> ops.AddSearchAttributesResponse:
-        changed = self._copy(self.by_name(request.namespace))
-        if not request.search_attributes:
-            raise InvalidArgument("SearchAttributes are not set on request.")
-        for name, value in request.search_attributes.items():
-            if name in SYSTEM_COLUMNS or name in PREDEFINED:
-                raise InvalidArgument(f"Search attribute {name} is reserved by system.")
-            if value == common_enums.INDEXED_VALUE_TYPE_UNSPECIFIED:
-                raise InvalidArgument(f"Unknown search attribute type: {value}.")
-            kind = type_name(value)
-            if changed.search_attributes.get(name, kind) != kind:
-                raise AlreadyExists(f"Search attribute {name} already exists with another type.")
-            changed.search_attributes[name] = kind
-        await self._replace(changed)
+        def add(changed: Namespace) -> None:
+            _add_search_attributes(changed, request)
+
+        await self.change(request.namespace, add)
         return ops.AddSearchAttributesResponse()
 
     async def remove_search_attributes(
         self, request: ops.RemoveSearchAttributesRequest, call: Call
     ) -> ops.RemoveSearchAttributesResponse:
-        changed = self._copy(self.by_name(request.namespace))
-        if not request.search_attributes:
-            raise InvalidArgument("SearchAttributes are not set on request.")
-        for name in request.search_attributes:
-            if name in SYSTEM_TYPES:
-                raise InvalidArgument(f"Unable to remove non-custom search attributes: {name}.")
-            if changed.search_attributes.pop(name, None) is None:
-                raise NotFound(f"Search attribute {name} doesn't exist.")
-        await self._replace(changed)
+        def remove(changed: Namespace) -> None:
+            _remove_search_attributes(changed, request)
+
+        await self.change(request.namespace, remove)
         return ops.RemoveSearchAttributesResponse()
 
     # --- Inside -------------------------------------------------------------------------------
@@ -456,13 +475,19 @@ class Namespaces:
     def _copy(self, namespace: Namespace) -> Namespace:
         return _decoder.decode(msgspec.msgpack.encode(namespace))
 
-    async def _replace(self, changed: Namespace) -> None:
-        expected = changed.version
-        changed.version += 1
-        try:
-            await self._put(changed, expected)
-        except Conflict as error:
-            raise Unavailable("the namespace was changed meanwhile; try again") from error
+    async def _change(self, find: Callable[[], Namespace], change: Callable[[Namespace], R]) -> R:
+        """Change what `find` finds, found anew each time that another change came first."""
+        while True:
+            before = find()
+            changed = self._copy(before)
+            result = change(changed)
+            changed.version += 1
+            try:
+                await self._put(changed, before.version)
+            except Conflict:
+                await self.refresh()
+                continue
+            return result
 
     async def _put(self, namespace: Namespace, expected_version: int) -> None:
         name_fields(namespace)

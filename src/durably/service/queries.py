@@ -218,7 +218,7 @@ class Queries:
         try:
             result = await self._offer(key, task, pending, max(wait_s, 0.0))
             if result is None:
-                if not self._executions.polled_within(key, within_ns):
+                if not self._polled_lately(key, within_ns):
                     raise FailedPrecondition(NO_POLLER)
                 result = await self._offer(key, task, pending, None)
                 assert result is not None
@@ -264,6 +264,12 @@ class Queries:
             self._matching.withdraw(key, task)
 
     # --- Other servers ------------------------------------------------------------------------
+
+    def _polled_lately(self, key: QueueKey, within_ns: int) -> bool:
+        """Whether a worker waited for the queue lately, at any server, even if it has left since."""
+        return self._matching.polled_lately(key, within_ns) or bool(
+            self._polled_elsewhere(key, within_ns)
+        )
 
     def _polled_elsewhere(self, key: QueueKey, within_ns: int) -> int:
         nodes = self._executions.nodes
