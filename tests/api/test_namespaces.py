@@ -39,6 +39,12 @@ async def add(client: Client, **attributes: int) -> None:
     )
 
 
+async def remove(client: Client, *names: str) -> None:
+    await client.operator_service.remove_search_attributes(
+        operator.RemoveSearchAttributesRequest(namespace="default", search_attributes=names)
+    )
+
+
 async def attributes(client: Client) -> dict[str, int]:
     request = operator.ListSearchAttributesRequest(namespace="default")
     listed = await client.operator_service.list_search_attributes(request)
@@ -60,9 +66,8 @@ async def test_search_attributes_have_fields_as_aliases(client: Client) -> None:
     await add(client, Colour=KEYWORD)
     await add(client, Size=INT, Shape=KEYWORD)
     assert await aliases(client) == {"Keyword01": "Colour", "Keyword02": "Shape", "Int01": "Size"}
-    await client.operator_service.remove_search_attributes(
-        operator.RemoveSearchAttributesRequest(namespace="default", search_attributes=["Colour"])
-    )
+    for _ in range(2):
+        await remove(client, "Colour")
     assert await aliases(client) == {"Keyword02": "Shape", "Int01": "Size"}
     await add(client, Weight=KEYWORD)
     assert (await aliases(client))["Keyword01"] == "Weight"

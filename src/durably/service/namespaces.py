@@ -27,7 +27,6 @@ from durably.errors import (
     NamespaceAlreadyExists,
     NamespaceDeleted,
     NamespaceNotFound,
-    NotFound,
 )
 from durably.service.access import Role
 from durably.service.admission import Call
@@ -190,8 +189,8 @@ def _remove_search_attributes(
     for name in request.search_attributes:
         if name in SYSTEM_TYPES:
             raise InvalidArgument(f"Unable to remove non-custom search attributes: {name}.")
-        if namespace.search_attributes.pop(name, None) is None:
-            raise NotFound(f"Search attribute {name} doesn't exist.")
+        # One that is not there is no error, as with Temporal's server: the call can be repeated.
+        namespace.search_attributes.pop(name, None)
 
 
 def _check_update(request: ws.UpdateNamespaceRequest) -> None:
