@@ -28,6 +28,7 @@ from durably.edge.health import NAME as HEALTH
 from durably.edge.health import Health
 from durably.edge.http_json import HttpJson
 from durably.edge.nexus import Nexus
+from durably.edge.nexus_operations import OperationRoutes
 from durably.edge.reflection import Reflection
 from durably.edge.traffic import Traffic
 from durably.logs import without_password
@@ -38,6 +39,7 @@ from durably.service.access import Access
 from durably.service.durable_calls import DurableCalls
 from durably.service.exposures import Exposures
 from durably.service.namespaces import Namespaces
+from durably.service.nexus_operations import NexusOperations
 from durably.service.nodes import NamespacesChanged, Nodes
 from durably.service.request_states import RequestStates
 from durably.service.time_skipping import TimeSkipping
@@ -167,7 +169,9 @@ class Server:
         ask = admission.answers_for_caller(table)
         console = self._console(ask, access) if self.config.console else None
         agents = await self._agents(stack, parts)
-        nexus = Nexus(parts.nexus.calls, self.config)
+        operations = NexusOperations(DurableCalls(ask), ask)
+        routes = OperationRoutes(operations, self.config)
+        nexus = Nexus(parts.nexus.calls, routes, self.config)
         app = App(Gate(self.config, access), grpc, http, nexus, agents, pages, console)
         await self._listen(stack, app, executions.matching, health)
 

@@ -30,6 +30,7 @@ from durably.edge.reflection import Reflection
 from durably.edge.routes import routes
 from durably.service import admission, tokens
 from durably.service.access import Access, Role, add_entry, needed
+from durably.service.nexus_tokens import for_workflow
 from tests.agents_outside import Greet
 from tests.conftest import eventually
 from tests.processes import ServerProcess
@@ -288,6 +289,29 @@ async def test_http_ways_in_know_the_caller(guarded: Guarded) -> None:
     assert (await guarded.ask("POST", "/mcp/default", "team"))[0] == 403
     assert (await guarded.ask("GET", "/metrics", "team"))[0] == 403
     assert (await guarded.ask("GET", "/metrics", "reader"))[0] == 200
+
+
+async def test_operations_need_a_role(guarded: Guarded) -> None:
+    admin = await guarded.client("admin")
+    await admin.start_workflow(Greet.run, {}, id="w", task_queue="q")
+    one = {"nexus_operation_token": for_workflow("default", "w")}
+    by_token = "/namespaces/default/task-queues/q/nexus-services/s/o"
+    listed = "/namespaces/default/nexus/operations"
+    for path in (by_token, f"{by_token}/result"):
+        for token, expected in (("reader", (200, 202)), ("writer", (200, 202)), ("team", (403,))):
+            assert (await guarded.ask("GET", path, token, **one))[0] in expected, (path, token)
+        assert (await guarded.ask("GET", path, **one))[0] == 401
+    for token, expected in (("reader", 200), ("team", 403), ("", 401)):
+        assert (await guarded.ask("GET", listed, token))[0] == expected
+    for path in (f"{listed}/a", f"{listed}/a/result"):
+        for token, expected in (("reader", 404), ("team", 403), ("", 401)):
+            assert (await guarded.ask("GET", path, token))[0] == expected
+    for token, expected in (("writer", 404), ("reader", 403), ("team", 403), ("", 401)):
+        assert (await guarded.ask("POST", f"{listed}/a/cancel", token))[0] == expected
+    for path in (f"{listed}/a/questions/k", f"{by_token}/questions/k"):
+        for token, expected in (("writer", (404, 409)), ("reader", (403,)), ("team", (403,))):
+            status, _, said = await guarded.ask("POST", path, token, b"{}", **one)
+            assert status in expected, (path, token, said)
 
 
 async def test_a_browser_logs_in_and_out(guarded: Guarded) -> None:

@@ -146,7 +146,8 @@ class App:
             return self._console
 
     def stop(self) -> None:
-        """Pages that are kept up to date end, so that they do not hold up the end of the server."""
+        """Pages that are kept up to date and waits end, so that they do not hold up the end of the server."""
+        self._nexus.stop()
         if self._console is not None:
             self._console.stop()
 

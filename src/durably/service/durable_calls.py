@@ -11,7 +11,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -28,6 +28,8 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.agents import convention
 from durably.agents.convention import Exposed, Piece, Question
+from durably.engine.callback import completion
+from durably.engine.nexus_outcome import Ended, Succeeded, Unsuccessful
 from durably.errors import (
     AlreadyExists,
     NexusOperationExecutionAlreadyStarted,
@@ -36,7 +38,7 @@ from durably.errors import (
     Unavailable,
     WorkflowExecutionAlreadyStarted,
 )
-from durably.service import tokens
+from durably.service import nexus_tokens, tokens
 from durably.service.tokens import HistoryPageToken
 
 Answers = Callable[[str, Message], Awaitable[Any]]
@@ -69,6 +71,15 @@ OPERATION_PHASES = {
 
 
 @dataclass(frozen=True, slots=True)
+class Behind:
+    """The workflow that an operation is made of; `place`: where what happens next will be."""
+
+    namespace: str
+    workflow_id: str
+    place: HistoryPageToken
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """A call as it is now. Times are nanoseconds since the epoch."""
 
@@ -83,10 +94,22 @@ class Seen:
     questions: Mapping[str, Question] = field(default_factory=dict)
     asks: str = ""
     """The workflow whose questions these are."""
+    asks_in: str = ""
+    """Its namespace."""
     output: Piece | None = None
     result: Any = None
     failure: failures.Failure | None = None
+    end: Ended | None = None
+    """How it ended, as the caller of a Nexus operation is told."""
     message: str = ""
+    operation_id: str = ""
+    """Of a standalone operation."""
+    called: Mapping[str, str] = field(default_factory=dict)
+    """Endpoint, service and operation of a standalone operation, and the id of its run."""
+    is_started: bool = False
+    """Its handler has answered the start of the operation; it has not ended with that."""
+    behind: Behind | None = None
+    """The workflow of an operation, where there is one that the caller may read."""
 
     @property
     def ended(self) -> bool:
@@ -188,9 +211,16 @@ class DurableCalls:
     async def look(self, namespace: str, call_id: str) -> Seen:
         """Raises NotFound for what was not begun here."""
         try:
-            return await self._look_at_workflow(namespace, call_id)
+            seen = await self.look_at_workflow(namespace, call_id)
+            if seen.begun:
+                return seen
         except NotFound:
-            return await self._look_at_operation(namespace, call_id)
+            pass
+        try:
+            seen = await self.look_at_operation(namespace, OPERATION_PREFIX + call_id)
+        except NotFound as error:
+            raise NotFound(f"there is no call {call_id}") from error
+        return replace(seen, call_id=call_id)
 
     async def wait(self, namespace: str, call_id: str, seconds: float | None) -> Seen:
         """Until it has ended or asks for something, at most so long; None: as long as it takes."""
@@ -209,18 +239,24 @@ class DurableCalls:
         if seen.place is not None:
             await self._events(namespace, seen.call_id, seen.place)
             return
+        stages = nexus_enums.NexusOperationWaitStage
         operation = ws.PollNexusOperationExecutionRequest(
             namespace=namespace,
-            operation_id=OPERATION_PREFIX + seen.call_id,
-            wait_stage=nexus_enums.NEXUS_OPERATION_WAIT_STAGE_CLOSED,
+            operation_id=seen.operation_id,
+            wait_stage=stages.NEXUS_OPERATION_WAIT_STAGE_CLOSED
+            if seen.is_started
+            else stages.NEXUS_OPERATION_WAIT_STAGE_STARTED,
         )
-        closing = asyncio.ensure_future(self._answers("PollNexusOperationExecution", operation))
+        waiting = [asyncio.ensure_future(self._answers("PollNexusOperationExecution", operation))]
+        if seen.behind is not None:
+            behind = seen.behind
+            events = self._events(behind.namespace, behind.workflow_id, behind.place)
+            waiting.append(asyncio.ensure_future(events))
         try:
-            # A workflow of the operation may ask for something meanwhile.
-            await asyncio.wait((closing,), timeout=1.0)
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if not closing.done():
-                closing.cancel()
+            for each in waiting:
+                each.cancel()
 
     async def published(
         self, namespace: str, call_id: str, after: HistoryPageToken | None
@@ -341,12 +377,11 @@ class DurableCalls:
         last = events[-1].event_id if events else place.next_event_id - 1
         return events, HistoryPageToken(place.run_id, last + 1)
 
-    async def _look_at_workflow(self, namespace: str, call_id: str) -> Seen:
-        described = await self._describe(namespace, call_id)
+    async def look_at_workflow(self, namespace: str, workflow_id: str) -> Seen:
+        """At any workflow, whoever began it: `begun` is empty for what is no call. Raises NotFound."""
+        described = await self._describe(namespace, workflow_id)
         info = described.workflow_execution_info
         noted = info.memo.fields.get(convention.MEMO_CALL)
-        if noted is None:
-            raise NotFound(f"there is no call {call_id}")
         phase = WORKFLOW_PHASES.get(info.status, WORKING)
         questions: Mapping[str, Question] = {}
         if phase == WORKING:
@@ -354,20 +389,22 @@ class DurableCalls:
         shown = info.memo.fields.get(convention.MEMO_OUTPUT)
         ended = None
         if phase != WORKING:
-            ended = await self._end_of(namespace, call_id, info.execution.run_id)
+            ended = await self._end_of(namespace, workflow_id, info.execution.run_id)
         piece = convention.piece(shown.data) if shown is not None else None
         return Seen(
-            call_id,
-            json.loads(noted.data),
+            workflow_id,
+            _noted(noted.data) if noted is not None else {},
             INPUT_REQUIRED if questions else phase,
             created_ns=info.start_time.ToNanoseconds(),
             changed_ns=(ended.event_time if ended else info.start_time).ToNanoseconds(),
             place=HistoryPageToken(info.execution.run_id, info.history_length + 1),
             questions=questions,
-            asks=call_id,
+            asks=workflow_id,
+            asks_in=namespace,
             output=piece,
             result=_result_of(ended),
             failure=_failure_of(ended),
+            end=_end(ended),
             message=_message(phase, questions, piece),
         )
 
@@ -394,59 +431,66 @@ class DurableCalls:
         events = response.history.events
         return events[-1] if events else None
 
-    async def _look_at_operation(self, namespace: str, call_id: str) -> Seen:
+    async def look_at_operation(self, namespace: str, operation_id: str, run_id: str = "") -> Seen:
+        """At any standalone operation, whoever began it. Raises NotFound."""
         request = ws.DescribeNexusOperationExecutionRequest(
-            namespace=namespace, operation_id=OPERATION_PREFIX + call_id, include_outcome=True
+            namespace=namespace, operation_id=operation_id, run_id=run_id, include_outcome=True
         )
-        try:
-            described = await self._answers("DescribeNexusOperationExecution", request)
-        except NotFound as error:
-            raise NotFound(f"there is no call {call_id}") from error
+        described = await self._answers("DescribeNexusOperationExecution", request)
         info = described.info
         phase = OPERATION_PHASES.get(info.status, WORKING)
-        asks = ""
-        questions: Mapping[str, Question] = {}
+        asked: Seen | None = None
         if phase == WORKING and info.operation_token:
-            asks, questions = await self._questions_behind(namespace, info.operation_token)
+            asked = await self._behind(info.operation_token)
+        questions = asked.questions if asked is not None else {}
         last = info.close_time if info.HasField("close_time") else info.schedule_time
-        has_result = phase == COMPLETED and described.HasField("result")
         attempt = f"attempt {info.attempt}" if info.attempt > 1 else ""
         if info.last_attempt_failure.message:
             attempt += f": {info.last_attempt_failure.message}"
+        end: Ended | None = None
+        if phase == COMPLETED:
+            end = Succeeded(described.result)
+        elif phase != WORKING:
+            end = Unsuccessful(described.failure)
         return Seen(
-            call_id,
-            json.loads(info.user_metadata.details.data or b"{}"),
+            operation_id,
+            _noted(info.user_metadata.details.data),
             INPUT_REQUIRED if questions else phase,
             created_ns=info.schedule_time.ToNanoseconds(),
             changed_ns=last.ToNanoseconds(),
             questions=questions,
-            asks=asks,
-            result=value_of(described.result) if has_result else None,
+            asks=asked.asks if asked is not None else "",
+            asks_in=asked.asks_in if asked is not None else "",
+            result=value_of(described.result) if described.HasField("result") else None,
             failure=described.failure if described.HasField("failure") else None,
+            end=end,
             message=_message(phase, questions, None) or attempt,
+            operation_id=operation_id,
+            called={
+                "runId": info.run_id,
+                "endpoint": info.endpoint,
+                "service": info.service,
+                "operation": info.operation,
+            },
+            is_started=bool(info.operation_token),
+            behind=_place_of(asked),
         )
 
-    async def _questions_behind(
-        self, namespace: str, operation_token: str
-    ) -> tuple[str, dict[str, Question]]:
-        """What a workflow asks that an operation is made of, if it is one of this namespace."""
-        workflow_id = _workflow_of(operation_token, namespace)
-        if not workflow_id:
-            return "", {}
+    async def _behind(self, operation_token: str) -> Seen | None:
+        """The workflow that an operation is made of, if its token names one that the caller may read."""
+        named = nexus_tokens.workflow_of(operation_token)
+        if named is None:
+            return None
         try:
-            described = await self._describe(namespace, workflow_id)
+            return await self.look_at_workflow(*named)
         except Refusal:
-            return "", {}
-        info = described.workflow_execution_info
-        if info.status in WORKFLOW_PHASES:
-            return "", {}
-        return workflow_id, _questions_of(info.memo)
+            return None
 
     # --- Acting -------------------------------------------------------------------------------
 
     async def answer(self, namespace: str, seen: Seen, key: str, response: Any) -> str:
         """Answer a question. Returns why the workflow refuses the answer; empty: it took it."""
-        request = ws.UpdateWorkflowExecutionRequest(namespace=namespace)
+        request = ws.UpdateWorkflowExecutionRequest(namespace=seen.asks_in or namespace)
         request.workflow_execution.workflow_id = seen.asks
         stages = update_enums.UpdateWorkflowExecutionLifecycleStage
         request.wait_policy.lifecycle_stage = (
@@ -476,7 +520,7 @@ class DurableCalls:
             return
         operation = ws.RequestCancelNexusOperationExecutionRequest(
             namespace=namespace,
-            operation_id=OPERATION_PREFIX + seen.call_id,
+            operation_id=seen.operation_id,
             identity=IDENTITY,
             request_id=f"cancel-{seen.call_id}",
         )
@@ -533,6 +577,16 @@ def _failure_of(event: history.HistoryEvent | None) -> failures.Failure | None:
     return None
 
 
+def _end(event: history.HistoryEvent | None) -> Ended | None:
+    """As the completion callback of the workflow says it."""
+    if event is None:
+        return None
+    if event.HasField("workflow_execution_completed_event_attributes"):
+        payloads = event.workflow_execution_completed_event_attributes.result.payloads
+        return Succeeded(payloads[0] if payloads else None)
+    return Unsuccessful(completion.unsuccessful(event)[1])
+
+
 def _message(phase: str, questions: Mapping[str, Question], piece: Piece | None) -> str:
     if questions:
         return next(iter(questions.values())).message
@@ -541,16 +595,19 @@ def _message(phase: str, questions: Mapping[str, Question], piece: Piece | None)
     return ""
 
 
-def _workflow_of(operation_token: str, namespace: str) -> str:
-    """SDKs' tokens of operations that are workflows name them: `{"t": 1, "ns": ..., "wid": ...}`."""
-    padded = operation_token + "=" * (-len(operation_token) % 4)
+def _place_of(asked: Seen | None) -> Behind | None:
+    if asked is None or asked.place is None:
+        return None
+    return Behind(asked.asks_in, asked.asks, asked.place)
+
+
+def _noted(data: bytes) -> Mapping[str, Any]:
+    """Empty for what was not noted by a protocol."""
     try:
-        told = json.loads(base64.urlsafe_b64decode(padded))
+        found = json.loads(data or b"{}")
     except ValueError:
-        return ""
-    if not isinstance(told, dict) or told.get("t") != 1 or told.get("ns") != namespace:
-        return ""
-    return str(told.get("wid", ""))
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _quoted(text: str) -> str:

@@ -61,9 +61,10 @@ class NexusCalls:
 
     # --- Targets ------------------------------------------------------------------------------
 
-    def of_queue(self, namespace: str, task_queue: str) -> Target:
-        """Workers that poll this queue. Raises HandlerError, and what `access.need` raises."""
-        access.need(Role.WRITE, namespace, CALLING)
+    def of_queue(self, namespace: str, task_queue: str, *, reads: bool = False) -> Target:
+        """Workers that poll this queue; `reads`: nothing is asked of them. Raises HandlerError, and what
+        `access.need` raises."""
+        access.need(Role.READ if reads else Role.WRITE, namespace, CALLING)
         try:
             self._namespaces.id_of(namespace)
         except NamespaceNotFound as error:
@@ -72,7 +73,7 @@ class NexusCalls:
             raise HandlerError("BAD_REQUEST", error.message) from error
         return WorkerTarget(namespace, task_queue)
 
-    def of_endpoint(self, endpoint_id: str) -> Target:
+    def of_endpoint(self, endpoint_id: str, *, reads: bool = False) -> Target:
         """Those behind an endpoint, by its id. Raises HandlerError; an endpoint that leads outside is
         for this server's own executions only."""
         found = self._endpoints.find(endpoint_id)
@@ -81,7 +82,7 @@ class NexusCalls:
         target = nexus_dispatch.target_of(found.spec)
         if not isinstance(target, WorkerTarget):
             raise HandlerError("BAD_REQUEST", "invalid endpoint target")
-        access.need(Role.WRITE, target.namespace, CALLING)
+        access.need(Role.READ if reads else Role.WRITE, target.namespace, CALLING)
         return target
 
     # --- Calls --------------------------------------------------------------------------------

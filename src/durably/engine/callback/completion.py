@@ -79,7 +79,7 @@ def of_workflow(
     if ending.event_type == event_types.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
         result = ending.workflow_execution_completed_event_attributes.result
         return _succeeded(result, state.start_ns, close_ns, link)
-    how, reason = _unsuccessful(ending)
+    how, reason = unsuccessful(ending)
     return Completion(how, None, reason, state.start_ns, close_ns, (link,))
 
 
@@ -91,7 +91,8 @@ def _outcome(callback: Callback, ending: history.HistoryEvent) -> update.Outcome
     return update.Outcome(failure=closed_failure())
 
 
-def _unsuccessful(ending: history.HistoryEvent) -> tuple[str, failure.Failure]:
+def unsuccessful(ending: history.HistoryEvent) -> tuple[str, failure.Failure]:
+    """(state, why) of a workflow that ended with this event, and not with a result."""
     match ending.event_type:
         case event_types.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED:
             return FAILED, ending.workflow_execution_failed_event_attributes.failure

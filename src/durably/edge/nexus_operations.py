@@ -1,0 +1,229 @@
+"""Nexus over HTTP, where its specification ends: how an operation stands, its result, its questions.
+
+    GET  /namespaces/{ns}/nexus/operations                    a page of standalone operations
+    GET  /namespaces/{ns}/nexus/operations/{id}               how one stands
+    GET  .../{id}/result                                      how it ended; with Durably-Wait a long poll
+    POST .../{id}/questions/{key}                             the answer to what it waits for
+    POST .../{id}/cancel
+    GET  {base}/{service}/{operation}[/result]                the same of what a worker's operation started,
+    POST {base}/{service}/{operation}/questions/{key}         with the header Nexus-Operation-Token
+
+Rule 1: nothing is decided here. Headers that the specification does not have begin with `durably-`.
+Rule 2: a wait has an end, and ends when the server stops.
+"""
+
+import asyncio
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
+from temporalio.api.nexus.v1 import message_pb2 as nexus
+
+from durably.config import Config
+from durably.edge import nexus_requests as requests
+from durably.edge.nexus_replies import JSON, STATE, Answer, of_outcome
+from durably.engine.nexus_outcome import Succeeded
+from durably.service import nexus_operations
+from durably.service.durable_calls import Seen
+from durably.service.nexus_calls import HandlerError
+from durably.service.nexus_content import rfc3339
+from durably.service.nexus_dispatch import Target, WorkerTarget
+from durably.service.nexus_operations import NexusOperations, Standalone, Which
+
+WAIT = "durably-wait"
+KNOWN = "durably-known-questions"
+PAGE_SIZE = 100
+RUNNING = "running"
+INPUT_REQUIRED = "input_required"
+STATUSES = {
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_COMPLETED: "succeeded",
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_FAILED: "failed",
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_TIMED_OUT: "failed",
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_TERMINATED: "failed",
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_CANCELED: "canceled",
+}
+"""As a completion callback has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, read. `headers`: names in lower case. `whole`: its caller understands whole failures."""
+
+    method: str
+    headers: dict[str, str]
+    query: Mapping[str, str]
+    body: bytes
+    whole: bool
+
+    @property
+    def has_token(self) -> bool:
+        return bool(self.headers.get(requests.TOKEN_HEADER) or self.query.get("token"))
+
+    @property
+    def waits(self) -> bool:
+        """It may take long for reasons that are not the caller's."""
+        return self.method == "GET"
+
+
+class OperationRoutes:
+    """Answers requests about operations that there are."""
+
+    def __init__(self, operations: NexusOperations, config: Config) -> None:
+        self._operations = operations
+        self._config = config
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def of_namespace(self, namespace: str, names: list[str], asked: Asked) -> Answer:
+        """What is below `/namespaces/{ns}/nexus/operations`."""
+        match asked.method, names:
+            case "GET", []:
+                return await self._list(namespace, asked)
+            case "POST", [operation_id, "cancel"]:
+                which = Standalone(namespace, operation_id, asked.query.get("runId", ""))
+                await self._operations.cancel(which)
+                return Answer(202)
+            case _, [operation_id, *rest]:
+                which = Standalone(namespace, operation_id, asked.query.get("runId", ""))
+                return await self._of_one(which, rest, asked)
+            case _:
+                raise _wrong_method(asked)
+
+    async def of_token(self, target: Target, names: list[str], asked: Asked) -> Answer:
+        """What is below `{base}`; the token says which operation it is about."""
+        assert isinstance(target, WorkerTarget)
+        token = requests.token_of(asked.headers, asked.query)
+        which = nexus_operations.of_token(target.namespace, token)
+        if len(names) < 2:
+            raise HandlerError("NOT_FOUND", "not found")
+        return await self._of_one(which, names[2:], asked)
+
+    async def _of_one(self, which: Which, rest: list[str], asked: Asked) -> Answer:
+        match asked.method, rest:
+            case "GET", []:
+                return _standing(await self._operations.look(which), 200)
+            case "GET", ["result"]:
+                return await self._result(which, asked)
+            case "POST", ["questions", key]:
+                seen = await self._operations.answer(which, key, _response(asked))
+                return _standing(seen, 200)
+            case _, [] | ["result"] | ["questions", _]:
+                raise _wrong_method(asked)
+            case _:
+                raise HandlerError("NOT_FOUND", "not found")
+
+    async def _result(self, which: Which, asked: Asked) -> Answer:
+        message = f"invalid {WAIT} header: write it as 30s, 500ms or 1m"
+        seconds = requests.seconds_of(asked.headers, WAIT, message)
+        longest_s = self._config.nexus_call_timeout_s
+        seen = await self._operations.wait(
+            which, min(seconds, longest_s), _known(asked), self._stopping
+        )
+        if seen.end is None:
+            return _standing(seen, 202)
+        answer = of_outcome(seen.end, asked.whole)
+        return Answer(answer.status, {**answer.headers, STATE: state_of(seen)}, answer.body)
+
+    async def _list(self, namespace: str, asked: Asked) -> Answer:
+        query = asked.query
+        found = await self._operations.listed(
+            namespace, query.get("query", ""), _page_size(query), _page(query)
+        )
+        shown: dict[str, Any] = {"operations": [_row(each) for each in found.operations]}
+        if found.next_page_token:
+            shown["nextPageToken"] = base64.urlsafe_b64encode(found.next_page_token).decode()
+        return _json(200, shown)
+
+
+# --- Requests ---------------------------------------------------------------------------------
+
+
+def _wrong_method(asked: Asked) -> HandlerError:
+    return HandlerError("BAD_REQUEST", f'invalid request method: "{asked.method}"')
+
+
+def _known(asked: Asked) -> frozenset[str]:
+    """The questions that the caller has seen; keys are percent-encoded."""
+    named = (each.strip() for each in asked.headers.get(KNOWN, "").split(","))
+    return frozenset(unquote(each) for each in named if each)
+
+
+def _response(asked: Asked) -> Any:
+    try:
+        return msgspec.json.decode(asked.body)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        message = 'an answer is JSON: {"action": "accept", "content": {...}}; or its action is decline or cancel'
+        raise HandlerError("BAD_REQUEST", message) from error
+
+
+def _page_size(query: Mapping[str, str]) -> int:
+    text = query.get("pageSize", str(PAGE_SIZE))
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 7):
+        raise HandlerError("BAD_REQUEST", "pageSize is a number")
+    return int(text)
+
+
+def _page(query: Mapping[str, str]) -> bytes:
+    try:
+        return base64.b64decode(query.get("nextPageToken", ""), altchars=b"-_", validate=True)
+    except ValueError as error:
+        raise HandlerError("BAD_REQUEST", "nextPageToken is not one of this server") from error
+
+
+# --- Replies ----------------------------------------------------------------------------------
+
+
+def state_of(seen: Seen) -> str:
+    """As Nexus has it; and `input_required` of what waits for an answer."""
+    if seen.end is None:
+        return INPUT_REQUIRED if seen.questions else RUNNING
+    if isinstance(seen.end, Succeeded):
+        return "succeeded"
+    return "canceled" if seen.end.canceled else "failed"
+
+
+def shown(seen: Seen) -> dict[str, Any]:
+    """An operation as it stands, for callers."""
+    told: dict[str, Any] = {"id": seen.operation_id} if seen.operation_id else {}
+    told |= seen.called
+    told["state"] = state_of(seen)
+    told["created"] = rfc3339(seen.created_ns)
+    if seen.ended:
+        told["closed"] = rfc3339(seen.changed_ns)
+    if seen.questions:
+        told["questions"] = msgspec.to_builtins(seen.questions)
+    if seen.message:
+        told["message"] = seen.message
+    return told
+
+
+def _standing(seen: Seen, status: int) -> Answer:
+    answer = _json(status, shown(seen))
+    return Answer(status, {**answer.headers, STATE: state_of(seen)}, answer.body)
+
+
+def _row(each: nexus.NexusOperationExecutionListInfo) -> dict[str, Any]:
+    told = {
+        "id": each.operation_id,
+        "runId": each.run_id,
+        "endpoint": each.endpoint,
+        "service": each.service,
+        "operation": each.operation,
+        "state": STATUSES.get(each.status, RUNNING),
+        "created": each.schedule_time.ToJsonString(),
+    }
+    if each.HasField("close_time"):
+        told["closed"] = each.close_time.ToJsonString()
+    return told
+
+
+def _json(status: int, told: Mapping[str, Any]) -> Answer:
+    body = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
+    return Answer(status, JSON, body)
