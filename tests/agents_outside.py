@@ -224,6 +224,8 @@ class Agent:
         if "ask" in told:
             colour = await ask("Which colour?", key="colour")
             return f"painted {colour}"
+        if "patiently" in told:
+            await workflow.sleep(4)
         if "wait" in told:
             await workflow.sleep(3600)
         await workflow.sleep(1)

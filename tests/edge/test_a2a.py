@@ -10,6 +10,7 @@ import aiohttp
 import httpx
 import pytest
 import pytest_asyncio
+import temporalio.client
 from a2a.client import Client, ClientConfig, ClientFactory
 from a2a.client.card_resolver import A2ACardResolver
 from a2a.types import a2a_pb2 as a2a
@@ -104,6 +105,53 @@ async def test_a_message_that_is_sent_again_after_a_kill_gets_the_one_result(
     done = await send(client, request)
     assert done.id == begun.id
     assert result_of(done) == "done: write slowly"
+
+
+async def test_a_message_whose_reply_a_kill_takes_is_sent_again_and_has_the_one_result(
+    outside: ServerProcess, client: Client
+) -> None:
+    request = message("write patiently", context_id="patient")
+    temporal = await temporalio.client.Client.connect(outside.address)
+    first = asyncio.create_task(send(client, request))
+
+    async def tasks() -> list[a2a.Task]:
+        listed = await client.list_tasks(a2a.ListTasksRequest(context_id="patient"))
+        return list(listed.tasks)
+
+    async def begun() -> bool:
+        return len(await tasks()) == 1
+
+    await eventually(begun, 60)
+    await asyncio.to_thread(restart, outside)
+    lost = (await asyncio.gather(first, return_exceptions=True))[0]
+    assert isinstance(lost, BaseException)
+    done = await send(client, request)
+    assert result_of(done) == "done: write patiently"
+    assert [each.id for each in await tasks()] == [done.id]
+    assert result_of(await send(client, request)) == result_of(done)
+    described = await temporal.get_workflow_handle(done.id).describe()
+    assert described.workflow_type == "Agent"
+    assert (await temporal.count_workflows(f"WorkflowId = '{done.id}'")).count == 1
+
+
+async def test_a_stream_that_a_kill_cuts_is_taken_up_again_and_shows_the_one_end(
+    outside: ServerProcess,
+) -> None:
+    async with httpx.AsyncClient(timeout=WAITS) as http:
+        card = await A2ACardResolver(http, f"http://{outside.address}{AGENT}").get_agent_card()
+        client = ClientFactory(ClientConfig(httpx_client=http, streaming=True)).create(card)
+        stream = client.send_message(message("stream patiently"))
+        task = (await anext(stream)).task
+        await asyncio.to_thread(restart, outside)
+        with pytest.raises((A2AError, httpx.HTTPError)):
+            async for _ in stream:
+                pass
+        again = [each async for each in client.subscribe(a2a.SubscribeToTaskRequest(id=task.id))]
+    assert again[0].task.id == task.id
+    assert again[-1].status_update.status.state == a2a.TASK_STATE_COMPLETED
+    shown = [each.artifact_id for each in again[0].task.artifacts]
+    shown += [each.artifact_update.artifact.artifact_id for each in again[1:]]
+    assert [each for each in shown if each] == ["draft", "result"]
 
 
 async def test_a_stream_shows_everything_in_order(outside: ServerProcess) -> None:
