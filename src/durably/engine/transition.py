@@ -192,6 +192,8 @@ def outstanding(state: ExecutionState) -> list[Delivery]:
 
 
 def _callbacks_due(state: AwaitedState) -> list[Delivery]:
+    if not state.callbacks:
+        return []
     return [
         InvokeCallback(each.callback_id)
         for each in state.callbacks.values()
@@ -211,11 +213,13 @@ def debts(state: ExecutionState) -> list[Delivery]:
 
 
 def _workflow_owes(state: WorkflowState) -> list[Delivery]:
+    """Asked at every commit: what a workflow has none of costs nothing."""
     owed: list[Delivery] = _callbacks_due(state)
     if state.running:
-        owed += [StartChild(i) for i, child in state.children.items() if not child.started]
-        owed += [SignalExternal(i) for i in state.external_signals]
-        owed += [CancelExternal(i) for i in state.external_cancels]
+        if state.children:
+            owed += [StartChild(i) for i, child in state.children.items() if not child.started]
+        owed += map(SignalExternal, state.external_signals)
+        owed += map(CancelExternal, state.external_cancels)
         owed += _nexus_owes(state)
         return owed
     owed += [ApplyParentClosePolicy(i) for i in state.policies_due]
@@ -228,6 +232,8 @@ def _workflow_owes(state: WorkflowState) -> list[Delivery]:
 
 def _nexus_owes(state: HistoryState) -> list[Delivery]:
     operations = state.nexus_operations
+    if not operations:
+        return []
     owed: list[Delivery] = [
         StartNexusOperation(i) for i, o in operations.items() if o.start_is_owed
     ]

@@ -5,6 +5,7 @@ Facts: https://docs.temporal.io/search-attribute; payloads are JSON with a `type
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, assert_never
 
 from temporalio.api.common.v1 import message_pb2 as common
@@ -292,9 +293,17 @@ BUILD_IDS = "BuildIds"
 PROBLEMS = "TemporalReportedProblems"
 
 
+Own = dict[str, str | tuple[str, ...]]
+"""Search attributes that the server sets itself: name -> a keyword, or a list of them."""
+
+
 def shown_attributes(state: WorkflowState) -> common.SearchAttributes:
-    """The search attributes of a workflow, with those that say which builds have worked on it, what of
-    it is paused, and why its worker cannot get on."""
+    """The search attributes of a workflow, with those that the server sets itself."""
+    return _with_own(state, _own_attributes(state))
+
+
+def _own_attributes(state: WorkflowState) -> Own:
+    """Which builds have worked on a workflow, what of it is paused, why its worker cannot get on."""
     said = []
     if state.pause is not None:
         said.append(f"Workflow:{state.workflow_id}")
@@ -302,45 +311,54 @@ def shown_attributes(state: WorkflowState) -> common.SearchAttributes:
             said.append(f"Reason:{state.pause.reason}")
     paused = (a.scheduled.activity_type.name for a in state.activities.values() if a.pause)
     said += [f"property:activityType={name}" for name in dict.fromkeys(paused)]
-    shown: list[tuple[str, str | list[str]]] = [
-        (PAUSE_INFO, said),
-        (BUILD_IDS, state.build_ids),
-        (PROBLEMS, state.reported_problems),
-        *_versions(state),
-    ]
-    if not any(values for _, values in shown):
+    own: Own = {
+        PAUSE_INFO: tuple(said),
+        BUILD_IDS: tuple(state.build_ids),
+        PROBLEMS: tuple(state.reported_problems),
+        **_versions(state),
+    }
+    return {name: values for name, values in own.items() if values}
+
+
+def _with_own(state: WorkflowState, own: Own) -> common.SearchAttributes:
+    if not own:
         return state.search_attributes
     found = common.SearchAttributes()
     found.CopyFrom(state.search_attributes)
-    for name, values in shown:
-        if values:
-            payload = found.indexed_fields[name]
-            payload.metadata["encoding"] = b"json/plain"
-            payload.metadata["type"] = PREDEFINED[name].encode()
-            payload.data = json.dumps(values, separators=(",", ":")).encode()
+    for name, values in own.items():
+        found.indexed_fields[name].CopyFrom(_own_payload(name, values))
     return found
+
+
+@lru_cache(1024)
+def _own_payload(name: str, values: str | tuple[str, ...]) -> common.Payload:
+    """Made once: thousands of workflows have the same builds."""
+    return common.Payload(
+        metadata={"encoding": b"json/plain", "type": PREDEFINED[name].encode()},
+        data=json.dumps(values, separators=(",", ":")).encode(),
+    )
 
 
 BEHAVIORS: dict[int, str] = {PINNED: "Pinned", AUTO_UPGRADE: "AutoUpgrade"}
 
 
-def _versions(state: WorkflowState) -> list[tuple[str, str | list[str]]]:
+def _versions(state: WorkflowState) -> Own:
     """On which version of which deployment it is."""
     found = state.versioning
     if found is None:
-        return []
+        return {}
     version = found.shown_version
-    return [
-        ("TemporalWorkerDeployment", version.deployment if version else state.deployment),
-        ("TemporalWorkerDeploymentVersion", str(version) if version else ""),
-        ("TemporalWorkflowVersioningBehavior", BEHAVIORS.get(found.shown_behavior, "")),
-        ("TemporalUsedWorkerDeploymentVersions", state.used_versions),
-    ]
+    return {
+        "TemporalWorkerDeployment": version.deployment if version else state.deployment,
+        "TemporalWorkerDeploymentVersion": str(version) if version else "",
+        "TemporalWorkflowVersioningBehavior": BEHAVIORS.get(found.shown_behavior, ""),
+        "TemporalUsedWorkerDeploymentVersions": tuple(state.used_versions),
+    }
 
 
 def _workflow_row(state: WorkflowState) -> VisibilityRow:
     started = state.started
-    found = shown_attributes(state)
+    own = _own_attributes(state)
     return VisibilityRow(
         workflow_type=started.workflow_type.name,
         task_queue=started.task_queue.name,
@@ -356,6 +374,10 @@ def _workflow_row(state: WorkflowState) -> VisibilityRow:
         root_workflow_id=state.root.workflow_id,
         root_run_id=state.root.run_id,
         memo=state.memo.SerializeToString(),
-        search_attributes=found.SerializeToString(),
-        search_values=_values(found) if found.indexed_fields else {},
+        search_attributes=_with_own(state, own).SerializeToString(),
+        search_values=_values(state.search_attributes) | _own_values(own),
     )
+
+
+def _own_values(own: Own) -> dict[str, object]:
+    return {name: value if isinstance(value, str) else list(value) for name, value in own.items()}

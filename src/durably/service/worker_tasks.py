@@ -104,9 +104,10 @@ class WorkerTasks:
         self, request: ws.PollWorkflowTaskQueueRequest, call: Call
     ) -> ws.PollWorkflowTaskQueueResponse:
         came_ns = self._executions.clock()
+        key = self._key(request, TaskKind.WORKFLOW)
         reply: ws.PollWorkflowTaskQueueResponse | None = None
         while reply is None:
-            item = await self._poll(request, TaskKind.WORKFLOW, call)
+            item = await self._poll(request, key, call)
             match item:
                 case Granted(execution, workflow_task.WorkflowTaskGrant() as grant):
                     reply = await self._workflow_reply(execution, grant)
@@ -117,18 +118,19 @@ class WorkerTasks:
                     reply = await self._start_workflow_task(item, worker_of(request))
                 case _:
                     return ws.PollWorkflowTaskQueueResponse()
-        key = self._deployments.part_of(request, self._key(request, TaskKind.WORKFLOW))
-        reply.backlog_count_hint = self._matching.queue(key).backlog.count()
-        self._hint(reply, key, came_ns, item)
+        part = self._deployments.part_of(request, key)
+        reply.backlog_count_hint = self._matching.queue(part).backlog.count()
+        self._hint(reply, part, came_ns, item)
         return reply
 
     async def poll_activity_task_queue(
         self, request: ws.PollActivityTaskQueueRequest, call: Call
     ) -> ws.PollActivityTaskQueueResponse:
         came_ns = self._executions.clock()
+        key = self._key(request, TaskKind.ACTIVITY)
         reply: ws.PollActivityTaskQueueResponse | None = None
         while reply is None:
-            item = await self._poll(request, TaskKind.ACTIVITY, call)
+            item = await self._poll(request, key, call)
             match item:
                 case Granted(execution, activity.ActivityGrant() as grant):
                     reply = self._activity_reply(execution, grant)
@@ -136,8 +138,8 @@ class WorkerTasks:
                     reply = await self._start_activity(item, worker_of(request))
                 case _:
                     return ws.PollActivityTaskQueueResponse()
-        key = self._deployments.part_of(request, self._key(request, TaskKind.ACTIVITY))
-        self._hint(reply, key, came_ns, item)
+        part = self._deployments.part_of(request, key)
+        self._hint(reply, part, came_ns, item)
         return reply
 
     def _key(self, request: Poll, kind: TaskKind) -> QueueKey:
@@ -157,14 +159,8 @@ class WorkerTasks:
         if more:
             reply.poller_scaling_decision.poll_request_delta_suggestion = more
 
-    async def _poll(
-        self,
-        request: Poll,
-        kind: TaskKind,
-        call: Call,
-    ) -> object:
+    async def _poll(self, request: Poll, key: QueueKey, call: Call) -> object:
         """The next item of a queue, or None when the long poll is over."""
-        key = self._key(request, kind)
         if not request.task_queue.name:
             raise InvalidArgument("TaskQueue is not set on request.")
         if len(request.task_queue.name) > self._config.identifier_chars_max:
