@@ -70,6 +70,7 @@ class Config:
 
     # Calls of agents outside: MCP, A2A
     call_wait_s: float = 2.0
+    output_readers_max: int = 1_000
 
     # Calls to agents: MCP servers and A2A agents behind Nexus endpoints
     agent_call_timeout_s: float = 300.0

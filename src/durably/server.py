@@ -5,7 +5,7 @@ import contextlib
 import importlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -38,9 +38,11 @@ from durably.service import admission
 from durably.service.access import Access
 from durably.service.durable_calls import DurableCalls
 from durably.service.exposures import Exposures
+from durably.service.followers import Followers
 from durably.service.namespaces import Namespaces
 from durably.service.nexus_operations import NexusOperations
 from durably.service.nodes import NamespacesChanged, Nodes
+from durably.service.operation_output import OutputStreams
 from durably.service.request_states import RequestStates
 from durably.service.time_skipping import TimeSkipping
 from durably.service.transact import Executions
@@ -51,6 +53,7 @@ from durably.version import VERSION
 logger = logging.getLogger(__name__)
 
 METRICS_PATH = "/metrics"
+Table = Mapping[str, admission.Rpc]
 Ask = Callable[[str, Message], Awaitable[Any]]
 
 
@@ -168,17 +171,30 @@ class Server:
         access = await self._access(executions.store)
         ask = admission.answers_for_caller(table)
         console = self._console(ask, access) if self.config.console else None
-        agents = await self._agents(stack, parts)
-        operations = NexusOperations(DurableCalls(ask), ask)
-        routes = OperationRoutes(operations, self.config)
-        nexus = Nexus(parts.nexus.calls, routes, self.config)
+        calls = DurableCalls(ask)
+        agents = await self._agents(stack, parts, calls)
+        nexus = Nexus(parts.nexus.calls, self._operations(stack, table, calls), self.config)
         app = App(Gate(self.config, access), grpc, http, nexus, agents, pages, console)
         await self._listen(stack, app, executions.matching, health)
 
-    async def _agents(self, stack: contextlib.AsyncExitStack, parts: Parts) -> Agents:
+    def _operations(
+        self, stack: contextlib.AsyncExitStack, table: Table, calls: DurableCalls
+    ) -> OperationRoutes:
+        """What callers over HTTP ask of operations."""
+        ask = admission.answers_for_caller(table)
+        followers = Followers(admission.answers(table))
+        stack.push_async_callback(followers.close)
+        operations = NexusOperations(calls, ask)
+        readers_max = self.config.output_readers_max
+        streams = OutputStreams(operations, calls, followers, ask, readers_max)
+        return OperationRoutes(operations, streams, self.config)
+
+    async def _agents(
+        self, stack: contextlib.AsyncExitStack, parts: Parts, calls: DurableCalls
+    ) -> Agents:
         """MCP and A2A. Their SDKs are loaded beside, where something is exposed already."""
         agents = Agents(
-            DurableCalls(admission.answers_for_caller(parts.table)),
+            calls,
             Exposures(parts.core.namespaces),
             await RequestStates.of_store(parts.core.executions.store),
             self.config,

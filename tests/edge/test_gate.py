@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import grpc
 import msgspec
 import pytest
@@ -31,6 +32,7 @@ from durably.edge.routes import routes
 from durably.service import admission, tokens
 from durably.service.access import Access, Role, add_entry, needed
 from durably.service.nexus_tokens import for_workflow
+from tests import desk
 from tests.agents_outside import Greet
 from tests.conftest import eventually
 from tests.processes import ServerProcess
@@ -297,6 +299,10 @@ async def test_operations_need_a_role(guarded: Guarded) -> None:
     one = {"nexus_operation_token": for_workflow("default", "w")}
     by_token = "/namespaces/default/task-queues/q/nexus-services/s/o"
     listed = "/namespaces/default/nexus/operations"
+    assert (await guarded.ask("GET", f"{by_token}/output", "team", **one))[0] == 403
+    assert (await guarded.ask("GET", f"{by_token}/output", **one))[0] == 401
+    assert (await guarded.ask("GET", f"{listed}/a/output", "team"))[0] == 403
+    assert (await guarded.ask("GET", f"{listed}/a/output", "reader"))[0] == 404
     for path in (by_token, f"{by_token}/result"):
         for token, expected in (("reader", (200, 202)), ("writer", (200, 202)), ("team", (403,))):
             assert (await guarded.ask("GET", path, token, **one))[0] in expected, (path, token)
@@ -312,6 +318,35 @@ async def test_operations_need_a_role(guarded: Guarded) -> None:
         for token, expected in (("writer", (404, 409)), ("reader", (403,)), ("team", (403,))):
             status, _, said = await guarded.ask("POST", path, token, b"{}", **one)
             assert status in expected, (path, token, said)
+
+
+async def test_a_stream_is_told_nothing_once_its_token_is_revoked(guarded: Guarded) -> None:
+    admin = await guarded.client("admin")
+    await admin.start_workflow(
+        desk.Work.run, "publishes p", id="work-publishes p", task_queue="desk"
+    )
+    place = "/namespaces/default/task-queues/desk/nexus-services/s/o/output"
+    headers = {
+        "authorization": f"Bearer {guarded.tokens['writer']}",
+        "nexus-operation-token": for_workflow("default", "work-publishes p"),
+    }
+    url = f"http://{guarded.server.address}{place}"
+    async with (
+        desk.worker(admin),
+        aiohttp.ClientSession() as session,
+        session.get(url, headers=headers) as reply,
+    ):
+        while b"begun" not in await reply.content.readline():
+            pass
+        text = guarded.file.read_text()
+        entry = next(each for each in text.split("\n\n") if '"writer"' in each)
+        guarded.file.write_text(text.replace(entry, ""))
+        guarded.server.reload_tokens()
+        await desk.tell(admin, "publishes p", "secret")
+        rest = (await reply.content.read()).decode()
+    assert "event: refused" in rest
+    assert "UNAUTHENTICATED" in rest
+    assert "secret" not in rest
 
 
 async def test_a_browser_logs_in_and_out(guarded: Guarded) -> None:

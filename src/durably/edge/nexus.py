@@ -3,7 +3,7 @@
     POST /namespaces/{ns}/task-queues/{tq}/nexus-services/{service}/{operation}
     POST /nexus/endpoints/{id}/services/{service}/{operation}
     POST .../{operation}/cancel                 with the header Nexus-Operation-Token, or ?token=
-    GET  .../{operation}[/result]               with the token of an operation that goes on: `nexus_operations`
+    GET  .../{operation}[/result|/output]       with the token of an operation that goes on: `nexus_operations`
     POST /namespaces/{ns}/nexus/callback        with the header Temporal-Callback-Token
     POST /nexus/callback                        the token says which namespace
     GET  /namespaces/{ns}/nexus/operations      standalone operations: `nexus_operations`
@@ -36,6 +36,7 @@ from durably.edge.calls import (
     unless_gone,
 )
 from durably.edge.nexus_operations import Asked, OperationRoutes
+from durably.edge.nexus_output import Stream, send_stream
 from durably.edge.nexus_replies import Answer, of_outcome, refused, send_answer
 from durably.engine import nexus_outcome
 from durably.errors import Refusal
@@ -76,12 +77,17 @@ class Nexus:
         send = unless_gone(send)
         headers = requests.headers_of(scope)
         whole = headers.get(FAILURE_SUPPORT) == "true"
+        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
             try:
                 body = await read_body(receive, self._bytes_max)
                 asked = Asked(scope["method"], headers, requests.query_of(scope), body, whole)
                 answering = self._answer(as_sent(scope), asked)
-                answer = await (_while_there(receive, answering) if asked.waits else answering)
+                if asked.waits:
+                    gone = asyncio.ensure_future(disconnected(receive))
+                    answer = await _unless(gone, answering)
+                else:
+                    answer = await answering
             except HandlerError as error:
                 answer = refused(error.refused, whole)
             except Refusal as refusal:
@@ -91,9 +97,14 @@ class Nexus:
             except Exception:
                 logger.exception("%s failed", scope["path"])
                 answer = refused(nexus_outcome.refused("INTERNAL", "internal error"), whole)
-            await send_answer(send, answer)
+            if isinstance(answer, Stream):
+                await send_stream(send, gone, answer, self._operations.stopping)
+            else:
+                await send_answer(send, answer)
         except ClientGone:
             pass
+        finally:
+            gone.cancel()
 
     async def refuse(self, send: Send, refusal: Refusal) -> None:
         """What is refused before it is read, in the words of Nexus."""
@@ -106,7 +117,7 @@ class Nexus:
         """Who waits is told how things stand, and does not hold up the end of the server."""
         self._operations.stop()
 
-    async def _answer(self, path: str, asked: Asked) -> Answer:
+    async def _answer(self, path: str, asked: Asked) -> Answer | Stream:
         callback, operations = CALLBACK.fullmatch(path), OPERATIONS.fullmatch(path)
         if callback is not None:
             namespace = unquote(callback[1]) if callback[1] else None
@@ -196,15 +207,15 @@ def _of_refusal(refusal: Refusal, whole: bool) -> Answer:
     return refused(nexus_outcome.refused(of_refusal(refusal), refusal.message), whole)
 
 
-async def _while_there(receive: Receive, answering: Awaitable[Answer]) -> Answer:
+async def _unless(
+    gone: "asyncio.Future[None]", answering: Awaitable[Answer | Stream]
+) -> Answer | Stream:
     """The answer, unless the caller goes away first."""
     handling = asyncio.ensure_future(answering)
-    watching = asyncio.ensure_future(disconnected(receive))
     try:
-        await asyncio.wait((handling, watching), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((handling, gone), return_when=asyncio.FIRST_COMPLETED)
         if not handling.done():
             raise ClientGone
         return handling.result()
     finally:
-        watching.cancel()
         handling.cancel()

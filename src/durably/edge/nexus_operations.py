@@ -3,9 +3,10 @@
     GET  /namespaces/{ns}/nexus/operations                    a page of standalone operations
     GET  /namespaces/{ns}/nexus/operations/{id}               how one stands
     GET  .../{id}/result                                      how it ended; with Durably-Wait a long poll
+    GET  .../{id}/output                                      what it publishes, as a stream: `nexus_output`
     POST .../{id}/questions/{key}                             the answer to what it waits for
     POST .../{id}/cancel
-    GET  {base}/{service}/{operation}[/result]                the same of what a worker's operation started,
+    GET  {base}/{service}/{operation}[/result|/output]        the same of what a worker's operation started,
     POST {base}/{service}/{operation}/questions/{key}         with the header Nexus-Operation-Token
 
 Rule 1: nothing is decided here. Headers that the specification does not have begin with `durably-`.
@@ -14,8 +15,9 @@ Rule 2: a wait has an end, and ends when the server stops.
 
 import asyncio
 import base64
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -25,7 +27,9 @@ from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.nexus.v1 import message_pb2 as nexus
 
 from durably.config import Config
+from durably.edge import nexus_output
 from durably.edge import nexus_requests as requests
+from durably.edge.nexus_output import Chunk, Stream
 from durably.edge.nexus_replies import JSON, STATE, Answer, of_outcome
 from durably.engine.nexus_outcome import Succeeded
 from durably.service import nexus_operations
@@ -34,6 +38,7 @@ from durably.service.nexus_calls import HandlerError
 from durably.service.nexus_content import rfc3339
 from durably.service.nexus_dispatch import Target, WorkerTarget
 from durably.service.nexus_operations import NexusOperations, Standalone, Which
+from durably.service.operation_output import OutputStreams, Told
 
 WAIT = "durably-wait"
 KNOWN = "durably-known-questions"
@@ -73,15 +78,16 @@ class Asked:
 class OperationRoutes:
     """Answers requests about operations that there are."""
 
-    def __init__(self, operations: NexusOperations, config: Config) -> None:
+    def __init__(self, operations: NexusOperations, streams: OutputStreams, config: Config) -> None:
         self._operations = operations
+        self._streams = streams
         self._config = config
-        self._stopping = asyncio.Event()
+        self.stopping = asyncio.Event()
 
     def stop(self) -> None:
-        self._stopping.set()
+        self.stopping.set()
 
-    async def of_namespace(self, namespace: str, names: list[str], asked: Asked) -> Answer:
+    async def of_namespace(self, namespace: str, names: list[str], asked: Asked) -> Answer | Stream:
         """What is below `/namespaces/{ns}/nexus/operations`."""
         match asked.method, names:
             case "GET", []:
@@ -96,7 +102,7 @@ class OperationRoutes:
             case _:
                 raise _wrong_method(asked)
 
-    async def of_token(self, target: Target, names: list[str], asked: Asked) -> Answer:
+    async def of_token(self, target: Target, names: list[str], asked: Asked) -> Answer | Stream:
         """What is below `{base}`; the token says which operation it is about."""
         assert isinstance(target, WorkerTarget)
         token = requests.token_of(asked.headers, asked.query)
@@ -105,16 +111,18 @@ class OperationRoutes:
             raise HandlerError("NOT_FOUND", "not found")
         return await self._of_one(which, names[2:], asked)
 
-    async def _of_one(self, which: Which, rest: list[str], asked: Asked) -> Answer:
+    async def _of_one(self, which: Which, rest: list[str], asked: Asked) -> Answer | Stream:
         match asked.method, rest:
             case "GET", []:
                 return _standing(await self._operations.look(which), 200)
             case "GET", ["result"]:
                 return await self._result(which, asked)
+            case "GET", ["output"]:
+                return await self._output(which, asked)
             case "POST", ["questions", key]:
                 seen = await self._operations.answer(which, key, _response(asked))
                 return _standing(seen, 200)
-            case _, [] | ["result"] | ["questions", _]:
+            case _, [] | ["result" | "output"] | ["questions", _]:
                 raise _wrong_method(asked)
             case _:
                 raise HandlerError("NOT_FOUND", "not found")
@@ -124,12 +132,20 @@ class OperationRoutes:
         seconds = requests.seconds_of(asked.headers, WAIT, message)
         longest_s = self._config.nexus_call_timeout_s
         seen = await self._operations.wait(
-            which, min(seconds, longest_s), _known(asked), self._stopping
+            which, min(seconds, longest_s), _known(asked), self.stopping
         )
         if seen.end is None:
             return _standing(seen, 202)
         answer = of_outcome(seen.end, asked.whole)
         return Answer(answer.status, {**answer.headers, STATE: state_of(seen)}, answer.body)
+
+    async def _output(self, which: Which, asked: Asked) -> Answer | Stream:
+        after, from_now = nexus_output.place_of(asked.headers, asked.query)
+        if after is not None and after.is_end and not await self._streams.has_more(which, after):
+            return Answer(204)
+        chunks = _chunks(self._streams.stream(which, after, from_now=from_now))
+        lines = nexus_output.LINES in asked.headers.get("accept", "")
+        return Stream(await anext(chunks), chunks, lines)
 
     async def _list(self, namespace: str, asked: Asked) -> Answer:
         query = asked.query
@@ -207,6 +223,16 @@ def shown(seen: Seen) -> dict[str, Any]:
 def _standing(seen: Seen, status: int) -> Answer:
     answer = _json(status, shown(seen))
     return Answer(status, {**answer.headers, STATE: state_of(seen)}, answer.body)
+
+
+async def _chunks(stream: AsyncGenerator[Told, None]) -> AsyncGenerator[Chunk, None]:
+    async with contextlib.aclosing(stream):
+        async for told in stream:
+            if told.standing is None:
+                yield nexus_output.piece_of(told)
+            else:
+                event = "state" if told.place is None else nexus_output.END
+                yield Chunk(event, shown(told.standing), told.place)
 
 
 def _row(each: nexus.NexusOperationExecutionListInfo) -> dict[str, Any]:

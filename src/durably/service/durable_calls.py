@@ -76,6 +76,7 @@ class Behind:
 
     namespace: str
     workflow_id: str
+    first_run_id: str
     place: HistoryPageToken
 
 
@@ -91,6 +92,8 @@ class Seen:
     changed_ns: int
     place: HistoryPageToken | None = None
     """Where what happens next will be, of a workflow."""
+    first_run_id: str = ""
+    """Of a workflow, the run with which its chain began."""
     questions: Mapping[str, Question] = field(default_factory=dict)
     asks: str = ""
     """The workflow whose questions these are."""
@@ -239,24 +242,29 @@ class DurableCalls:
         if seen.place is not None:
             await self._events(namespace, seen.call_id, seen.place)
             return
+        waiting = [asyncio.ensure_future(self.wait_for_operation(namespace, seen))]
+        if seen.behind is not None:
+            waiting.append(asyncio.ensure_future(self._news_behind(seen.behind)))
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
+
+    async def wait_for_operation(self, namespace: str, seen: Seen) -> None:
+        """Until it has started, or ended; or for as long as a long poll lasts."""
         stages = nexus_enums.NexusOperationWaitStage
-        operation = ws.PollNexusOperationExecutionRequest(
+        request = ws.PollNexusOperationExecutionRequest(
             namespace=namespace,
             operation_id=seen.operation_id,
             wait_stage=stages.NEXUS_OPERATION_WAIT_STAGE_CLOSED
             if seen.is_started
             else stages.NEXUS_OPERATION_WAIT_STAGE_STARTED,
         )
-        waiting = [asyncio.ensure_future(self._answers("PollNexusOperationExecution", operation))]
-        if seen.behind is not None:
-            behind = seen.behind
-            events = self._events(behind.namespace, behind.workflow_id, behind.place)
-            waiting.append(asyncio.ensure_future(events))
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in waiting:
-                each.cancel()
+        await self._answers("PollNexusOperationExecution", request)
+
+    async def _news_behind(self, behind: Behind) -> None:
+        await self._events(behind.namespace, behind.workflow_id, behind.place)
 
     async def published(
         self, namespace: str, call_id: str, after: HistoryPageToken | None
@@ -398,6 +406,7 @@ class DurableCalls:
             created_ns=info.start_time.ToNanoseconds(),
             changed_ns=(ended.event_time if ended else info.start_time).ToNanoseconds(),
             place=HistoryPageToken(info.execution.run_id, info.history_length + 1),
+            first_run_id=info.first_run_id or info.execution.run_id,
             questions=questions,
             asks=workflow_id,
             asks_in=namespace,
@@ -439,10 +448,10 @@ class DurableCalls:
         described = await self._answers("DescribeNexusOperationExecution", request)
         info = described.info
         phase = OPERATION_PHASES.get(info.status, WORKING)
-        asked: Seen | None = None
-        if phase == WORKING and info.operation_token:
-            asked = await self._behind(info.operation_token)
-        questions = asked.questions if asked is not None else {}
+        asked = await self._behind(info.operation_token) if info.operation_token else None
+        questions: Mapping[str, Question] = {}
+        if phase == WORKING and asked is not None:
+            questions = asked.questions
         last = info.close_time if info.HasField("close_time") else info.schedule_time
         attempt = f"attempt {info.attempt}" if info.attempt > 1 else ""
         if info.last_attempt_failure.message:
@@ -598,7 +607,7 @@ def _message(phase: str, questions: Mapping[str, Question], piece: Piece | None)
 def _place_of(asked: Seen | None) -> Behind | None:
     if asked is None or asked.place is None:
         return None
-    return Behind(asked.asks_in, asked.asks, asked.place)
+    return Behind(asked.asks_in, asked.asks, asked.first_run_id, asked.place)
 
 
 def _noted(data: bytes) -> Mapping[str, Any]:
