@@ -7,17 +7,20 @@ from temporalio.deepagents import (
     create_temporal_deep_agent,
     tool_as_activity,
 )
-from trip import (
-    INSTRUCTIONS,
-    MODEL,
-    MODEL_LIMIT,
-    RETRY,
-    SILENCE,
-    TOOL_LIMIT,
-    find_sights,
-    get_weather,
-    work,
-)
+
+# The workflow's sandbox loads this module again, and what it loaded would be the tool.
+with workflow.unsafe.imports_passed_through():
+    from trip import (
+        INSTRUCTIONS,
+        MODEL,
+        MODEL_LIMIT,
+        RETRY,
+        SILENCE,
+        TOOL_LIMIT,
+        find_sights,
+        get_weather,
+        work,
+    )
 
 TOOLS = [
     tool_as_activity(

@@ -5,7 +5,7 @@ Rule 1: events are taken one by one, in their order; what is held is what is pen
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from temporalio.api.failure.v1 import message_pb2 as failure
@@ -136,25 +136,40 @@ class StepReader:
         return step
 
     def _calls(self, pending: Pending, output: Json | Opaque) -> list[Call]:
+        asked = pending.asked
         calls = decode(pending.step.activity_type, pending.inputs, output)
         if calls:
             ids = {call.id for call in calls if isinstance(call, ToolCall)}
             self._asked = [each for each in self._asked if each.part.id not in ids]
-            return calls
-        asked = pending.asked
+            return [_identified(call, asked) for call in calls]
         if asked is None:
             return []
         part, result = asked.part, None if isinstance(output, Opaque) else output
         return [ToolCall(asked.framework, asked.agent, part.name, part.id, part.value, result)]
 
     def _claim(self, step: Step, inputs: list[Json | Opaque]) -> Asked | None:
-        """An activity that has the name of a tool which a model asked for is that tool. Where the model
-        asked for it several times at once, their arguments tell them apart, else their order."""
-        same = [each for each in self._asked if each.part.name == step.activity_type]
-        found = next((each for each in same if each.fits(inputs)), next(iter(same), None))
+        """The call of a tool that an activity is: one of its tool, or, where nothing else says that it
+        is one, of its own name. Where a model asked for a tool several times at once, the call's id
+        tells them apart, else their arguments, else their order."""
+        calls = decode(step.activity_type, inputs, None)
+        tool = next((call for call in calls if isinstance(call, ToolCall)), None)
+        if calls and tool is None:
+            return None
+        name = step.activity_type if tool is None else tool.name
+        given = inputs if tool is None else [tool.arguments]
+        same = [each for each in self._asked if each.part.name == name]
+        by_id = [each for each in same if tool is not None and each.part.id == tool.id]
+        found = next(iter([*by_id, *(each for each in same if each.fits(given)), *same]), None)
         if found is not None:
             self._asked.remove(found)
         return found
+
+
+def _identified(call: Call, asked: Asked | None) -> Call:
+    """With the id that the model gave it: some frameworks give the activity another, or none."""
+    if asked is None or not isinstance(call, ToolCall):
+        return call
+    return replace(call, id=asked.part.id)
 
 
 def steps(events: Iterable[history.HistoryEvent]) -> list[Step]:
