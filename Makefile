@@ -1,6 +1,6 @@
 # Every target has a sentence; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential mcp-conformance bench build clean
+.PHONY: help install browser frameworks demo test check format lint types imports engine tests fuzz differential mcp-conformance bench build clean
 
 UV = $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN = $(UV) run --frozen --all-extras
@@ -25,6 +25,12 @@ browser: ## Install Debian's Chromium for the tests of the console, where apt-ge
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	  apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
 	else echo "There is no Chromium: install it, or the tests of the console fail."; fi
+
+frameworks: install ## Install the agent frameworks of examples/frameworks, each into .frameworks/NAME.
+	@for name in pydantic-ai openai-agents langgraph google-adk strands deepagents; do \
+	  UV_PROJECT_ENVIRONMENT=$(CURDIR)/.frameworks/$$name \
+	  $(UV) sync --project examples/frameworks --frozen --only-group $$name --quiet || exit 1; \
+	done
 
 demo: install ## Run the research agent, which survives the kill of its worker and of its server.
 	@$(RUN) durably demo
@@ -52,7 +58,7 @@ engine: install ## Test the engine alone: tests/engine takes every branch of it,
 	$(RUN) coverage run -m pytest -m "not hypothesis" tests/engine
 	$(RUN) coverage report
 
-tests: engine browser ## Run the tests alone, fast ones in parallel first.
+tests: engine browser frameworks ## Run the tests alone, fast ones in parallel first.
 	$(RUN) pytest -n 2 --dist loadfile -m "not model and not peer" tests
 	$(RUN) pytest -n 2 --dist loadfile --store=postgres $(ON_POSTGRES)
 
@@ -73,4 +79,4 @@ build: install ## Build the wheel into dist/.
 	$(UV) build --wheel
 
 clean: ## Remove what the other targets made.
-	rm -rf .conformance .venv .uv dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf .conformance .frameworks .venv .uv dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
