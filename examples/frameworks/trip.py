@@ -71,7 +71,12 @@ def work(
         client = await Client.connect(address, plugins=[plugin])
         print(f"working on {task_queue}", flush=True)
         worker = Worker(
-            client, task_queue=task_queue, workflows=[workflow], activities=list(activities)
+            client,
+            task_queue=task_queue,
+            workflows=[workflow],
+            activities=list(activities),
+            # A worker that keeps a workflow in memory is asked first; one that died, not for long.
+            sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
         )
         await worker.run()
 

@@ -68,7 +68,7 @@ async def test_it_goes_on_after_kill_9_and_is_shown_as_it_was(
         try:
             async with FrameworkWorker(name, server.address, served, tmp_path / "1.log") as first:
                 await first.until(gate.reached.wait())
-                await first.until(completed(run, 3))
+                await first.until(recorded(run, 3))
         finally:
             gate.open()
         async with FrameworkWorker(name, server.address, served, tmp_path / "2.log") as second:
@@ -83,11 +83,11 @@ async def test_it_goes_on_after_kill_9_and_is_shown_as_it_was(
     await sql_says(server, name, served)
 
 
-async def completed(run: WorkflowHandle[Any, Any], activities: int) -> None:
-    """Until so many activities of a run have completed."""
+async def recorded(run: WorkflowHandle[Any, Any], activities: int) -> None:
+    """Until so many activities of a run have completed, and its workflow knows it."""
     async for event in run.fetch_history_events(wait_new_event=True):
         activities -= event.HasField("activity_task_completed_event_attributes")
-        if not activities:
+        if not activities and event.HasField("workflow_task_completed_event_attributes"):
             return
 
 
