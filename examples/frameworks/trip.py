@@ -26,8 +26,10 @@ MODEL = os.environ.get("OPENAI_MODEL", "gpt-4.1-mini")
 RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_attempts=5)
 MODEL_LIMIT = timedelta(minutes=2)
 TOOL_LIMIT = timedelta(minutes=1)
-SILENCE = timedelta(seconds=5)
+SILENCE = timedelta(seconds=10)
 """A tool that says nothing for so long has died with its worker."""
+BEAT = timedelta(seconds=1)
+"""How often a tool that lives says so: a machine that is busy may hold up many of these."""
 
 
 async def look_up(what: str, city: str) -> str:
@@ -36,7 +38,7 @@ async def look_up(what: str, city: str) -> str:
     asked = asyncio.create_task(asyncio.to_thread(_get, f"{base}/{what}/{city}"))
     while not asked.done():
         activity.heartbeat()
-        await asyncio.wait([asked], timeout=1)
+        await asyncio.wait([asked], timeout=BEAT.total_seconds())
     return f"{what} of {city}: {asked.result()[what]}"
 
 
@@ -77,6 +79,8 @@ def work(
             activities=list(activities),
             # A worker that keeps a workflow in memory is asked first; one that died, not for long.
             sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
+            # Else the SDK keeps back what is said until 80 % of the time to be silent is over.
+            max_heartbeat_throttle_interval=BEAT,
         )
         await worker.run()
 

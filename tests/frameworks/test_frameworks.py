@@ -1,7 +1,8 @@
 """Agent frameworks on durably, unmodified: each loses its worker in the middle of three tools that run at
 once, goes on in another process, and is shown as it was.
 
-The truth is what the scripted endpoint served: to the model's clients, and to the tools.
+Not in `make test`, since each is an installation of its own and takes seconds to import: `make frameworks`.
+What is read from the histories that they made stands in `test_recorded.py`.
 """
 
 import asyncio
@@ -9,7 +10,6 @@ import html
 import json
 import re
 import sys
-import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,62 +17,30 @@ from typing import Any
 
 import httpx
 import pytest
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client
 
 from durably import Server
 from tests.agents.endpoint import MODEL, scripted
-from tests.frameworks.workers import EXAMPLES, FrameworkWorker
-
-FRAMEWORKS = ("pydantic-ai", "openai-agents", "langgraph", "google-adk", "strands", "deepagents")
-QUESTION = "Oslo or Bergen this weekend?"
-HELD = "weather/Oslo"
-"""The tool that the model asked for first is the one that is cut off: the others end before it."""
-
-CALLS = [ask for asks in scripted.TRIP for ask in asks]
-
-
-def result_of(ask: Any) -> str:
-    what = {"get_weather": "weather", "find_sights": "sights"}[ask.tool]
-    city = ask.arguments["city"]
-    return f"{what} of {city}: {scripted.CITIES[what][city]}"
+from tests.frameworks.story import (
+    ANSWER,
+    CALLS,
+    FRAMEWORKS,
+    HELD,
+    QUESTION,
+    Workflow,
+    result_of,
+    through_kill_9,
+)
 
 
-ANSWER = "; ".join(result_of(ask) for ask in CALLS)
-
-
-class Gate:
-    """Holds the first look-up of the weather in Oslo until it is opened."""
-
-    def __init__(self) -> None:
-        self.reached = asyncio.Event()
-        self._opened = threading.Event()
-        self._loop = asyncio.get_running_loop()
-
-    def __call__(self, wanted: str) -> None:
-        """In a thread of the endpoint."""
-        if wanted == HELD and not self.reached.is_set():
-            self._loop.call_soon_threadsafe(self.reached.set)
-            self._opened.wait()
-
-    def open(self) -> None:
-        self._opened.set()
-
-
+@pytest.mark.frameworks
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", FRAMEWORKS)
 async def test_it_goes_on_after_kill_9_and_is_shown_as_it_was(
     name: str, server: Server, client: Client, tmp_path: Path
 ) -> None:
-    gate = Gate()
-    with scripted.endpoint(scripted.Endpoint(before_look_up=gate)) as served:
-        run = await client.start_workflow("Trip", QUESTION, id=name, task_queue=name)
-        try:
-            async with FrameworkWorker(name, server.address, served, tmp_path / "1.log") as first:
-                await first.until(gate.reached.wait())
-                await first.until(recorded(run, 3))
-        finally:
-            gate.open()
-        async with FrameworkWorker(name, server.address, served, tmp_path / "2.log") as second:
-            assert await second.until(run.result()) == ANSWER
+    run, answer, served = await through_kill_9(name, client, server.address, tmp_path)
+    assert answer == ANSWER
 
     # No reply of the model was asked for twice, and no tool but the one that was cut off.
     assert [each.asked for each in served.served] == [*scripted.TRIP, ()]
@@ -83,18 +51,10 @@ async def test_it_goes_on_after_kill_9_and_is_shown_as_it_was(
     await sql_says(server, name, served)
 
 
-async def recorded(run: WorkflowHandle[Any, Any], activities: int) -> None:
-    """Until so many activities of a run have completed, and its workflow knows it."""
-    async for event in run.fetch_history_events(wait_new_event=True):
-        activities -= event.HasField("activity_task_completed_event_attributes")
-        if not activities and event.HasField("workflow_task_completed_event_attributes"):
-            return
-
-
 # --- What is shown of it ---------------------------------------------------------------------------
 
 
-async def the_page_shows(server: Server, run: WorkflowHandle[Any, Any], served: Any) -> None:
+async def the_page_shows(server: Server, run: Workflow, served: Any) -> None:
     place = f"/ui/default/workflows/{run.id}/{run.result_run_id}/agent"
     async with httpx.AsyncClient(base_url=f"http://{server.address}", timeout=60) as http:
         page = (await http.get(place)).raise_for_status().text
@@ -184,11 +144,3 @@ async def sql_says(server: Server, name: str, served: Any) -> None:
         for each in served.served
     ]
     assert [row["tool"] for row in found["tools"]] == [ask.tool for ask in CALLS]
-
-
-def test_every_example_is_listed_and_tested() -> None:
-    listed = (EXAMPLES / "README.md").read_text()
-    names = sorted(path.name for path in EXAMPLES.glob("with_*.py"))
-    assert names == sorted(f"with_{name.replace('-', '_')}.py" for name in FRAMEWORKS)
-    for name in names:
-        assert f"({name})" in listed

@@ -22,7 +22,7 @@ QUIET = {
 def python_of(name: str) -> Path:
     found = ROOT / ".frameworks" / name / "bin/python"
     if not found.exists():
-        pytest.fail(f"{name} is not installed: `make frameworks`")
+        pytest.fail(f"{name} is not installed: `make install-frameworks`")
     return found
 
 
