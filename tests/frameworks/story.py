@@ -6,7 +6,6 @@ The truth is what the scripted endpoint served: to the model's clients, and to t
 
 import asyncio
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
