@@ -24,8 +24,8 @@ INSTRUCTIONS = "You help with short trips. Look things up, then answer in one se
 MODEL = os.environ.get("OPENAI_MODEL", "gpt-4.1-mini")
 
 RETRY = RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_attempts=5)
-MODEL_LIMIT = timedelta(minutes=2)
-TOOL_LIMIT = timedelta(minutes=1)
+MODEL_LIMIT = timedelta(minutes=5)
+TOOL_LIMIT = timedelta(minutes=5)
 SILENCE = timedelta(seconds=10)
 """A tool that says nothing for so long has died with its worker."""
 BEAT = timedelta(seconds=1)
