@@ -1,6 +1,6 @@
 # Every target has a sentence; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential mcp-conformance bench build clean
+.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential frameworks install-frameworks mcp-conformance bench build clean
 
 UV = $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN = $(UV) run --frozen --all-extras
@@ -13,7 +13,7 @@ ON_POSTGRES = tests/api/test_workflows.py tests/api/test_visibility.py tests/api
 # Of the last: tasks of a server that died are taken by urgency alone, see docs/scaling.md.
 
 help: ## List the targets.
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 20
 
 install: ## Install everything into .venv: fetches uv if there is none, then the locked packages.
 	@command -v uv >/dev/null 2>&1 || test -x .uv/bin/uv || python3 scripts/bootstrap.py
@@ -53,7 +53,7 @@ engine: install ## Test the engine alone: tests/engine takes every branch of it,
 	$(RUN) coverage report
 
 tests: engine browser ## Run the tests alone, fast ones in parallel first.
-	$(RUN) pytest -n 2 --dist loadfile -m "not model and not peer" tests
+	$(RUN) pytest -n 2 --dist loadfile -m "not model and not peer and not frameworks" tests
 	$(RUN) pytest -n 2 --dist loadfile --store=postgres $(ON_POSTGRES)
 
 fuzz: install ## Search for lives and crashes that break a rule, with other seeds than the tests, for long.
@@ -62,6 +62,15 @@ fuzz: install ## Search for lives and crashes that break a rule, with other seed
 
 differential: install ## Compare what durably does with what Temporal's dev server does, program by program.
 	$(RUN) pytest -m peer tests/differential
+
+frameworks: install-frameworks ## Run each agent framework through a worker that is killed: what CI does not run.
+	$(RUN) pytest -m frameworks tests/frameworks
+
+install-frameworks: install ## Install the agent frameworks of examples/frameworks, each into .frameworks/NAME.
+	@for name in pydantic-ai openai-agents langgraph google-adk strands deepagents; do \
+	  UV_PROJECT_ENVIRONMENT=$(CURDIR)/.frameworks/$$name \
+	  $(UV) sync --project examples/frameworks --frozen --only-group $$name --quiet || exit 1; \
+	done
 
 mcp-conformance: install ## Run the published conformance suite of MCP; needs npm.
 	$(RUN) python scripts/mcp_conformance.py
@@ -73,4 +82,4 @@ build: install ## Build the wheel into dist/.
 	$(UV) build --wheel
 
 clean: ## Remove what the other targets made.
-	rm -rf .conformance .venv .uv dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf .conformance .frameworks .venv .uv dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage

@@ -11,7 +11,7 @@ from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.client import WorkflowHistory
 
-from durably.agents.calls import ModelCall, Part, Tokens
+from durably.agents.calls import ModelCall, Part, Tokens, ToolCall
 from durably.agents.decoders import decode
 from durably.agents.payloads import Opaque, count, read
 from durably.agents.prices import cost_usd
@@ -287,3 +287,66 @@ def test_a_failed_activity_says_how() -> None:
         reader.take(event(10, activityTaskCompletedEventAttributes={"scheduledEventId": "1"}))
         is None
     )
+
+
+def scheduled(reader: StepReader, number: int, name: str, *given: Any) -> None:
+    about = history.HistoryEvent(event_id=number)
+    about.activity_task_scheduled_event_attributes.activity_type.name = name
+    for each in given:
+        about.activity_task_scheduled_event_attributes.input.payloads.add(
+            metadata={"encoding": b"json/plain"}, data=json.dumps(each).encode()
+        )
+    assert reader.take(about) is None
+
+
+def completed(reader: StepReader, number: int, result: Any) -> Step:
+    about = history.HistoryEvent(event_id=number + 100)
+    attributes = about.activity_task_completed_event_attributes
+    attributes.scheduled_event_id = number
+    attributes.result.payloads.add(
+        metadata={"encoding": b"json/plain"}, data=json.dumps(result).encode()
+    )
+    step = reader.take(about)
+    assert step is not None
+    return step
+
+
+def asks_twice_for(name: str) -> dict[str, Any]:
+    calls = [
+        {"id": f"t{n}", "function": {"name": name, "arguments": json.dumps({"city": city})}}
+        for n, city in enumerate(("Oslo", "Bergen"))
+    ]
+    choice = {"message": {"tool_calls": calls}}
+    return {**COMPLETION, "choices": [choice]}
+
+
+def test_calls_of_one_tool_at_once_keep_their_arguments_whichever_ends_first() -> None:
+    reader = StepReader()
+    scheduled(reader, 1, "m", "question")
+    completed(reader, 1, asks_twice_for("look"))
+    scheduled(reader, 2, "look", "Bergen")
+    scheduled(reader, 3, "look", "Oslo")
+    pending = [(c.id, c.arguments) for step in reader.pending() for c in step.tool_calls]
+    assert pending == [("t1", {"city": "Bergen"}), ("t0", {"city": "Oslo"})]
+    (last,) = completed(reader, 3, "snow").tool_calls
+    (first,) = completed(reader, 2, "rain").tool_calls
+    assert (last.id, last.arguments, last.result) == ("t0", {"city": "Oslo"}, "snow")
+    assert (first.id, first.arguments, first.result) == ("t1", {"city": "Bergen"}, "rain")
+
+
+def test_a_tool_with_another_id_than_the_model_gave_has_that_of_the_model() -> None:
+    reader = StepReader()
+    scheduled(reader, 1, "m", "question")
+    completed(reader, 1, asks_twice_for("look"))
+    asked = {"tool_name": "look", "tool_call_id": "made-up", "args": {"city": "Bergen"}}
+    scheduled(reader, 2, "deepagents.invoke_tool", asked)
+    (tool,) = completed(reader, 2, {"message": {"type": "tool", "content": "rain"}}).tool_calls
+    assert (tool.id, tool.arguments, tool.result) == ("t1", {"city": "Bergen"}, "rain")
+
+
+def test_a_node_of_langgraph_that_was_sent_one_call_shows_its_arguments() -> None:
+    sent = {"type": "tool_call", "id": "t0", "name": "look", "args": {"city": "Oslo"}}
+    message = {"type": "tool", "content": "snow", "tool_call_id": "t0", "name": "look"}
+    output = {"result": {"messages": [message]}, "langgraph_command": None}
+    (tool,) = decode("guide.tool", [{"args": [sent], "kwargs": {}}], output)
+    assert tool == ToolCall("langgraph", "guide", "look", "t0", {"city": "Oslo"}, "snow")

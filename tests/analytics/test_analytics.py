@@ -195,7 +195,7 @@ async def test_sql_agrees_with_raw_histories_and_with_the_endpoint(
         "i": sum(each.input_tokens for each in served.served),
         "o": sum(each.output_tokens for each in served.served),
         "c": sum(each.cached_tokens for each in served.served),
-        "t": sum(each.asks_for_tool for each in served.served),
+        "t": sum(len(each.asked) for each in served.served),
         "model": MODEL,
         "a": "forecaster",
         "f": "pydantic_ai",

@@ -47,12 +47,12 @@ def node_calls(activity_type: str, inputs: list[Json], output: Json) -> list[Cal
     if not isinstance(output, dict) or not {"result", "langgraph_command"} <= output.keys():
         return []
     agent = activity_type.partition(".")[0]
-    given = list(_messages(get(inputs[0], "args") if inputs else None))
+    state = get(inputs[0], "args") if inputs else None
+    given = list(_messages(state))
     before = [_message(each) for each in given]
     seen = {text(_fields(each).get("id")) for each in given} - {""}
-    asked = {
-        part.id: part for message in before for part in message.parts if part.kind == "tool_call"
-    }
+    wanted = [part for message in before for part in message.parts if part.kind == "tool_call"]
+    asked = {part.id: part for part in [*wanted, *_sent(state)]}
     calls: list[Call] = []
     for each in _messages(output):
         fields = _fields(each)
@@ -74,6 +74,24 @@ def node_calls(activity_type: str, inputs: list[Json], output: Json) -> list[Cal
                 )
             )
     return calls
+
+
+def _sent(value: Json, depth: int = DEPTH_MAX) -> Iterator[Part]:
+    """The calls of tools that a node was given by themselves (`Send`), not in a message."""
+    if isinstance(value, dict):
+        if value.get("type") == "tool_call":
+            yield _tool_call(value)
+        elif depth and not _kind(value):
+            for each in value.values():
+                yield from _sent(each, depth - 1)
+    elif depth:
+        for each in entries(value):
+            yield from _sent(each, depth - 1)
+
+
+def _tool_call(call: dict[str, Json]) -> Part:
+    given = arguments(call.get("args"))
+    return Part("tool_call", id=text(call.get("id")), name=text(call.get("name")), value=given)
 
 
 def _model_call(
@@ -149,9 +167,5 @@ def _message(value: dict[str, Json]) -> Message:
             parts.append(Part("text", text(each.get("text"))))
         elif each.get("type") not in ("tool_use", "function_call"):
             parts.append(Part(text(each.get("type")), value=each))
-    for call in objects(fields.get("tool_calls")):
-        given = arguments(call.get("args"))
-        parts.append(
-            Part("tool_call", id=text(call.get("id")), name=text(call.get("name")), value=given)
-        )
+    parts += [_tool_call(call) for call in objects(fields.get("tool_calls"))]
     return Message(role, tuple(parts))

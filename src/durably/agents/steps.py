@@ -5,7 +5,7 @@ Rule 1: events are taken one by one, in their order; what is held is what is pen
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from temporalio.api.failure.v1 import message_pb2 as failure
@@ -51,13 +51,37 @@ class Step:
         return [call for call in self.calls if isinstance(call, ToolCall)]
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call of a tool, as a model asked for it."""
+
+    framework: str
+    agent: str
+    part: Part
+
+    def fits(self, inputs: list[Json | Opaque]) -> bool:
+        """Whether an activity with these arguments can be it: each of the call's is one of them."""
+        given = self.part.value
+        return given in inputs or (
+            isinstance(given, dict) and all(value in inputs for value in given.values())
+        )
+
+
+@dataclass(slots=True)
+class Pending:
+    step: Step
+    inputs: list[Json | Opaque]
+    asked: Asked | None
+    """The call that it may be: it has the name of a tool that a model asked for."""
+
+
 class StepReader:
     """Takes the events of one run; gives each activity when it has ended."""
 
     def __init__(self) -> None:
-        self._pending: dict[int, tuple[Step, list[Json | Opaque]]] = {}
-        self._asked: list[tuple[str, str, Part]] = []
-        """Framework, agent and tool of each call of a tool that was asked for and not seen yet."""
+        self._pending: dict[int, Pending] = {}
+        self._asked: list[Asked] = []
+        """The calls of tools that no activity was seen for yet."""
 
     def take(self, event: history.HistoryEvent) -> Step | None:
         """The activity that this event ends."""
@@ -68,17 +92,17 @@ class StepReader:
             started = event.activity_task_started_event_attributes
             found = self._pending.get(started.scheduled_event_id)
             if found is not None:
-                found[0].started_ns = nanoseconds(event.event_time)
-                found[0].attempt = max(1, started.attempt)
+                found.step.started_ns = nanoseconds(event.event_time)
+                found.step.attempt = max(1, started.attempt)
         elif kind in ENDS:
             return self._end(event, kind)
         return None
 
     def pending(self) -> list[Step]:
         """The activities that have not ended, with what is known of their calls."""
-        for step, inputs in self._pending.values():
-            step.calls = self._calls(step, inputs, None)
-        return [step for step, _ in self._pending.values()]
+        for each in self._pending.values():
+            each.step.calls = self._calls(each, None)
+        return [each.step for each in self._pending.values()]
 
     def _schedule(self, event: history.HistoryEvent) -> None:
         scheduled = event.activity_task_scheduled_event_attributes
@@ -89,14 +113,15 @@ class StepReader:
             task_queue=scheduled.task_queue.name,
             scheduled_ns=nanoseconds(event.event_time),
         )
-        self._pending[event.event_id] = (step, read_all(scheduled.input.payloads))
+        inputs = read_all(scheduled.input.payloads)
+        self._pending[event.event_id] = Pending(step, inputs, self._claim(step, inputs))
 
     def _end(self, event: history.HistoryEvent, kind: str) -> Step | None:
         ended = getattr(event, kind)
         found = self._pending.pop(ended.scheduled_event_id, None)
         if found is None:
             return None
-        step, inputs = found
+        step = found.step
         step.ended_ns = nanoseconds(event.event_time)
         step.status = ENDS[kind]
         output: Json | Opaque = None
@@ -104,31 +129,47 @@ class StepReader:
             output = next(iter(read_all(ended.result.payloads)), None)
         elif step.status in ("failed", "timed out"):
             step.failure_type = failure_type(ended.failure)
-        step.calls = self._calls(step, inputs, output)
+        step.calls = self._calls(found, output)
         for call in step.calls:
             if isinstance(call, ModelCall):
-                self._asked += [(call.framework, call.agent, part) for part in call.tools_asked]
+                self._asked += [Asked(call.framework, call.agent, p) for p in call.tools_asked]
         return step
 
-    def _calls(self, step: Step, inputs: list[Json | Opaque], output: Json | Opaque) -> list[Call]:
-        calls = decode(step.activity_type, inputs, output)
+    def _calls(self, pending: Pending, output: Json | Opaque) -> list[Call]:
+        asked = pending.asked
+        calls = decode(pending.step.activity_type, pending.inputs, output)
         if calls:
             ids = {call.id for call in calls if isinstance(call, ToolCall)}
-            self._asked = [each for each in self._asked if each[2].id not in ids]
-            return calls
-        return self._as_tool(step, inputs, output)
+            self._asked = [each for each in self._asked if each.part.id not in ids]
+            return [_identified(call, asked) for call in calls]
+        if asked is None:
+            return []
+        part, result = asked.part, None if isinstance(output, Opaque) else output
+        return [ToolCall(asked.framework, asked.agent, part.name, part.id, part.value, result)]
 
-    def _as_tool(
-        self, step: Step, inputs: list[Json | Opaque], output: Json | Opaque
-    ) -> list[Call]:
-        """An activity that has the name of a tool which a model asked for is that tool."""
-        for index, (framework, agent, part) in enumerate(self._asked):
-            if part.name == step.activity_type:
-                if step.ended_ns:
-                    del self._asked[index]
-                result = None if isinstance(output, Opaque) else output
-                return [ToolCall(framework, agent, part.name, part.id, part.value, result)]
-        return []
+    def _claim(self, step: Step, inputs: list[Json | Opaque]) -> Asked | None:
+        """The call of a tool that an activity is: one of its tool, or, where nothing else says that it
+        is one, of its own name. Where a model asked for a tool several times at once, the call's id
+        tells them apart, else their arguments, else their order."""
+        calls = decode(step.activity_type, inputs, None)
+        tool = next((call for call in calls if isinstance(call, ToolCall)), None)
+        if calls and tool is None:
+            return None
+        name = step.activity_type if tool is None else tool.name
+        given = inputs if tool is None else [tool.arguments]
+        same = [each for each in self._asked if each.part.name == name]
+        by_id = [each for each in same if tool is not None and each.part.id == tool.id]
+        found = next(iter([*by_id, *(each for each in same if each.fits(given)), *same]), None)
+        if found is not None:
+            self._asked.remove(found)
+        return found
+
+
+def _identified(call: Call, asked: Asked | None) -> Call:
+    """With the id that the model gave it: some frameworks give the activity another, or none."""
+    if asked is None or not isinstance(call, ToolCall):
+        return call
+    return replace(call, id=asked.part.id)
 
 
 def steps(events: Iterable[history.HistoryEvent]) -> list[Step]:
