@@ -133,7 +133,7 @@ class Nexus:
             target, rest = self._calls.of_queue(unquote(queue[1]), unquote(queue[2])), queue[3]
         else:
             assert endpoint is not None
-            target, rest = self._calls.of_endpoint(unquote(endpoint[1])), endpoint[2]
+            target, rest = await self._calls.of_endpoint(unquote(endpoint[1])), endpoint[2]
         if scope["method"] != "POST":
             method = scope["method"]
             message = f'invalid request method: expected POST, got "{method}"'

@@ -60,17 +60,18 @@ WAITING = """SELECT q.namespace_id, q.kind, q.queue
     FROM unnest($1::text[], $2::int[], $3::text[]) AS q(namespace_id, kind, queue)
     WHERE EXISTS (SELECT 1 FROM tasks t WHERE t.namespace_id = q.namespace_id AND t.kind = q.kind
         AND t.queue = q.queue AND t.node <> $4)"""
-# How many tasks of a queue this server does not have, and when the first was made.
-ELSEWHERE = """SELECT count(*), coalesce(min(created_ns), 0) FROM tasks
-    WHERE namespace_id = $1 AND kind = $2 AND queue = $3 AND node <> $4"""
+# How many tasks of each level of a queue this server does not have, and when the first was made.
+ELSEWHERE = """SELECT level, count(*), min(created_ns) FROM tasks
+    WHERE namespace_id = $1 AND kind = $2 AND queue = $3 AND node <> $4 GROUP BY level"""
 # Who waits for tasks at this server.
-PUT_POLLERS = """INSERT INTO pollers (node, namespace_id, kind, queue, identity, at_ns, request)
-    SELECT $1, r.* FROM unnest($2::text[], $3::int[], $4::text[], $5::text[], $6::bigint[], $7::bytea[])
-        AS r(namespace_id, kind, queue, identity, at_ns, request)
-    ON CONFLICT (node, namespace_id, kind, queue, identity)
+PUT_POLLERS = """INSERT INTO pollers
+        (node, namespace_id, kind, queue, version, identity, at_ns, request)
+    SELECT $1, r.* FROM unnest($2::text[], $3::int[], $4::text[], $5::text[], $6::text[], $7::bigint[],
+        $8::bytea[]) AS r(namespace_id, kind, queue, version, identity, at_ns, request)
+    ON CONFLICT (node, namespace_id, kind, queue, version, identity)
     DO UPDATE SET at_ns = excluded.at_ns, request = excluded.request"""
 # Who waits elsewhere; and nobody is remembered for ever.
-POLLERS = """SELECT node, namespace_id, kind, queue, identity, at_ns, request FROM pollers
+POLLERS = """SELECT node, namespace_id, kind, queue, version, identity, at_ns, request FROM pollers
     WHERE node <> $1 AND at_ns > $2"""
 FORGET_POLLERS = "DELETE FROM pollers WHERE at_ns < $1"
 FORGET_POLLER = """DELETE FROM pollers WHERE namespace_id = $1 AND kind = $2 AND queue = $3
@@ -86,7 +87,8 @@ TAKE_LETTERS = "DELETE FROM letters WHERE node = $1 RETURNING letter_id, body"
 
 @dataclass(frozen=True, slots=True)
 class PollerRow:
-    """A worker that waits for tasks at some server; `request` is its serialized poll."""
+    """A worker that waits for tasks of a part of a queue at some server; `request` is its serialized
+    poll."""
 
     node: int
     queue: QueueKey
@@ -159,11 +161,11 @@ class PostgresNodes:
         rows = await self._store.reading(lambda c: c.fetch(WAITING, *columns, node))
         return [QueueKey(row[0], TaskKind(row[1]), row[2]) for row in rows]
 
-    async def elsewhere(self, queue: QueueKey, node: int) -> tuple[int, int]:
-        """How many tasks of the queue others have, or nobody, and when the oldest was created."""
+    async def elsewhere(self, queue: QueueKey, node: int) -> dict[int, tuple[int, int]]:
+        """Level -> how many tasks of the queue others have, or nobody; when the oldest was created."""
         key = (queue.namespace_id, int(queue.kind), queue.name)
-        row = await self._store.reading(lambda c: c.fetchrow(ELSEWHERE, *key, node))
-        return row[0], row[1]
+        rows = await self._store.reading(lambda c: c.fetch(ELSEWHERE, *key, node))
+        return {row[0]: (row[1], row[2]) for row in rows}
 
     # --- Pollers ------------------------------------------------------------------------------
 
@@ -175,6 +177,7 @@ class PostgresNodes:
             [queue.namespace_id for queue, *_ in rows],
             [int(queue.kind) for queue, *_ in rows],
             [queue.name for queue, *_ in rows],
+            [queue.version for queue, *_ in rows],
             *(list(column) for column in zip(*(row[1:] for row in rows), strict=True)),
         ]
         await self._store.reading(lambda c: c.execute(PUT_POLLERS, node, *columns))
@@ -183,7 +186,7 @@ class PostgresNodes:
         """Who has waited at other servers since then."""
         rows = await self._store.reading(lambda c: c.fetch(POLLERS, node, since_ns))
         return [
-            PollerRow(row[0], QueueKey(row[1], TaskKind(row[2]), row[3]), row[4], row[5], row[6])
+            PollerRow(row[0], QueueKey(row[1], TaskKind(row[2]), row[3], row[4]), *row[5:])
             for row in rows
         ]
 

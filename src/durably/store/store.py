@@ -86,6 +86,18 @@ class TaskRow:
     """Of the execution; by it a queue's traffic is divided."""
 
 
+@dataclass(frozen=True, slots=True)
+class NexusRequestRow:
+    """A request to a Nexus handler that any server which shares the store may give to a worker.
+    `request` is a serialized nexus.v1.Request."""
+
+    request_id: str
+    request: bytes
+    age_s: float
+    left_s: float
+    """Until its asker stops waiting for the answer."""
+
+
 @dataclass(slots=True)
 class Heartbeat:
     """The last heartbeat of an activity attempt; overwritten, never a journal entry.
