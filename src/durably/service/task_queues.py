@@ -359,9 +359,9 @@ class TaskQueues:
                 f"TaskQueue = {quoted(name)} AND ExecutionStatus {status}"
                 f" AND BuildIds = {quoted(f'{VERSIONED}:{build_id}')}"
             )
-            groups = await self._executions.store.count_executions(
-                Kind.WORKFLOW, namespace_id, visibility_query.parse(filter, {})
-            )
+            store = self._executions.store
+            query = visibility_query.parse(filter, {}, dialect=store.dialect)
+            groups = await store.count_executions(Kind.WORKFLOW, namespace_id, query)
             if any(count for _, count in groups):
                 return reached
         return queue_enums.BUILD_ID_TASK_REACHABILITY_UNREACHABLE
