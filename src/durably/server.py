@@ -230,7 +230,7 @@ class Server:
         listen_url = self.config.postgres_listen or self.config.store
         nodes = Nodes(PostgresNodes(store, listen_url), PostgresWorkers(store), self.config)
         await nodes.join()
-        store.node = nodes.node
+        store.writer.node = nodes.node
         stack.push_async_callback(nodes.leave)
         return nodes
 

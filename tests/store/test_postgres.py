@@ -9,7 +9,8 @@ from durably.config import Config
 from durably.errors import InvalidArgument, Unavailable
 from durably.store import sqlite
 from durably.store.opening import open_store
-from durably.store.postgres import PostgresStore, migrate
+from durably.store.postgres import PostgresStore
+from durably.store.postgres_schema import migrate
 from durably.store.schema import migrations
 from durably.store.store import Commit, Conflict, StoreTooNew, StoreTooOld
 from tests.postgres import PostgresServer
