@@ -34,12 +34,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="sqlite",
         help="what the servers of the tests keep their state in",
     )
+    parser.addoption(
+        "--shards", type=int, default=1, help="how many shards their databases on PostgreSQL have"
+    )
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
+def postgres(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
     """A PostgreSQL that the tests of this process share; each takes a database of its own."""
-    server = PostgresServer()
+    server = PostgresServer(shards=request.config.getoption("--shards"))
     try:
         yield server.create().start()
     finally:
@@ -47,9 +50,9 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def postgres_to_stop() -> Iterator[PostgresServer]:
+def postgres_to_stop(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
     """A PostgreSQL of a test's own, which it may stop: it writes to the disk in earnest."""
-    server = PostgresServer(fsync=True)
+    server = PostgresServer(fsync=True, shards=request.config.getoption("--shards"))
     try:
         yield server.create().start()
     finally:

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+from durably.config import Config
+from durably.store.postgres_schema import migrate_database
 from tests.processes import free_port
 
 R = TypeVar("R")
@@ -62,8 +64,10 @@ def _account() -> pwd.struct_passwd | None:
 class PostgresServer:
     """A server with a folder of its own; it can be stopped as if its machine had failed."""
 
-    def __init__(self, *, fsync: bool = False) -> None:
+    def __init__(self, *, fsync: bool = False, shards: int = 1) -> None:
         self.port = free_port()
+        self.shards = shards
+        """Of a database for which nobody says how many."""
         self._folder = Path(tempfile.mkdtemp(prefix="durably-postgres-"))
         self._data = self._folder / "data"
         self._binaries = binaries()
@@ -108,10 +112,13 @@ class PostgresServer:
     def url(self, database: str = "postgres", role: str = "durably") -> str:
         return f"postgresql://{role}@127.0.0.1:{self.port}/{database}"
 
-    def database(self) -> str:
-        """A new database; its address."""
+    def database(self, shards: int = 0) -> str:
+        """A new database, with the tables of a store of so many shards if they are more than one; its
+        address."""
         name = f"test_{uuid.uuid4().hex}"
         self.execute(f"CREATE DATABASE {name}")
+        if (count := shards or self.shards) > 1:
+            elsewhere(lambda: migrate_database(self.url(name), Config(), count))
         return self.url(name)
 
     def cut_connections(self) -> None:

@@ -341,13 +341,13 @@ def migrate(
 
 async def _migrate(store: str, dry_run: bool, shards: int | None) -> None:
     from durably.errors import Refusal
-    from durably.store.opening import migrate_store, pending_migrations
+    from durably.store.opening import POSTGRES_SCHEMES, migrate_store, pending_migrations
     from durably.store.store import ShardsFixed, StoreLocked, StoreTooNew
 
     config = Config()
     try:
         present, missing = await pending_migrations(store, config, shards)
-        if missing and not dry_run:
+        if not dry_run and (missing or store.startswith(POSTGRES_SCHEMES)):
             await migrate_store(store, config, shards)
     except (StoreLocked, StoreTooNew, ShardsFixed, ValueError, OSError) as error:
         _fail(str(error), 1)

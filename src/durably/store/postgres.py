@@ -147,7 +147,7 @@ class PostgresStore:
             raise Unavailable(f"cannot open {without_password(url)}: {error}") from error
         store.writer = Writer(
             store.connector,
-            store.shards,
+            store.layout,
             store.writes,
             config.postgres_writing_connections_max,
             config.postgres_unavailable_s,

@@ -306,15 +306,21 @@ class Group:
 
     def statement(self) -> tuple[str, list[object]]:
         """The statement of this group, and the values to bind."""
+        columns = self.columns()
+        values = [column for found in columns.values() for column in found]
+        return statement(tuple(columns)), [self.tag, self.shard, *values]
+
+    def columns(self) -> dict[str, list[list[Any]]]:
+        """Of each part that has something to do, its rows column by column."""
         rows: dict[str, list[Row]] = {part.name: [] for part in PARTS}
         self._add_races(rows)
         self._add_rest(rows)
         self._add_tasks(rows)
-        names = tuple(part.name for part in PARTS if rows[part.name])
-        values: list[object] = [self.tag, self.shard]
-        for name in names:
-            values += [list(column) for column in zip(*rows[name], strict=True)]
-        return statement(names), values
+        return {
+            part.name: [list(column) for column in zip(*rows[part.name], strict=True)]
+            for part in PARTS
+            if rows[part.name]
+        }
 
     def _add_races(self, rows: dict[str, list[Row]]) -> None:
         for execution_id in sorted(self._executions):

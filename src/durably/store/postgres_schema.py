@@ -12,6 +12,7 @@ import asyncpg
 
 from durably.config import Config
 from durably.logs import without_password
+from durably.store import postgres_citus
 from durably.store.postgres_connections import Connection, opened
 from durably.store.schema import migrations, refuse_newer
 from durably.store.shards import ONE_SHARD, SHARDS_MAX, Shards
@@ -48,6 +49,7 @@ IS_DISTRIBUTED = """SELECT EXISTS (SELECT 1 FROM pg_dist_partition
 # Lay a table of executions onto the workers.
 DISTRIBUTE_FIRST = "SELECT create_distributed_table($1::text::regclass, 'shard', shard_count := $2)"
 DISTRIBUTE = "SELECT create_distributed_table($1::text::regclass, 'shard', colocate_with := $2)"
+HAS_FUNCTION = "SELECT EXISTS (SELECT 1 FROM pg_proc WHERE proname = $1)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,10 @@ async def migrate(connection: Connection, shards: int | None = None) -> list[int
             await connection.execute(PUT_SHARDS, SHARDS, b"%d" % shards)
             if await connection.fetchval(HAS_CITUS):
                 await _distribute(connection, shards)
+        if await _lacks_function(connection):
+            await connection.execute(postgres_citus.definition())
+            signature = postgres_citus.signature()
+            await connection.fetchval(postgres_citus.DISTRIBUTE_FUNCTION, signature)
     return [version for version, _ in added]
 
 
@@ -108,6 +114,13 @@ async def _distribute(connection: Connection, shards: int) -> None:
     await connection.fetchval(DISTRIBUTE_FIRST, first, shards)
     for table in others:
         await connection.fetchval(DISTRIBUTE, table, first)
+
+
+async def _lacks_function(connection: Connection) -> bool:
+    """Whether the tables are distributed, and that is missing which this version writes them with."""
+    if not (await layout(connection)).distributed:
+        return False
+    return not await connection.fetchval(HAS_FUNCTION, postgres_citus.function_name())
 
 
 async def refuse_other_shards(connection: Connection, wanted: int) -> None:
@@ -139,6 +152,8 @@ async def check(connection: Connection, url: str) -> None:
         raise StoreTooOld(
             f"this store has schema {present}, and this version of durably needs {known}: {command}"
         )
+    elif await _lacks_function(connection):
+        raise StoreTooOld(f"this version of durably writes to Citus in another way: {command}")
 
 
 async def pending(url: str, config: Config, shards: int | None = None) -> tuple[int, list[int]]:

@@ -21,6 +21,7 @@ from typing import TypeVar
 import asyncpg
 
 from durably.errors import InvalidArgument, Refusal, Unavailable
+from durably.store import postgres_citus
 from durably.store.postgres_connections import (
     BROKEN,
     OF_ONE_UNIT,
@@ -31,7 +32,7 @@ from durably.store.postgres_connections import (
     pauses,
 )
 from durably.store.postgres_group import Group, alone, won_of
-from durably.store.shards import Shards
+from durably.store.postgres_schema import Layout
 from durably.store.store import Commit, Conflict, Writes
 
 logger = logging.getLogger(__name__)
@@ -87,9 +88,10 @@ class Writer:
     """All that a store writes: a queue for each shard, and lanes that take their turns with them."""
 
     def __init__(
-        self, connector: Connector, shards: Shards, writes: Writes, lanes: int, unavailable_s: float
+        self, connector: Connector, layout: Layout, writes: Writes, lanes: int, unavailable_s: float
     ) -> None:
-        self.shards = shards
+        self.layout = layout
+        self.shards = shards = layout.shards
         self.node = 0
         self.closing = False
         self._queues: list[deque[Work]] = [deque() for _ in range(shards.count)]
@@ -286,7 +288,7 @@ class _Lane:
 
     async def _write(self, group: Group) -> tuple[set[int], bool]:
         """The executions that won their race, and whether the group had to be written again."""
-        sql, values = group.statement()
+        sql, values = self._statement(group)
         again = False
 
         async def write(connection: Connection) -> set[int]:
@@ -299,6 +301,12 @@ class _Lane:
             return won
 
         return await self._retried(write), again
+
+    def _statement(self, group: Group) -> tuple[str, list[object]]:
+        if not self._writer.layout.distributed:
+            return group.statement()
+        values = postgres_citus.values(group.tag, group.shard, group.columns())
+        return postgres_citus.call(), values
 
     async def _delete(self, shard: int, taken: list[_Deletion]) -> None:
         ids = [work.execution_id for work in taken]
