@@ -227,7 +227,7 @@ def _loop_runner() -> Any:
 async def _serve(config: Config, parent: Connection | None = None) -> None:
     from durably.errors import Refusal
     from durably.server import Server
-    from durably.store.store import StoreLocked, StoreTooNew, StoreTooOld
+    from durably.store.store import StoreForbidden, StoreLocked, StoreTooNew, StoreTooOld
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -249,7 +249,7 @@ async def _serve(config: Config, parent: Connection | None = None) -> None:
                 out.print("Draining ...")
         if parent is None:
             out.print("Stopped.")
-    except (StoreLocked, StoreTooNew, StoreTooOld, ValueError) as error:
+    except (StoreForbidden, StoreLocked, StoreTooNew, StoreTooOld, ValueError) as error:
         _fail(str(error), 1)
     except Refusal as refusal:
         _fail(refusal.message, 1)
@@ -342,14 +342,21 @@ def migrate(
 async def _migrate(store: str, dry_run: bool, shards: int | None) -> None:
     from durably.errors import Refusal
     from durably.store.opening import POSTGRES_SCHEMES, migrate_store, pending_migrations
-    from durably.store.store import ShardsFixed, StoreLocked, StoreTooNew
+    from durably.store.store import ShardsFixed, StoreForbidden, StoreLocked, StoreTooNew
 
     config = Config()
     try:
         present, missing = await pending_migrations(store, config, shards)
         if not dry_run and (missing or store.startswith(POSTGRES_SCHEMES)):
             await migrate_store(store, config, shards)
-    except (StoreLocked, StoreTooNew, ShardsFixed, ValueError, OSError) as error:
+    except (
+        StoreForbidden,
+        StoreLocked,
+        StoreTooNew,
+        ShardsFixed,
+        ValueError,
+        OSError,
+    ) as error:
         _fail(str(error), 1)
     except Refusal as refusal:
         _fail(refusal.message, 1)

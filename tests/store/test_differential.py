@@ -314,7 +314,7 @@ async def test_the_same_replies_and_the_same_rows(
     seed: int, postgres: PostgresServer, tmp_path: Path
 ) -> None:
     said, rows = [], []
-    databases = (postgres.database(), postgres.database(SHARDS.count))
+    databases = (postgres.database(1), postgres.database(SHARDS.count))
     for url in (f"sqlite:///{tmp_path}/s.db", *databases):
         store = await open_store(url, Config())
         said.append(await replies(store, seed))

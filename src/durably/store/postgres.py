@@ -89,24 +89,30 @@ VERSION_MAX = 2**62
 
 # --- Statements, each with what it is for ---------------------------------------------------------
 
-# All that is needed to bring an execution back, after a version that is known already ($2, or 0): one
-# statement, so that it is of one moment.
-LOAD = """SELECT e.kind, e.namespace_id, e.workflow_id, e.run_id, e.version, e.status,
-        e.next_event_id, e.next_deadline_ns, s.version, s.state, j.versions, j.first_event_ids, j.events,
+# What brings an execution back: one statement, so that it is of one moment.
+_LOADING = """SELECT e.kind, e.namespace_id, e.workflow_id, e.run_id, e.version, e.status,
+        e.next_event_id, e.next_deadline_ns, {snapshot}, j.versions, j.first_event_ids, j.events,
         j.records, h.scheduled_event_ids, h.attempts, h.at_ns, h.details, h.totals
-    FROM executions e
-    LEFT JOIN snapshots s ON $2 = 0 AND s.shard = $3 AND s.execution_id = e.execution_id
+    FROM executions e {joined}
     LEFT JOIN LATERAL (SELECT array_agg(version ORDER BY version) AS versions,
             array_agg(first_event_id ORDER BY version) AS first_event_ids,
             array_agg(events ORDER BY version) AS events,
             array_agg(records ORDER BY version) AS records
-        FROM journal WHERE shard = $3 AND execution_id = e.execution_id
-            AND version > greatest(coalesce(s.version, 0), $2) AND version <= e.version) j ON TRUE
+        FROM journal WHERE shard = $2 AND execution_id = e.execution_id
+            AND version > {after} AND version <= e.version) j ON TRUE
     LEFT JOIN LATERAL (SELECT array_agg(scheduled_event_id) AS scheduled_event_ids,
             array_agg(attempt) AS attempts, array_agg(at_ns) AS at_ns,
             array_agg(details) AS details, array_agg(total) AS totals
-        FROM heartbeats WHERE shard = $3 AND execution_id = e.execution_id) h ON TRUE
-    WHERE e.shard = $3 AND e.execution_id = $1"""
+        FROM heartbeats WHERE shard = $2 AND execution_id = e.execution_id) h ON TRUE
+    WHERE e.shard = $2 AND e.execution_id = $1"""
+# All of it: snapshot and tail.
+LOAD = _LOADING.format(
+    snapshot="s.version, s.state",
+    joined="LEFT JOIN snapshots s ON s.shard = $2 AND s.execution_id = e.execution_id",
+    after="coalesce(s.version, 0)",
+)
+# The journal after a version that is known already.
+LOAD_AFTER = _LOADING.format(snapshot="0, NULL", joined="", after="$3")
 # How many tasks wait in each queue; since when the oldest does.
 POSTGRES_BACKLOGS = """SELECT namespace_id, kind, queue, count(*), min(created_ns), max(sticky) FROM tasks
     GROUP BY namespace_id, kind, queue"""
@@ -227,12 +233,15 @@ class PostgresStore:
     # --- Reading ------------------------------------------------------------------------------
 
     async def load(self, execution_id: int) -> StoredExecution | None:
-        return await self.load_after(execution_id, 0)
+        return await self._loaded(LOAD, execution_id)
 
     async def load_after(self, execution_id: int, version: int) -> StoredExecution | None:
         """An execution whose state at `version` is known: the journal after it, no snapshot."""
+        return await self._loaded(LOAD_AFTER, execution_id, version)
+
+    async def _loaded(self, sql: str, execution_id: int, *after: int) -> StoredExecution | None:
         shard = self.shards.of_id(execution_id)
-        row = await self.reading(lambda c: c.fetchrow(LOAD, execution_id, version, shard))
+        row = await self.reading(lambda c: c.fetchrow(sql, execution_id, shard, *after))
         return None if row is None else _stored(execution_id, row)
 
     async def find_run(

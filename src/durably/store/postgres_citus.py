@@ -92,5 +92,6 @@ def values(tag: int, shard: int, columns: dict[str, list[list[Any]]]) -> list[ob
     """What to bind to a call; NULL for parts that have nothing to do."""
     bound: list[object] = [tag, shard]
     for part in PARTS:
-        bound += columns.get(part.name) or [None] * len(part.columns)
+        found = columns.get(part.name)
+        bound += found if found else [None] * len(part.columns)
     return bound

@@ -16,6 +16,7 @@ import asyncpg
 from durably.config import Config
 from durably.errors import Unavailable
 from durably.logs import without_password
+from durably.store.store import StoreForbidden
 
 Connection = Any
 """An asyncpg.Connection, or what its pool lends: asyncpg has no types."""
@@ -92,12 +93,18 @@ def pauses() -> Iterable[float]:
 
 @contextlib.asynccontextmanager
 async def opened(url: str, config: Config) -> AsyncIterator[Connection]:
+    """A connection for a while. Raises Unavailable; StoreForbidden for what the role may not do."""
     try:
         connection = await Connector(url, config).connect()
     except (*BROKEN, asyncpg.PostgresError) as error:
         raise Unavailable(f"cannot open {without_password(url)}: {error}") from error
     try:
         yield connection
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise StoreForbidden(
+            f"{without_password(url)}: {error}: let the owner of the tables run `durably migrate`, and"
+            " grant this role what docs/operations.md says"
+        ) from error
     finally:
         await close(connection)
 

@@ -49,6 +49,8 @@ IS_DISTRIBUTED = """SELECT EXISTS (SELECT 1 FROM pg_dist_partition
 # Lay a table of executions onto the workers.
 DISTRIBUTE_FIRST = "SELECT create_distributed_table($1::text::regclass, 'shard', shard_count := $2)"
 DISTRIBUTE = "SELECT create_distributed_table($1::text::regclass, 'shard', colocate_with := $2)"
+# Citus makes tables and functions in one transaction only if it does one thing at a time.
+SEQUENTIALLY = "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'"
 HAS_FUNCTION = "SELECT EXISTS (SELECT 1 FROM pg_proc WHERE proname = $1)"
 
 
@@ -87,6 +89,9 @@ async def migrate(connection: Connection, shards: int | None = None) -> list[int
     known = migrations("postgres")
     async with connection.transaction():
         await connection.execute(MIGRATING)
+        citus = await connection.fetchval(HAS_CITUS)
+        if citus:
+            await connection.execute(SEQUENTIALLY)
         present = await present_schema(connection)
         refuse_newer(present, known[-1][0])
         if present and shards is not None:
@@ -99,7 +104,7 @@ async def migrate(connection: Connection, shards: int | None = None) -> list[int
             await connection.execute(PUT_SCHEMA, version)
         if not present and shards is not None and shards > 1:
             await connection.execute(PUT_SHARDS, SHARDS, b"%d" % shards)
-            if await connection.fetchval(HAS_CITUS):
+            if citus:
                 await _distribute(connection, shards)
         if await _lacks_function(connection):
             await connection.execute(postgres_citus.definition())
@@ -143,7 +148,10 @@ async def check(connection: Connection, url: str) -> None:
     if not present:
         try:
             await migrate(connection)
-        except asyncpg.InsufficientPrivilegeError as error:
+        except (
+            asyncpg.InsufficientPrivilegeError,
+            asyncpg.InvalidSchemaNameError,
+        ) as error:
             raise StoreTooOld(
                 f"this database has no tables of durably, and the role that serves may not make them:"
                 f" {command} with a role that may"

@@ -291,6 +291,10 @@ class StoreTooOld(Exception):
     """The store has an older schema than this program needs; the message says what to do."""
 
 
+class StoreForbidden(Exception):
+    """The role may not do what this program needs; the message says what to do."""
+
+
 class ShardsFixed(Exception):
     """The store has another number of shards, and keeps it; the message says what to do."""
 
