@@ -1,6 +1,6 @@
 # Every target has a sentence; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential frameworks install-frameworks mcp-conformance bench build clean
+.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential test-citus test-pgbouncer frameworks install-frameworks mcp-conformance bench build clean
 
 UV = $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN = $(UV) run --frozen --all-extras
@@ -53,7 +53,7 @@ engine: install ## Test the engine alone: tests/engine takes every branch of it,
 	$(RUN) coverage report
 
 tests: engine browser ## Run the tests alone, fast ones in parallel first.
-	$(RUN) pytest -n 2 --dist loadfile -m "not model and not peer and not frameworks" tests
+	$(RUN) pytest -n 2 --dist loadfile -m "not model and not peer and not frameworks and not citus and not pgbouncer" tests
 	$(RUN) pytest -n 2 --dist loadfile --store=postgres $(ON_POSTGRES)
 
 fuzz: install ## Search for lives and crashes that break a rule, with other seeds than the tests, for long.
@@ -71,6 +71,20 @@ install-frameworks: install ## Install the agent frameworks of examples/framewor
 	  UV_PROJECT_ENVIRONMENT=$(CURDIR)/.frameworks/$$name \
 	  $(UV) sync --project examples/frameworks --frozen --only-group $$name --quiet || exit 1; \
 	done
+
+test-citus: install ## Run the suites of PostgreSQL on Citus: a coordinator and two workers; needs Citus.
+	$(RUN) pytest -m citus --timeout=600 tests/citus
+	$(RUN) pytest --store=citus --shards=8 --timeout=600 -k "not file and not memory" tests/store/test_store.py
+	$(RUN) pytest --store=citus --shards=8 --timeout=600 tests/store/test_postgres.py tests/store/test_differential.py \
+	  tests/nodes tests/crash/test_kill_nodes.py
+	$(RUN) pytest --store=citus --shards=8 --timeout=600 $(ON_POSTGRES)
+
+test-pgbouncer: install ## Test servers behind PgBouncer, Debian's where there is none, apt-get and root are there.
+	@test -x /usr/sbin/pgbouncer || command -v pgbouncer >/dev/null || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y pgbouncer >/dev/null; \
+	else echo "There is no PgBouncer: install it."; exit 1; fi
+	$(RUN) pytest -m pgbouncer tests/nodes/test_pgbouncer.py
 
 mcp-conformance: install ## Run the published conformance suite of MCP; needs npm.
 	$(RUN) python scripts/mcp_conformance.py

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck
 from temporalio.client import Client
 
 from durably import Server
+from tests.citus.cluster import CitusCluster
 from tests.postgres import PostgresServer
 from tests.processes import ServerProcess
 
@@ -30,16 +31,27 @@ hypothesis.settings.load_profile("repeatable")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--store",
-        choices=("sqlite", "postgres"),
+        choices=("sqlite", "postgres", "citus"),
         default="sqlite",
         help="what the servers of the tests keep their state in",
     )
+    parser.addoption(
+        "--shards", type=int, default=1, help="how many shards their databases on PostgreSQL have"
+    )
+
+
+def _database_server(request: pytest.FixtureRequest, *, fsync: bool = False) -> PostgresServer:
+    """PostgreSQL; where the tests are run with `--store=citus`, a coordinator and two workers."""
+    shards = request.config.getoption("--shards")
+    if request.config.getoption("--store") == "citus":
+        return CitusCluster(fsync=fsync, shards=shards)
+    return PostgresServer(fsync=fsync, shards=shards)
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
+def postgres(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
     """A PostgreSQL that the tests of this process share; each takes a database of its own."""
-    server = PostgresServer()
+    server = _database_server(request)
     try:
         yield server.create().start()
     finally:
@@ -47,9 +59,9 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def postgres_to_stop() -> Iterator[PostgresServer]:
+def postgres_to_stop(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
     """A PostgreSQL of a test's own, which it may stop: it writes to the disk in earnest."""
-    server = PostgresServer(fsync=True)
+    server = _database_server(request, fsync=True)
     try:
         yield server.create().start()
     finally:
@@ -63,7 +75,7 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def new_store(request: pytest.FixtureRequest, folder: Path) -> str:
     """An SQLite file, or where the tests are run with `--store=postgres` a database."""
-    if request.config.getoption("--store") == "postgres":
+    if request.config.getoption("--store") != "sqlite":
         server: PostgresServer = request.getfixturevalue("postgres")
         return server.database()
     return f"sqlite:///{folder}/store.db"

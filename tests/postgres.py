@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+from durably.config import Config
+from durably.store.postgres_schema import migrate_database
 from tests.processes import free_port
 
 R = TypeVar("R")
@@ -62,9 +64,12 @@ def _account() -> pwd.struct_passwd | None:
 class PostgresServer:
     """A server with a folder of its own; it can be stopped as if its machine had failed."""
 
-    def __init__(self, *, fsync: bool = False) -> None:
+    def __init__(self, *, fsync: bool = False, shards: int = 1) -> None:
         self.port = free_port()
+        self.shards = shards
+        """Of a database for which nobody says how many."""
         self._folder = Path(tempfile.mkdtemp(prefix="durably-postgres-"))
+        self.log = self._folder / "log"
         self._data = self._folder / "data"
         self._binaries = binaries()
         self._account = _account()
@@ -92,8 +97,7 @@ class PostgresServer:
         return self
 
     def start(self) -> "PostgresServer":
-        log = self._folder / "log"
-        self._run("pg_ctl", "start", "-w", "-t", "60", "-D", self._data, "-l", log)
+        self._run("pg_ctl", "start", "-w", "-t", "60", "-D", self._data, "-l", self.log)
         return self
 
     def stop(self, mode: str = "fast") -> None:
@@ -101,18 +105,35 @@ class PostgresServer:
         self._run("pg_ctl", "stop", "-w", "-t", "60", "-D", self._data, "-m", mode)
 
     def remove(self) -> None:
-        if (self._data / "postmaster.pid").exists():
+        if self.running():
             self.stop("immediate")
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def url(self, database: str = "postgres", role: str = "durably") -> str:
         return f"postgresql://{role}@127.0.0.1:{self.port}/{database}"
 
-    def database(self) -> str:
-        """A new database; its address."""
-        name = f"test_{uuid.uuid4().hex}"
-        self.execute(f"CREATE DATABASE {name}")
+    def database(self, shards: int = 0) -> str:
+        """A new database, with the tables of a store of so many shards if they are more than one; its
+        address."""
+        name = self.new_name()
+        self.make_database(name)
+        if (count := shards or self.shards) > 1:
+            elsewhere(lambda: migrate_database(self.url(name), Config(), count))
         return self.url(name)
+
+    def new_name(self) -> str:
+        return f"test_{uuid.uuid4().hex}"
+
+    def make_database(self, name: str) -> None:
+        self.execute(f"CREATE DATABASE {name}")
+
+    def configure(self, settings: str) -> None:
+        """More lines of its configuration, for the next start."""
+        with (self._data / "postgresql.conf").open("a") as file:
+            file.write(settings)
+
+    def running(self) -> bool:
+        return (self._data / "postmaster.pid").exists()
 
     def cut_connections(self) -> None:
         """All that clients have, at once."""
@@ -139,6 +160,7 @@ class PostgresServer:
             check=True,
             stdout=subprocess.DEVNULL,
             cwd=self._folder,
+            env={**os.environ, "HOME": str(self._folder)},
             user=account.pw_uid if account else None,
             group=account.pw_gid if account else None,
             extra_groups=[] if account else None,

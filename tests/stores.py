@@ -7,7 +7,7 @@ import asyncpg
 
 from tests.postgres import elsewhere
 
-OF_SERVERS = frozenset(("nodes", "pollers", "letters"))
+OF_SERVERS = frozenset(("nodes", "pollers", "letters", "nexus_requests", "worker_heartbeats"))
 """What servers say of themselves, whether or not anything is asked of them."""
 
 

@@ -227,7 +227,7 @@ def _loop_runner() -> Any:
 async def _serve(config: Config, parent: Connection | None = None) -> None:
     from durably.errors import Refusal
     from durably.server import Server
-    from durably.store.store import StoreLocked, StoreTooNew, StoreTooOld
+    from durably.store.store import StoreForbidden, StoreLocked, StoreTooNew, StoreTooOld
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -249,7 +249,7 @@ async def _serve(config: Config, parent: Connection | None = None) -> None:
                 out.print("Draining ...")
         if parent is None:
             out.print("Stopped.")
-    except (StoreLocked, StoreTooNew, StoreTooOld, ValueError) as error:
+    except (StoreForbidden, StoreLocked, StoreTooNew, StoreTooOld, ValueError) as error:
         _fail(str(error), 1)
     except Refusal as refusal:
         _fail(refusal.message, 1)
@@ -326,22 +326,37 @@ def migrate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what is missing, and change nothing.")
     ] = False,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of an empty PostgreSQL database: into how many parts its executions are divided. On a"
+            " coordinator of Citus they are spread over its workers. It cannot be changed later.",
+        ),
+    ] = None,
 ) -> None:
     """Bring a store's tables up to date. Servers of the version before may go on using them."""
-    asyncio.run(_migrate(store, dry_run))
+    asyncio.run(_migrate(store, dry_run, shards))
 
 
-async def _migrate(store: str, dry_run: bool) -> None:
+async def _migrate(store: str, dry_run: bool, shards: int | None) -> None:
     from durably.errors import Refusal
-    from durably.store.opening import migrate_store, pending_migrations
-    from durably.store.store import StoreLocked, StoreTooNew
+    from durably.store.opening import POSTGRES_SCHEMES, migrate_store, pending_migrations
+    from durably.store.store import ShardsFixed, StoreForbidden, StoreLocked, StoreTooNew
 
     config = Config()
     try:
-        present, missing = await pending_migrations(store, config)
-        if missing and not dry_run:
-            await migrate_store(store, config)
-    except (StoreLocked, StoreTooNew, ValueError, OSError) as error:
+        present, missing = await pending_migrations(store, config, shards)
+        if not dry_run and (missing or store.startswith(POSTGRES_SCHEMES)):
+            await migrate_store(store, config, shards)
+    except (
+        StoreForbidden,
+        StoreLocked,
+        StoreTooNew,
+        ShardsFixed,
+        ValueError,
+        OSError,
+    ) as error:
         _fail(str(error), 1)
     except Refusal as refusal:
         _fail(refusal.message, 1)
@@ -368,7 +383,7 @@ async def _copy(source: str, target: str) -> None:
     from durably.store.copying import copy as copy_store
     from durably.store.opening import POSTGRES_SCHEMES
     from durably.store.sqlite import path_of
-    from durably.store.store import StoreLocked, StoreNotEmpty, StoreTooNew
+    from durably.store.store import ShardsFixed, StoreLocked, StoreNotEmpty, StoreTooNew
 
     if not target.startswith(POSTGRES_SCHEMES):
         _fail(f"--to {target}: a copy goes into postgresql://...", 2)
@@ -380,7 +395,7 @@ async def _copy(source: str, target: str) -> None:
                 Config(),
                 lambda table, count: status.update(f"copying {table}: {count} rows"),
             )
-    except (StoreLocked, StoreTooNew, StoreNotEmpty, ValueError, OSError) as error:
+    except (StoreLocked, StoreTooNew, ShardsFixed, StoreNotEmpty, ValueError, OSError) as error:
         _fail(str(error), 1)
         return
     for table, count in counts.items():

@@ -28,6 +28,7 @@ class Config:
 
     # PostgreSQL
     postgres_reading_connections_max: int = 8
+    postgres_writing_connections_max: int = 8
     postgres_prepared_statements: int = 1000
     postgres_statement_timeout_s: float = 30.0
     postgres_unavailable_s: float = 10.0

@@ -278,6 +278,15 @@ class Matching:
             queue.backlog.add(item)
         self._serve(queue)
 
+    def hand(self, key: QueueKey, item: Any) -> bool:
+        """Give an item to a poller that waits in this moment; False if none does: it is not kept."""
+        queue = self._queues.get(key)
+        poll = queue.next_poll() if queue is not None and not queue.backlog else None
+        if poll is None:
+            return False
+        poll.result.set_result(item)
+        return True
+
     def withdraw(self, key: QueueKey, item: Any) -> bool:
         """Take an item out of the backlog again (a query whose caller gave up)."""
         whole_key = replace(key, version="") if key.version else key
@@ -478,6 +487,13 @@ class Matching:
         if key not in self._queues:
             return 0
         return sum(len(queue.waiting) for queue in self._family(key) if not queue.backlog)
+
+    def idle_in(self, part: QueueKey) -> int:
+        """How many polls wait on this part of a queue, because nothing is there to be given."""
+        queue = self._queues.get(part)
+        if queue is None or queue.backlog:
+            return 0
+        return sum(not poll.result.done() for poll in queue.waiting)
 
     def idle_queues(self) -> list[QueueKey]:
         """The queues on which polls wait because nothing is there."""

@@ -45,7 +45,7 @@ from durably.service.updates import Updates
 from durably.service.version_sets import VersionSets
 from durably.service.visibility import Visibility
 from durably.service.worker_tasks import WorkerTasks
-from durably.service.workers import Workers
+from durably.service.workers import Heartbeats, OwnHeartbeats, SharedHeartbeats, Workers
 from durably.service.workflow_options import WorkflowOptions
 from durably.service.workflow_pause import WorkflowPause
 from durably.service.workflow_rules import WorkflowRules
@@ -112,7 +112,7 @@ async def build(ground: Ground) -> Parts:
     """Raises Unavailable if the store cannot be read."""
     core = await _core(ground)
     nexus = await _nexus(ground, core)
-    workers = Workers(core.namespaces, ground.clock, ground.config)
+    workers = Workers(core.namespaces, _heartbeats(ground))
     worker_tasks = WorkerTasks(
         core.executions,
         core.namespaces,
@@ -125,10 +125,20 @@ async def build(ground: Ground) -> Parts:
     batches = Batches(core.executions, core.namespaces)
     system = System(await _cluster_id(ground.store), ground.store.name, ground.address)
     handlers = (worker_tasks, workers, batches, system, *_services(core, nexus))
-    table = admission.table(handlers, learned=core.namespaces if ground.nodes is not None else None)
+    learned = None
+    if ground.nodes is not None:
+        learned = admission.LearnedTogether(core.namespaces, nexus.endpoints)
+        worker_tasks.learned = learned
+    table = admission.table(handlers, learned=learned)
     if ground.skipping is not None:
         table |= admission.table((ground.skipping,), admission.TEST_SERVICES)
     return Parts(core=core, nexus=nexus, worker_tasks=worker_tasks, batches=batches, table=table)
+
+
+def _heartbeats(ground: Ground) -> Heartbeats:
+    if ground.nodes is None:
+        return OwnHeartbeats(ground.clock, ground.config)
+    return SharedHeartbeats(ground.nodes.workers, ground.config)
 
 
 async def _core(ground: Ground) -> Core:

@@ -244,12 +244,13 @@ class Server:
             raise ValueError("time_skipping needs a store of its own: sqlite:///PATH or memory:")
         from durably.store.postgres import PostgresStore
         from durably.store.postgres_nodes import PostgresNodes
+        from durably.store.postgres_workers import PostgresWorkers
 
         assert isinstance(store, PostgresStore)
         listen_url = self.config.postgres_listen or self.config.store
-        nodes = Nodes(PostgresNodes(store, listen_url), self.config)
+        nodes = Nodes(PostgresNodes(store, listen_url), PostgresWorkers(store), self.config)
         await nodes.join()
-        store.node = nodes.node
+        store.writer.node = nodes.node
         stack.push_async_callback(nodes.leave)
         return nodes
 
@@ -324,7 +325,7 @@ def _keep_in_touch(stack: contextlib.AsyncExitStack, parts: Parts) -> None:
     if nodes is None:
         return
     core.namespaces.changed = endpoints.changed = lambda: nodes.say(NamespacesChanged())
-    core.namespaces.may_have_changed = lambda: not nodes.alone()
+    core.namespaces.may_have_changed = endpoints.may_have_changed = lambda: not nodes.alone()
     neighbours = Neighbours(
         nodes,
         core.executions,
@@ -334,6 +335,7 @@ def _keep_in_touch(stack: contextlib.AsyncExitStack, parts: Parts) -> None:
         core.version_sets,
         core.task_queues,
         core.queries,
+        parts.nexus.tasks,
         parts.worker_tasks,
     )
     _run_beside(stack, neighbours.listen(), "listening to other servers")

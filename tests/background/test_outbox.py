@@ -41,7 +41,7 @@ from durably.service.queries import Queries
 from durably.service.task_queues import TaskQueues
 from durably.service.transact import Executions
 from durably.service.worker_tasks import WorkerTasks
-from durably.service.workers import Workers
+from durably.service.workers import OwnHeartbeats, Workers
 from durably.service.workflows import Workflows
 from durably.store.sqlite import SqliteStore
 from durably.store.visibility_query import parse
@@ -64,7 +64,7 @@ class Parts:
         deployments = Deployments(self.executions, namespaces)
         self.workflows = Workflows(self.executions, namespaces, deployments, lambda *_: False)
         queries = Queries(self.executions, namespaces)
-        listed = Workers(namespaces, time.time_ns, CONFIG)
+        listed = Workers(namespaces, OwnHeartbeats(time.time_ns, CONFIG))
         queues = TaskQueues(self.executions, namespaces, lambda: "")
         endpoints = NexusEndpoints(store, namespaces, time.time_ns, CONFIG)
         system = SystemOperations(self.workflows)

@@ -5,16 +5,22 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import psutil
 import pytest
 from temporalio.client import Client
 from temporalio.worker import Worker
 
 from durably import Server
+from durably.config import Config
 from durably.store.copying import TABLES
+from durably.store.opening import open_store
+from durably.store.postgres_schema import migrate_database
+from durably.store.store import StoreTooOld
 from tests.cli.test_serve import durably
 from tests.conftest import eventually
 from tests.crash.worker import connect
@@ -163,3 +169,54 @@ async def test_a_store_moves_with_its_open_workflows(
     )
     assert again.returncode == 1
     assert "not empty" in again.stderr
+
+
+def test_the_shards_of_a_store_are_fixed(postgres: PostgresServer, tmp_path: Path) -> None:
+    url = postgres.database(1)
+
+    def migrate(shards: int, store: str = url) -> "subprocess.CompletedProcess[str]":
+        return durably("migrate", "--store", store, "--shards", str(shards), folder=tmp_path)
+
+    assert "Done: migrations" in migrate(64).stdout
+    ended = migrate(32)
+    assert ended.returncode == 1
+    assert "this store has 64 shards, and keeps that number" in ended.stderr
+    assert "--store postgresql://" in migrate(2, f"sqlite:///{tmp_path}/s.db").stderr
+
+
+async def test_a_role_that_may_only_write_rows_serves(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url = postgres.database(1)
+    name, role = url.rsplit("/", 1)[1], f"serving_{uuid.uuid4().hex}"
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    grants = next(b for b in page.split("```") if b.startswith("sql\nCREATE ROLE durably_serving"))
+    postgres.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC", name)
+    postgres.execute(grants.removeprefix("sql").replace("durably_serving", role), name)
+    serving = postgres.url(name, role)
+    with pytest.raises(StoreTooOld, match=r"durably migrate --store .* with a role that may"):
+        await open_store(serving, Config())
+    await migrate_database(url, Config())
+    async with Server(store=serving, port=0) as server:
+        client = await Client.connect(server.address)
+        async with Worker(client, task_queue=TASK_QUEUE, workflows=[Mixed, Half], activities=[add]):
+            handle = await client.start_workflow(Mixed.run, 1, id="w1", task_queue=TASK_QUEUE)
+            for number in (10, 11, 12):
+                await handle.signal("give", number)
+            assert await handle.result() == expected(1)
+        assert (await client.count_workflows()).count > 0
+    connection = await asyncpg.connect(serving)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await connection.execute("CREATE TABLE more (id BIGINT)")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await connection.execute("DROP TABLE executions")
+    await connection.close()
+    postgres.execute("DELETE FROM schema_version WHERE version > 4", name)
+    with pytest.raises(StoreTooOld, match="run `durably migrate"):
+        await open_store(serving, Config())
+    postgres.execute(f"REVOKE SELECT ON schema_version FROM {role}", name)
+    blind = await asyncio.to_thread(
+        durably, "serve", "--port", "0", "--store", serving, folder=tmp_path
+    )
+    assert blind.returncode == 1
+    assert "grant this role what docs/operations.md says" in blind.stderr

@@ -10,6 +10,7 @@ import pytest
 from durably.config import Config
 from durably.errors import Refusal
 from durably.store.opening import open_store
+from durably.store.shards import Shards
 from durably.store.store import (
     Commit,
     Conflict,
@@ -29,6 +30,8 @@ from tests.stores import dump
 
 STEPS = 300
 WORKFLOWS = 12
+SHARDS = Shards(4)
+"""The ids say theirs, whether or not the store has several."""
 TYPES = {
     "Color": "Keyword",
     "Size": "Int",
@@ -105,8 +108,10 @@ class Program:
         unit = Commit([self._next(execution_id, ahead)])
         if dice.random() < 0.4:
             self._add_task(unit, execution_id)
-        if self.tasks and dice.random() < 0.3:
-            unit.tasks_removed.append(dice.choice(self.tasks))
+        shard = SHARDS.of_id(execution_id)
+        tasks = [task for task in self.tasks if SHARDS.of_id(task) == shard]
+        if tasks and dice.random() < 0.3:
+            unit.tasks_removed.append(dice.choice(tasks))
         return unit
 
     def _start(self, replaces: int | None) -> Commit:
@@ -118,15 +123,24 @@ class Program:
         return Commit([first])
 
     def _created(self, name: int, replaces: int) -> Any:
-        execution_id, self.next_id = self.next_id, self.next_id + 1
+        execution_id = self._new_id(SHARDS.of_workflow("ns", f"w{name}"))
         self.versions[execution_id] = 1
         self.ids[execution_id] = f"w{name}"
         changes: dict[str, Any] = {"workflow_id": f"w{name}", "replaces_current": replaces}
         return write(execution_id, 0, visibility=self._shown(execution_id), **changes)
 
+    def _new_id(self, shard: int) -> int:
+        made = SHARDS.id_from(self.next_id, shard)
+        self.next_id = made + 1
+        return made
+
     def _chain(self, execution_id: int) -> Commit:
+        """Of another workflow than the one before, as long as it is in the same shard."""
         last = self._next(execution_id, 0)
-        name = self.dice.randrange(WORKFLOWS)
+        shard = SHARDS.of_id(execution_id)
+        name = self.dice.choice(
+            [n for n in range(WORKFLOWS) if SHARDS.of_workflow("ns", f"w{n}") == shard]
+        )
         return Commit([last, self._created(name, self.names.get(name, 0))])
 
     def _next(self, execution_id: int, ahead: int) -> Any:
@@ -176,7 +190,7 @@ class Program:
 
     def _add_task(self, unit: Commit, execution_id: int) -> None:
         dice = self.dice
-        task_id, self.next_id = self.next_id, self.next_id + 1
+        task_id = self._new_id(SHARDS.of_id(execution_id))
         queue = QueueKey("ns", dice.choice((TaskKind.WORKFLOW, TaskKind.ACTIVITY)), "q")
         order = TaskOrder(dice.randrange(1, 6), dice.choice(("", "k")), dice.choice((1.0, 0.5)))
         row = TaskRow(task_id, queue, execution_id, 3, 1, 77, dice.random() < 0.5, order)
@@ -235,7 +249,7 @@ def _settle(program: Program, units: list[Commit], ends: list[BaseException | No
 
 async def read(store: Store, program: Program) -> list[object]:
     found: list[object] = []
-    for execution_id in range(1, program.next_id):
+    for execution_id in sorted(program.ids):
         loaded = await store.load(execution_id)
         if loaded is not None:
             loaded.heartbeats.sort(key=lambda beat: beat.scheduled_event_id)
@@ -291,7 +305,8 @@ async def told_twice(store: Store) -> list[object]:
     return said
 
 
-COMMON = ("executions", "journal", "snapshots", "current_runs", "heartbeats", "namespaces")
+SHARDED = ("journal", "snapshots", "current_runs", "heartbeats")
+WHOLE = ("namespaces",)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -299,16 +314,17 @@ async def test_the_same_replies_and_the_same_rows(
     seed: int, postgres: PostgresServer, tmp_path: Path
 ) -> None:
     said, rows = [], []
-    for url in (f"sqlite:///{tmp_path}/s.db", postgres.database()):
+    databases = (postgres.database(1), postgres.database(SHARDS.count))
+    for url in (f"sqlite:///{tmp_path}/s.db", *databases):
         store = await open_store(url, Config())
         said.append(await replies(store, seed))
         await store.close()
         found = dump(url)
-        # `written_by` is of PostgreSQL alone, and the last column.
-        executions = [row[:10] for row in found["executions"]]
-        rows.append(
-            {**{name: sorted(found[name]) for name in COMMON}, "executions": sorted(executions)}
-        )
-    for number, (one, other) in enumerate(zip(*said, strict=True)):
-        assert one == other, f"reply {number}"
-    assert rows[0] == rows[1]
+        # Shards differ; `written_by` is of PostgreSQL alone, and the last column.
+        executions = [row[1:10] for row in found["executions"]]
+        shardless = {name: sorted(row[1:] for row in found[name]) for name in SHARDED}
+        whole = {name: sorted(found[name]) for name in WHOLE}
+        rows.append({**shardless, **whole, "executions": sorted(executions)})
+    for number, (one, *others) in enumerate(zip(*said, strict=True)):
+        assert all(one == other for other in others), f"reply {number}"
+    assert rows[0] == rows[1] == rows[2]

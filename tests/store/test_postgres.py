@@ -9,9 +9,10 @@ from durably.config import Config
 from durably.errors import InvalidArgument, Unavailable
 from durably.store import sqlite
 from durably.store.opening import open_store
-from durably.store.postgres import PostgresStore, migrate
+from durably.store.postgres import PostgresStore
+from durably.store.postgres_schema import layout, migrate
 from durably.store.schema import migrations
-from durably.store.store import Commit, Conflict, StoreTooNew, StoreTooOld
+from durably.store.store import Commit, Conflict, ShardsFixed, StoreTooNew, StoreTooOld
 from tests.postgres import PostgresServer
 from tests.store.test_store import visible, write
 
@@ -156,12 +157,33 @@ async def test_many_may_open_an_empty_database_at_once(postgres: PostgresServer)
     await asyncio.gather(*(store.close() for store in stores))
 
 
+async def test_how_many_shards_there_may_be(postgres: PostgresServer) -> None:
+    connection = await asyncpg.connect(postgres.database(1))
+    for count in (0, 1025):
+        with pytest.raises(ValueError, match="from 1 to 1024"):
+            await migrate(connection, count)
+    assert await migrate(connection, 1024)
+    assert (await layout(connection)).shards.count == 1024
+    assert await migrate(connection, 1024) == []
+    with pytest.raises(ShardsFixed, match="this store has 1024 shards"):
+        await migrate(connection, 1)
+    await connection.close()
+
+
+async def test_what_is_written_at_once_lies_in_one_shard(postgres: PostgresServer) -> None:
+    store = await opened(postgres.database(8))
+    with pytest.raises(ValueError, match=r"the shards \[1, 2\]"):
+        store.commit(Commit([write(1, 0), write(2, 0)]))
+    assert await store.load(1) is None
+    await store.close()
+
+
 async def test_both_databases_have_the_same_schema(postgres: PostgresServer) -> None:
     """The numbers mean the same, and so do the columns that both have."""
     numbers = [number for number, _ in migrations("postgres")]
     ours = [number for number, _ in migrations()]
     assert numbers == list(range(numbers[0], ours[-1] + 1))
-    url = postgres.database()
+    url = postgres.database(1)
     connection = await asyncpg.connect(url)
     assert await migrate(connection) == numbers
     assert await migrate(connection) == []
@@ -186,7 +208,7 @@ async def test_both_databases_have_the_same_schema(postgres: PostgresServer) -> 
 
 async def test_a_page_of_a_list_reads_no_more_than_it_shows(postgres: PostgresServer) -> None:
     """Plans: the newest of a namespace come out of an index in their order."""
-    store = await opened(postgres.database())
+    store = await opened(postgres.database(1))
     units = [
         Commit([write(n, 0, visibility=visible(1 if n % 2 else 2, n, n if n % 2 else 0))])
         for n in range(1, 2001)

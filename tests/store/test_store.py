@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
+from functools import cache
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from durably.engine.versioning.version import ANY, FRESH, PINNED, Route, Version
 from durably.errors import Unavailable
 from durably.store import sqlite
 from durably.store.opening import open_store
+from durably.store.shards import Shards
 from durably.store.sqlite import SqliteStore
 from durably.store.store import (
     Commit,
@@ -35,12 +38,17 @@ from durably.store.store import (
 )
 from durably.store.visibility_query import Query, parse
 
+SHARDS = 8
+"""Ids and workflow ids of these tests agree on their shards in stores of so many."""
 
-@pytest_asyncio.fixture(params=["memory", "file", "postgres"])
+
+@pytest_asyncio.fixture(params=["memory", "file", "postgres", "shards"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     match request.param:
         case "postgres":
             url = request.getfixturevalue("postgres").database()
+        case "shards":
+            url = request.getfixturevalue("postgres").database(SHARDS)
         case "file":
             url = f"sqlite:///{tmp_path}/s.db"
         case _:
@@ -50,13 +58,22 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await opened.close()
 
 
+@cache
+def workflow(execution_id: int) -> str:
+    """A workflow id in the shard that the execution's id says."""
+    shards = Shards(SHARDS)
+    names = (f"w{execution_id}{'-' * more}" for more in count())
+    wanted = shards.of_id(execution_id)
+    return next(name for name in names if shards.of_workflow("ns", name) == wanted)
+
+
 def write(execution_id: int, version: int, **changes: object) -> ExecutionWrite:
     values: dict[str, object] = {
         "execution_id": execution_id,
         "expected_version": version,
         "kind": 1,
         "namespace_id": "ns",
-        "workflow_id": f"w{execution_id}",
+        "workflow_id": workflow(execution_id),
         "run_id": f"r{execution_id}",
         "status": 1,
         "next_event_id": version + 2,
@@ -118,13 +135,13 @@ async def test_a_lost_race_leaves_no_trace_and_its_neighbours_stand(store: Store
     await store.commit(Commit([write(1, 0)]))
     units = [Commit([write(n, 0)]) for n in (2, 3, 4)]
     stale = Commit(
-        [write(5, 0), write(1, 7)],
-        tasks_added=[TaskRow(1, QueueKey("ns", TaskKind.WORKFLOW, "q"), 5, 2, 1, 0)],
+        [write(9, 0), write(1, 7)],
+        tasks_added=[TaskRow(1, QueueKey("ns", TaskKind.WORKFLOW, "q"), 9, 2, 1, 0)],
     )
     done = [store.commit(unit) for unit in (*units, stale, Commit([write(6, 0)]))]
     results = await asyncio.gather(*done, return_exceptions=True)
     assert [type(r) for r in results] == [type(None)] * 3 + [Conflict, type(None)]
-    assert await store.load(5) is None
+    assert await store.load(9) is None
     assert await store.backlog(QueueKey("ns", TaskKind.WORKFLOW, "q"), 0, 10) == []
     assert await store.load(6) is not None
 
@@ -141,14 +158,15 @@ async def test_versions_in_one_group_follow_each_other(store: Store) -> None:
 
 
 async def test_a_workflow_id_names_one_run(store: Store) -> None:
-    await store.commit(Commit([write(1, 0, workflow_id="w")]))
+    name = workflow(1)
+    await store.commit(Commit([write(1, 0)]))
     with pytest.raises(Conflict):
-        await store.commit(Commit([write(2, 0, workflow_id="w")]))
-    await store.commit(Commit([write(3, 0, workflow_id="w", replaces_current=1)]))
-    current = await store.current_run(1, "ns", "w")
+        await store.commit(Commit([write(9, 0, workflow_id=name)]))
+    await store.commit(Commit([write(17, 0, workflow_id=name, replaces_current=1)]))
+    current = await store.current_run(1, "ns", name)
     assert current is not None
-    assert current.execution_id == 3
-    former = await store.find_run(1, "ns", "w", "r1")
+    assert current.execution_id == 17
+    former = await store.find_run(1, "ns", name, "r1")
     assert former is not None
     assert former.execution_id == 1
 
@@ -174,11 +192,11 @@ async def test_tasks_wait_in_order_until_they_are_removed(store: Store) -> None:
     pinned = Route(PINNED, Version("shop", "1.2"), revision=3)
     routes = (ANY, FRESH, pinned)
     rows = [
-        TaskRow(n, queue, 1, n, 1, 5, route=route, workflow_id="w1")
-        for n, route in enumerate(routes, 1)
+        TaskRow(1 + n * SHARDS, queue, 1, n, 1, 5, route=route, workflow_id=workflow(1))
+        for n, route in enumerate(routes)
     ]
     await store.commit(Commit([write(1, 0)], tasks_added=rows))
-    await store.commit(Commit([], tasks_removed=[2]))
+    await store.commit(Commit([], tasks_removed=[rows[1].task_id]))
     assert await store.backlog(queue, 0, 10) == [rows[0], rows[2]]
     assert await store.backlog(queue, 1, 10) == [rows[2]]
 
@@ -187,8 +205,32 @@ async def test_deleting_leaves_nothing(store: Store) -> None:
     await store.commit(Commit([write(1, 0, visibility=visible(1, 5))]))
     await store.delete_execution(1)
     assert await store.load(1) is None
-    assert await store.current_run(1, "ns", "w1") is None
+    assert await store.current_run(1, "ns", workflow(1)) is None
     assert (await store.list_executions(1, "ns", Query(), 10, b""))[0] == []
+
+
+async def test_what_is_kept_of_a_namespace_is_found_in_every_shard(store: Store) -> None:
+    done = [store.commit(Commit([write(n, 0)])) for n in range(1, 20)]
+    await asyncio.gather(*done)
+    found = await store.executions_of("ns", 100)
+    assert sorted(found) == list(range(1, 20))
+    assert len(await store.executions_of("ns", 15)) == 15
+    for execution_id in found:
+        await store.delete_execution(execution_id)
+    assert await store.executions_of("ns", 100) == []
+
+
+async def test_backlogs_are_counted_over_all_shards(store: Store) -> None:
+    queues = [QueueKey("ns", TaskKind.ACTIVITY, name) for name in ("a", "b")]
+    for n in range(1, 11):
+        task = TaskRow(n, queues[n % 2], n, 5, 1, 100 - n)
+        await store.commit(Commit([write(n, 0)], tasks_added=[task]))
+    found = {each.queue: each.tasks for each in await store.backlogs()}
+    assert found == {queues[0]: 5, queues[1]: 5}
+    waiting = await store.backlog(queues[1], 3, 3)
+    assert [(row.task_id, row.workflow_id) for row in waiting] == [
+        (n, workflow(n)) for n in (5, 7, 9)
+    ]
 
 
 async def test_namespaces_are_written_once(store: Store) -> None:
@@ -213,8 +255,8 @@ async def test_lists_are_newest_first_and_page_without_gaps(store: Store) -> Non
             break
     assert len(seen) == len(set(seen)) == 25
     running, closed_ones = seen[:13], seen[13:]
-    assert running == [f"w{n + 1}" for n in range(24, -1, -2)]
-    assert closed_ones == [f"w{n + 1}" for n in range(23, 0, -2)]
+    assert running == [workflow(n + 1) for n in range(24, -1, -2)]
+    assert closed_ones == [workflow(n + 1) for n in range(23, 0, -2)]
     types = {"Tags": "KeywordList"}
     tagged = parse("Tags = 't3' OR ExecutionStatus = 'Completed'", types, dialect=store.dialect)
     assert await store.count_executions(1, "ns", tagged) == [(None, 12)]
@@ -276,7 +318,7 @@ async def main():
     store = await open_store(sys.argv[1], Config())
     version = 0
     while True:
-        pair = [write(1, version), write(2, version)]
+        pair = [write(1, version), write(9, version)]
         await store.commit(Commit(pair))
         version += 1
         print(version, flush=True)
@@ -285,14 +327,14 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("kind", ["file", "postgres"])
+@pytest.mark.parametrize("kind", ["file", "postgres", "shards"])
 def test_killed_in_the_middle_of_commits(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Every acknowledged commit is there afterwards, and no unit is torn."""
     url = f"sqlite:///{tmp_path}/s.db"
-    if kind == "postgres":
-        url = request.getfixturevalue("postgres").database()
+    if kind != "file":
+        url = request.getfixturevalue("postgres").database(SHARDS if kind == "shards" else 1)
     child = subprocess.Popen([sys.executable, "-c", KILLED, url], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     acknowledged = 0
@@ -305,7 +347,7 @@ def test_killed_in_the_middle_of_commits(
 
     async def versions() -> tuple[int, int]:
         store = await open_store(url, Config())
-        first, second = await store.load(1), await store.load(2)
+        first, second = await store.load(1), await store.load(9)
         await store.close()
         assert first is not None
         assert second is not None
@@ -340,7 +382,7 @@ async def test_a_slow_search_holds_up_nothing_else(tmp_path: Path) -> None:
     slow = Query(sql=ENDLESS)
     searches = [asyncio.ensure_future(store.count_executions(1, "ns", slow)) for _ in range(4)]
     await asyncio.sleep(0.05)
-    assert await store.current_run(1, "ns", "w1") is not None
+    assert await store.current_run(1, "ns", workflow(1)) is not None
     await store.commit(Commit([write(2, 0)]))
     assert await store.load(2) is not None
     assert not any(search.done() for search in searches)

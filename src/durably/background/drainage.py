@@ -25,6 +25,7 @@ class Drainage:
             f"TemporalWorkerDeploymentVersion = {quoted(version)}"
             " AND TemporalWorkflowVersioningBehavior = 'Pinned' AND ExecutionStatus = 'Running'",
             {},
+            dialect=self._executions.store.dialect,
         )
         groups = await self._executions.store.count_executions(
             Kind.WORKFLOW, state.namespace_id, query

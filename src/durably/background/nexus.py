@@ -77,7 +77,7 @@ class NexusDeliveries:
         link = _link(state, operation)
         if scheduled.endpoint == SYSTEM_ENDPOINT:
             return await self._system.start(state.namespace, scheduled, scheduled.request_id, link)
-        target = self._target(scheduled)
+        target = await self._target(scheduled)
         if target is None:
             return NO_ENDPOINT
         now_ns = self._executions.clock()
@@ -135,7 +135,7 @@ class NexusDeliveries:
         scheduled = operation.scheduled
         if scheduled.endpoint == SYSTEM_ENDPOINT:
             return True, self._system.cancel()
-        target = self._target(scheduled)
+        target = await self._target(scheduled)
         if target is None:
             return True, NO_ENDPOINT
         now_ns = self._executions.clock()
@@ -156,8 +156,10 @@ class NexusDeliveries:
             report(answer)
         return True, answer
 
-    def _target(self, scheduled: history.NexusOperationScheduledEventAttributes) -> Target | None:
-        endpoint = self._endpoints.find(scheduled.endpoint_id, scheduled.endpoint)
+    async def _target(
+        self, scheduled: history.NexusOperationScheduledEventAttributes
+    ) -> Target | None:
+        endpoint = await self._endpoints.known(scheduled.endpoint_id, scheduled.endpoint)
         return nexus_dispatch.target_of(endpoint.spec) if endpoint is not None else None
 
     def _token(self, state: HistoryState, operation: NexusOperation) -> str:

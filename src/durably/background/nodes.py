@@ -14,14 +14,20 @@ from durably.matching import POLLER_REMEMBERED_NS
 from durably.service.deployments import Deployments
 from durably.service.namespaces import Namespaces
 from durably.service.nexus_endpoints import NexusEndpoints
+from durably.service.nexus_tasks import NexusTasks
 from durably.service.nodes import (
     AnyWord,
     Changed,
     Configured,
     Joined,
+    Letter,
     LettersSent,
     NamespacesChanged,
+    NexusAnswered,
+    NexusWaits,
     Nodes,
+    QueryAnswered,
+    QueryAsked,
     RoutingChanged,
     Waiting,
     WorkerShutDown,
@@ -51,6 +57,7 @@ class Neighbours:
         version_sets: VersionSets,
         task_queues: TaskQueues,
         queries: Queries,
+        nexus_tasks: NexusTasks,
         worker_tasks: WorkerTasks,
     ) -> None:
         self._nodes = nodes
@@ -61,6 +68,7 @@ class Neighbours:
         self._version_sets = version_sets
         self._task_queues = task_queues
         self._queries = queries
+        self._nexus_tasks = nexus_tasks
         self._worker_tasks = worker_tasks
         self._beat_wanted = asyncio.Event()
         self._beside: set[asyncio.Task[None]] = set()
@@ -89,9 +97,12 @@ class Neighbours:
             await self._refresh_namespaces()
 
     async def look(self) -> None:
-        """Look for tasks that nobody told of, until cancelled."""
+        """Look for tasks that nobody told of, and after requests that nobody answers, until
+        cancelled."""
         while True:
             await _logged(self._task_queues.look())
+            if self._nexus_tasks.offers is not None:
+                await _logged(self._nexus_tasks.offers.look())
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     async def listen(self) -> None:
@@ -112,6 +123,9 @@ class Neighbours:
                 self._executions.heard_of(execution_id, version)
             case Waiting():
                 self._do(self._task_queues.task_waits(queue_of(word)))
+            case NexusWaits():
+                if self._nexus_tasks.offers is not None:
+                    self._nexus_tasks.offers.heard(word)
             case Configured():
                 self._do(self._task_queues.configured(queue_of(word)))
             case NamespacesChanged():
@@ -147,8 +161,19 @@ class Neighbours:
         await self._version_sets.open()
 
     async def _take_letters(self) -> None:
-        for letter in await self._nodes.board.take_letters(self._nodes.node):
-            await self._queries.receive(letter)
+        for letter in await self._nodes.take_letters():
+            self._read(letter)
+
+    def _read(self, letter: Letter) -> None:
+        match letter:
+            case QueryAsked():
+                self._do(self._queries.offer_for_another(letter))
+            case QueryAnswered():
+                self._queries.answered_elsewhere(letter)
+            case NexusAnswered():
+                self._nexus_tasks.answered_elsewhere(letter)
+            case _:
+                assert_never(letter)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(_logged(work))

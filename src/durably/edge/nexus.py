@@ -133,7 +133,7 @@ class Nexus:
             target, names = self._calls.of_queue(*place, reads=reads), _names(queue[3])
         else:
             assert endpoint is not None
-            target = self._calls.of_endpoint(unquote(endpoint[1]), reads=reads)
+            target = await self._calls.of_endpoint(unquote(endpoint[1]), reads=reads)
             names = _names(endpoint[2])
         if reads:
             return await self._operations.of_token(target, names, asked)

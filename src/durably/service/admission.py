@@ -42,11 +42,26 @@ class Call:
 class Learned(Protocol):
     """What this server knows that other servers may change."""
 
-    generation: int
-    """Another number whenever something was news."""
+    @property
+    def generation(self) -> int:
+        """Another number whenever something was news."""
 
     async def refreshed(self) -> int:
         """The generation, after a look at what is so now."""
+
+
+class LearnedTogether:
+    """Several of them as one."""
+
+    def __init__(self, *parts: Learned) -> None:
+        self._parts = parts
+
+    @property
+    def generation(self) -> int:
+        return sum(part.generation for part in self._parts)
+
+    async def refreshed(self) -> int:
+        return sum([await part.refreshed() for part in self._parts])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ Rule 1: random bits come from the system, by the page.
 import os
 import time
 
+from durably.store.shards import Shards
+
 
 class _Randomness:
     """Random bits from the system, fetched by the page: a system call for each id is dear."""
@@ -29,14 +31,16 @@ _random = _Randomness()
 
 
 class IdSource:
-    """63-bit ids that grow with time, so that new rows land at the end of every index."""
+    """63-bit ids that grow with time, so that new rows land at the end of every index; they say the
+    shard of what they name."""
 
-    def __init__(self) -> None:
+    def __init__(self, shards: Shards) -> None:
+        self._shards = shards
         self._last = 0
 
-    def next(self, now_ns: int) -> int:
+    def next(self, now_ns: int, shard: int) -> int:
         fresh = (now_ns // 1_000_000) << 21 | _random.bits(20)
-        self._last = fresh if fresh > self._last else self._last + 1
+        self._last = self._shards.id_from(max(fresh, self._last + 1), shard)
         return self._last
 
 

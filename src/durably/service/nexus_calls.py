@@ -73,10 +73,10 @@ class NexusCalls:
             raise HandlerError("BAD_REQUEST", error.message) from error
         return WorkerTarget(namespace, task_queue)
 
-    def of_endpoint(self, endpoint_id: str, *, reads: bool = False) -> Target:
+    async def of_endpoint(self, endpoint_id: str, *, reads: bool = False) -> Target:
         """Those behind an endpoint, by its id. Raises HandlerError; an endpoint that leads outside is
         for this server's own executions only."""
-        found = self._endpoints.find(endpoint_id)
+        found = await self._endpoints.known(endpoint_id)
         if found is None:
             raise HandlerError("NOT_FOUND", "nexus endpoint not found", final=True)
         target = nexus_dispatch.target_of(found.spec)

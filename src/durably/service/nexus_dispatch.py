@@ -30,7 +30,8 @@ from durably.service import agent_outcomes, agent_targets, nexus_failures, nexus
 from durably.service.describe import set_time
 from durably.service.durable_calls import json_payload
 from durably.service.namespaces import Namespaces
-from durably.service.nexus_tasks import Answer, NexusTasks
+from durably.service.nexus_offers import Answer
+from durably.service.nexus_tasks import NexusTasks
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,12 @@ class NexusEndpoints:
         self._config = config
         self._by_id: dict[str, Endpoint] = {}
         self._by_name: dict[str, Endpoint] = {}
+        self._changes = 0
+        """How many this server has written."""
+        self.generation = 0
+        """Another number whenever another server has changed something."""
+        self.may_have_changed: Callable[[], bool] = lambda: False
+        """Whether another server may have changed something since the last look."""
         self.changed: Callable[[], None] = lambda: None
         """Called when an endpoint was made, changed or removed here."""
 
@@ -97,9 +103,23 @@ class NexusEndpoints:
         """Read what the store has."""
         await self.refresh()
 
+    async def refreshed(self) -> int:
+        if self.may_have_changed():
+            await self.refresh()
+        return self.generation
+
     async def refresh(self) -> None:
         """Another server that shares the store may have changed some."""
-        found = [_decoder.decode(row.record) for row in await self._store.nexus_endpoints()]
+        while True:
+            changes = self._changes
+            found = [_decoder.decode(row.record) for row in await self._store.nexus_endpoints()]
+            if self._changes == changes:
+                break  # What was read is not older than what this server has done meanwhile.
+        if {each.endpoint_id: each.version for each in found} == {
+            each.endpoint_id: each.stored.version for each in self._by_id.values()
+        }:
+            return
+        self.generation += 1
         for known in list(self._by_id.values()):
             self._drop(known)
         for stored in found:
@@ -117,6 +137,14 @@ class NexusEndpoints:
     def find(self, endpoint_id: str, name: str = "") -> Endpoint | None:
         """By its id; one that was deleted may have been made again under its name."""
         return self._by_id.get(endpoint_id) or self._by_name.get(name)
+
+    async def known(self, endpoint_id: str, name: str = "") -> Endpoint | None:
+        """The same, also if another server has made it a moment ago."""
+        found = self.find(endpoint_id, name)
+        if found is None and self.may_have_changed():
+            await self.refresh()
+            found = self.find(endpoint_id, name)
+        return found
 
     # --- RPCs ---------------------------------------------------------------------------------
 
@@ -181,6 +209,7 @@ class NexusEndpoints:
         if former is None:
             raise NotFound(f"error deleting nexus endpoint with ID: {request.id}")
         await self._store.delete_nexus_endpoint(request.id)
+        self._changes += 1
         self._drop(former)
         self.changed()
         return ops.DeleteNexusEndpointResponse()
@@ -224,6 +253,7 @@ class NexusEndpoints:
         record = msgspec.msgpack.encode(stored)
         row = NexusEndpointRow(stored.endpoint_id, endpoint.name, stored.version, record)
         await self._store.put_nexus_endpoint(row, expected_version)
+        self._changes += 1
         former = self._by_id.get(stored.endpoint_id)
         if former is not None:
             self._drop(former)

@@ -1,14 +1,15 @@
 """Requests to handlers that are workers: polled from Nexus task queues, answered by whoever polled.
 
-Rule 1: a request is in memory only. Who makes it waits for the answer, and makes it again if there is
-        none in time; so nothing is kept of it.
+Rule 1: a request is kept by nobody. Who makes it waits for the answer, and makes it again if there is
+        none in time.
 Rule 2: a request is answered once; an answer that comes when nobody waits any more is refused.
+Rule 3: where servers share the store, a request goes to a worker that waits here, else to one at another
+        server (nexus_offers.py); its answer goes to the server whose number is in its id.
 """
 
 import asyncio
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from temporalio.api.failure.v1 import message_pb2 as failure
@@ -16,7 +17,6 @@ from temporalio.api.nexus.v1 import message_pb2 as nexus
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
-from durably.engine.versioning.version import FRESH
 from durably.errors import InvalidArgument, NotFound
 from durably.histogram import Histogram
 from durably.matching import Matching
@@ -24,37 +24,17 @@ from durably.service import nexus_failures, tokens
 from durably.service.admission import Call
 from durably.service.deployments import Deployments
 from durably.service.namespaces import Namespaces
+from durably.service.nexus_offers import Answer, NexusOffers, NexusTask
+from durably.service.nodes import NexusAnswered, asked_at
 from durably.service.task_queues import TaskQueues
 from durably.service.tokens import NexusTaskToken
 from durably.service.transact import Executions
 from durably.service.workflows import poll_seconds
 from durably.store.store import QueueKey, TaskKind
 
-Answer = nexus.Response | failure.Failure
-"""What a worker says: a response, or a handler error."""
-
 MARGIN_S_MAX = 1.0
 MARGIN_RATIO = 0.1
 """So much of the caller's time is kept back, for what becomes of his request to reach him in."""
-
-
-@dataclass(slots=True, eq=False)
-class NexusTask:
-    """One request that waits for a worker, or for the answer of one."""
-
-    task_id: str
-    request: nexus.Request
-    asked_s: float
-    deadline_s: float
-    """By the loop's clock, as `asked_s`: when the worker is to have answered."""
-    answer: asyncio.Future[Answer]
-    route = FRESH
-    """It belongs to no workflow here: it goes to the current version of its queue, or the ramping one."""
-
-    @property
-    def workflow_id(self) -> str:
-        """What decides whether a ramp takes it."""
-        return self.task_id
 
 
 class NexusTasks:
@@ -75,6 +55,10 @@ class NexusTasks:
         self._task_queues = task_queues
         self._config: Config = executions.config
         self._waiting: dict[str, NexusTask] = {}
+        nodes = executions.nodes
+        self._nodes = nodes
+        self.offers = NexusOffers(nodes, executions) if nodes is not None else None
+        """What is exchanged with other servers; None: the store is this server's alone."""
         self.schedule_to_start = Histogram()
         """Seconds that requests waited until a worker had them."""
 
@@ -89,17 +73,27 @@ class NexusTasks:
         wait_s = timeout_s - min(MARGIN_S_MAX, timeout_s * MARGIN_RATIO)
         asked_s = loop.time()
         deadline_s = asked_s + wait_s
-        task = NexusTask(str(uuid.uuid4()), request, asked_s, deadline_s, loop.create_future())
-        self._waiting[task.task_id] = task
-        self._matching.add(self._executions.place(key, task), task)
+        task_id = self._nodes.new_id() if self._nodes is not None else str(uuid.uuid4())
+        task = NexusTask(task_id, request, asked_s, deadline_s, loop.create_future())
+        self._waiting[task_id] = task
         try:
             async with asyncio.timeout_at(deadline_s):
+                await self._queue(key, task)
                 return await task.answer
         except TimeoutError:
             return None
         finally:
-            self._waiting.pop(task.task_id, None)
+            self._waiting.pop(task_id, None)
             self._matching.withdraw(key, task)
+            if self.offers is not None:
+                self.offers.withdraw(task_id)
+
+    async def _queue(self, key: QueueKey, task: NexusTask) -> None:
+        part = self._executions.place(key, task)
+        if self._nodes is None or self.offers is None or self._nodes.alone():
+            self._matching.add(part, task)
+        elif not self._matching.hand(part, task):
+            await self.offers.offer(key, task)
 
     # --- Workers ------------------------------------------------------------------------------
 
@@ -118,12 +112,10 @@ class NexusTasks:
         longest_s = self._config.task_poll_timeout_s
         give_up_s = loop.time() + poll_seconds(longest_s, call, came_ns)
         while (seconds := give_up_s - loop.time()) > 0:
-            item = await self._matching.poll(
-                key, request.identity, request, seconds, request.worker_instance_key
-            )
+            item = await self._next(key, request, seconds)
             if item is None:
                 break
-            if not item.answer.done():
+            if not item.answer.done() and loop.time() < item.deadline_s:
                 self.schedule_to_start.observe(loop.time() - item.asked_s)
                 reply = self._reply(namespace_id, item)
                 waited_ns = self._clock() - came_ns
@@ -132,6 +124,18 @@ class NexusTasks:
                     reply.poller_scaling_decision.poll_request_delta_suggestion = more
                 return reply
         return ws.PollNexusTaskQueueResponse()
+
+    async def _next(
+        self, part: QueueKey, request: ws.PollNexusTaskQueueRequest, seconds: float
+    ) -> NexusTask | None:
+        poll = self._matching.poll(
+            part, request.identity, request, seconds, request.worker_instance_key
+        )
+        if self.offers is not None:
+            # As soon as this poll waits.
+            asyncio.get_running_loop().call_soon(self.offers.poll_comes, part)
+        found: NexusTask | None = await poll
+        return found
 
     def _check(self, request: ws.PollNexusTaskQueueRequest) -> None:
         limit = self._config.identifier_chars_max
@@ -156,7 +160,7 @@ class NexusTasks:
     ) -> ws.RespondNexusTaskCompletedResponse:
         token = self._token(request.namespace, request.task_token)
         self._check_response(request.response)
-        self._answer(token, request.response)
+        await self._answer(token, request.response)
         return ws.RespondNexusTaskCompletedResponse()
 
     def _check_response(self, response: nexus.Response) -> None:
@@ -185,17 +189,39 @@ class NexusTasks:
             reason = _converted(nexus_failures.handler_error, request.error)
         else:
             raise InvalidArgument("request must contain error or failure")
-        self._answer(token, reason)
+        await self._answer(token, reason)
         return ws.RespondNexusTaskFailedResponse()
 
     def _token(self, namespace: str, task_token: bytes) -> NexusTaskToken:
         return tokens.decode_nexus_task(task_token, self._namespaces.id_of(namespace))
 
-    def _answer(self, token: NexusTaskToken, answer: Answer) -> None:
-        task = self._waiting.pop(token.task_id, None)
-        if task is None or task.answer.done():
+    async def _answer(self, token: NexusTaskToken, answer: Answer) -> None:
+        nodes, node = self._nodes, asked_at(token.task_id)
+        if nodes is not None and node in nodes.others:
+            await nodes.send(node, _letter(token.task_id, answer))
+        elif not self._answered(token.task_id, answer):
             raise NotFound("Nexus task not found or already expired")
+
+    def _answered(self, task_id: str, answer: Answer) -> bool:
+        """Whether somebody has waited for it."""
+        task = self._waiting.pop(task_id, None)
+        if task is None or task.answer.done():
+            return False
         task.answer.set_result(answer)
+        return True
+
+    def answered_elsewhere(self, letter: NexusAnswered) -> None:
+        """A worker has given its answer to another server."""
+        if letter.failure is not None:
+            self._answered(letter.request_id, failure.Failure.FromString(letter.failure))
+        else:
+            self._answered(letter.request_id, nexus.Response.FromString(letter.response or b""))
+
+
+def _letter(task_id: str, answer: Answer) -> NexusAnswered:
+    body = answer.SerializeToString()
+    failed = isinstance(answer, failure.Failure)
+    return NexusAnswered(task_id, None if failed else body, body if failed else None)
 
 
 F = TypeVar("F")

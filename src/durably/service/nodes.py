@@ -1,4 +1,4 @@
-"""This server among those that share its store: who else is there, and words to each other.
+"""This server among those that share its store: who else is there, words and letters to each other.
 
 Rule 1: nothing rests on a word that arrives: it says where to look sooner.
 Rule 2: a server is alone only as long as it knows that nobody can have joined: it looked a moment ago,
@@ -9,6 +9,7 @@ Rule 3: a server that is alone says nothing and asks nothing of others: it works
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -25,6 +26,7 @@ from durably.store.store import QueueKey, StoredExecution, TaskKind, TaskRow
 
 if TYPE_CHECKING:
     from durably.store.postgres_nodes import PollerRow, PostgresNodes
+    from durably.store.postgres_workers import PostgresWorkers
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,8 @@ WORDS_BYTES_MAX = 7000
 """PostgreSQL's notifications hold less than 8000 bytes."""
 BEATS_ALONE = 1.5
 """For so many beats a server that saw nobody else may think that it is alone."""
+BEATS_BETWEEN_CLEANINGS = 15
+"""What workers leave behind is looked through after so many beats."""
 PUBLISHED_AGAIN_NS = 3_000_000_000
 """A poller that goes on waiting is told of again after this time."""
 
@@ -61,6 +65,14 @@ class Waiting(Word, frozen=True, array_like=True, tag="w"):
     namespace_id: str
     kind: int
     queue: str
+
+
+class NexusWaits(Word, frozen=True, array_like=True, tag="x"):
+    """A request to a Nexus handler waits for a worker of this part of a queue."""
+
+    namespace_id: str
+    queue: str
+    version: str
 
 
 class Configured(Word, frozen=True, array_like=True, tag="q"):
@@ -97,9 +109,39 @@ class WorkerShutDown(Word, frozen=True, array_like=True, tag="s"):
     sticky_queue: str
 
 
+class QueryAsked(Struct, frozen=True, tag="asked"):
+    """A letter: give this query to a worker that waits for this queue at yours."""
+
+    query_id: str
+    execution_id: int
+    question: bytes
+    queue: str
+    sticky: bool
+    untaken_s: float
+    """So long it is offered."""
+
+
+class QueryAnswered(Struct, frozen=True, tag="answered"):
+    """A letter: a worker has answered. `result` is a serialized WorkflowQueryResult."""
+
+    query_id: str
+    result: bytes
+
+
+class NexusAnswered(Struct, frozen=True, tag="nexus"):
+    """A letter: a worker has answered a request. One of them is there, serialized."""
+
+    request_id: str
+    response: bytes | None
+    failure: bytes | None
+
+
+Letter = QueryAsked | QueryAnswered | NexusAnswered
+
 AnyWord = (
     Changed
     | Waiting
+    | NexusWaits
     | Configured
     | NamespacesChanged
     | RoutingChanged
@@ -112,13 +154,16 @@ GONE = 2**62
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(tuple[int, list[AnyWord]])
+_letter_encoder = msgspec.msgpack.Encoder()
+_letter_decoder = msgspec.msgpack.Decoder(Letter)
 
 
 class Nodes:
     """The servers that share a store, as this one sees them."""
 
-    def __init__(self, board: "PostgresNodes", config: Config) -> None:
+    def __init__(self, board: "PostgresNodes", workers: "PostgresWorkers", config: Config) -> None:
         self.board = board
+        self.workers = workers
         self.node = 0
         self.others: list[int] = []
         self.members_changed = asyncio.Event()
@@ -126,12 +171,15 @@ class Nodes:
         self._config = config
         self._address = ""
         self._alone_until = 0.0
+        self._beats = 0
         self._unsaid: dict[AnyWord, None] = {}
         self._versions: dict[int, int] = {}
         self._saying: asyncio.Task[None] | None = None
         self._asked: dict[int, asyncio.Future[int | None]] = {}
         self._asking: asyncio.Task[None] | None = None
         self._pollers: dict[QueueKey, dict[tuple[int, str], PollerRow]] = {}
+        self._parts: dict[QueueKey, list[QueueKey]] = {}
+        """Queue -> those of its parts for versions that workers poll elsewhere, its own included."""
         self._published: dict[tuple[QueueKey, str], int] = {}
         self._doubted: list[int] = []
 
@@ -160,6 +208,10 @@ class Nodes:
         self._alone_until = 0.0 if others else began + BEATS_ALONE * self._config.node_beat_s
         if self.first():
             await self.board.clean()
+            self._beats += 1
+            if self._beats % BEATS_BETWEEN_CLEANINGS == 0:
+                config = self._config
+                await self.workers.clean(config.worker_remembered_s, config.workers_max)
 
     async def leave(self) -> None:
         await self.board.left(self.node)
@@ -237,10 +289,26 @@ class Nodes:
             return []
         return words if node != self.node else []
 
-    async def send(self, node: int, letter: bytes) -> None:
+    # --- Letters ------------------------------------------------------------------------------
+
+    async def send(self, node: int, letter: Letter) -> None:
         """What is too long for a word."""
-        await self.board.send([(node, letter)])
+        await self.board.send([(node, _letter_encoder.encode(letter))])
         self.say(LettersSent(node))
+
+    async def take_letters(self) -> list[Letter]:
+        """Those to this server; each is given out once."""
+        found: list[Letter] = []
+        for body in await self.board.take_letters(self.node):
+            try:
+                found.append(_letter_decoder.decode(body))
+            except msgspec.MsgspecError:
+                logger.warning("a letter of another server was not understood: %.100r", body)
+        return found
+
+    def new_id(self) -> str:
+        """An id that says at which server somebody waits."""
+        return f"{self.node}:{uuid.uuid4()}"
 
     # --- Versions -----------------------------------------------------------------------------
 
@@ -295,18 +363,28 @@ class Nodes:
     # --- Pollers ------------------------------------------------------------------------------
 
     def polled_within(self, queue: QueueKey, within_ns: int, now_ns: int) -> int:
-        """A server at which a worker waited for this queue so lately, of whatever version; 0: none."""
+        """A server at which a worker waited for this part of a queue so lately; 0: none."""
         since = now_ns - within_ns
-        for row in self._pollers.get(replace(queue, version=""), {}).values():
+        for row in self._pollers.get(queue, {}).values():
             if row.at_ns >= since:
                 return row.node
         return 0
 
-    def pollers(self, queue: QueueKey) -> list[PollerSeen]:
-        """Who waits for this queue at other servers, each once."""
+    def polled_at(self, queue: QueueKey, within_ns: int, now_ns: int) -> int:
+        """At how many other servers workers waited for this queue so lately, of whatever version."""
+        since = now_ns - within_ns
+        rows = self._rows(queue, of_all=True)
+        return len({row.node for row in rows if row.at_ns >= since})
+
+    def _rows(self, queue: QueueKey, *, of_all: bool) -> list["PollerRow"]:
+        parts = self._parts.get(replace(queue, version=""), ()) if of_all else (queue,)
+        return [row for part in parts for row in self._pollers.get(part, {}).values()]
+
+    def pollers(self, queue: QueueKey, *, of_all: bool = False) -> list[PollerSeen]:
+        """Who waits for this part of a queue at other servers, each once; `of_all`: for any part."""
         poll = POLLS[queue.kind]
         latest: dict[str, PollerRow] = {}
-        for row in self._pollers.get(queue, {}).values():
+        for row in self._rows(queue, of_all=of_all):
             if row.identity not in latest or row.at_ns > latest[row.identity].at_ns:
                 latest[row.identity] = row
         return [
@@ -315,9 +393,11 @@ class Nodes:
         ]
 
     def forget_pollers(self, queue: QueueKey, identity: str = "") -> None:
-        found = self._pollers.get(queue, {})
-        for key in [key for key in found if not identity or key[1] == identity]:
-            del found[key]
+        """Those with this identity, or all, of any part of a queue."""
+        for part in self._parts.get(replace(queue, version=""), ()):
+            found = self._pollers[part]
+            for key in [key for key in found if not identity or key[1] == identity]:
+                del found[key]
 
     async def exchange_pollers(
         self, present: Iterable[tuple[QueueKey, PollerSeen, int]], now_ns: int, kept_ns: int
@@ -339,6 +419,9 @@ class Nodes:
             if row.node in live:
                 found.setdefault(row.queue, {})[row.node, row.identity] = row
         self._pollers = found
+        self._parts = {}
+        for part in found:
+            self._parts.setdefault(replace(part, version=""), []).append(part)
         self._published = {key: at for key, at in self._published.items() if at >= since}
         if self.first():
             await self.board.forget_pollers(since)
@@ -350,6 +433,12 @@ def waiting(queue: QueueKey) -> Waiting:
 
 def configured(queue: QueueKey) -> Configured:
     return Configured(queue.namespace_id, int(queue.kind), queue.name)
+
+
+def asked_at(question_id: str) -> int:
+    """The server at which a question or a request was asked; 0: one whose store is its own."""
+    node, _, _ = question_id.partition(":")
+    return int(node) if node.isdecimal() else 0
 
 
 def queue_of(word: Waiting | Configured) -> QueueKey:

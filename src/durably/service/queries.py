@@ -14,8 +14,6 @@ import asyncio
 import uuid
 from dataclasses import dataclass
 
-import msgspec
-from msgspec import Struct
 from temporalio.api.enums.v1 import query_pb2 as query_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.errordetails.v1 import message_pb2 as details
@@ -36,6 +34,7 @@ from durably.service import tokens
 from durably.service.admission import Call
 from durably.service.execution import Execution
 from durably.service.namespaces import Namespaces
+from durably.service.nodes import QueryAnswered, QueryAsked, asked_at
 from durably.service.replies import QueryTask
 from durably.service.transact import Executions
 from durably.service.workflows import check_execution
@@ -47,29 +46,6 @@ ANSWER_ON_ITS_WAY_S = 0.05
 NO_POLLER = "no poller seen for task queue recently, worker may be down"
 NO_POLLER_MARGIN_S = 1.0
 """How long before its deadline a query is told that there is no worker."""
-
-
-class QueryAsked(Struct, frozen=True, tag="asked"):
-    """A letter: give this query to a worker that waits for this queue at yours."""
-
-    query_id: str
-    execution_id: int
-    question: bytes
-    queue: str
-    sticky: bool
-    untaken_s: float
-    """So long it is offered."""
-
-
-class QueryAnswered(Struct, frozen=True, tag="answered"):
-    """A letter: a worker has answered. `result` is a serialized WorkflowQueryResult."""
-
-    query_id: str
-    result: bytes
-
-
-Letter = QueryAsked | QueryAnswered
-_letters = msgspec.msgpack.Decoder(Letter)
 
 
 @dataclass(slots=True, eq=False)
@@ -292,17 +268,14 @@ class Queries:
         question = pending.question.SerializeToString()
         execution_id = execution.execution_id
         letter = QueryAsked(pending.query_id, execution_id, question, key.name, sticky, seconds)
-        await nodes.send(node, msgspec.msgpack.encode(letter))
+        await nodes.send(node, letter)
 
-    async def receive(self, letter: bytes) -> None:
-        """A letter of another server."""
-        match _letters.decode(letter):
-            case QueryAnswered(query_id, result):
-                self._answer(query_id, query.WorkflowQueryResult.FromString(result))
-            case QueryAsked() as asked:
-                await self._offer_for_another(asked)
+    def answered_elsewhere(self, letter: QueryAnswered) -> None:
+        """A worker has given the answer to another server."""
+        self._answer(letter.query_id, query.WorkflowQueryResult.FromString(letter.result))
 
-    async def _offer_for_another(self, asked: QueryAsked) -> None:
+    async def offer_for_another(self, asked: QueryAsked) -> None:
+        """Another server asks a worker that polls here."""
         execution = await self._executions.get(asked.execution_id)
         key = QueueKey(execution.state.namespace_id, TaskKind.WORKFLOW, asked.queue)
         question = query.WorkflowQuery.FromString(asked.question)
@@ -350,24 +323,17 @@ class Queries:
             error_message=request.error_message,
             failure=request.failure if request.HasField("failure") else None,
         )
-        nodes, node = self._executions.nodes, _asked_at(token.query_id)
+        nodes, node = self._executions.nodes, asked_at(token.query_id)
         if nodes is None or node == nodes.node:
             self._answer(token.query_id, result)
         elif node in nodes.others:
-            letter = QueryAnswered(token.query_id, result.SerializeToString())
-            await nodes.send(node, msgspec.msgpack.encode(letter))
+            await nodes.send(node, QueryAnswered(token.query_id, result.SerializeToString()))
 
     def _pending(self, question: query.WorkflowQuery) -> PendingQuery:
         """Its id says where the answer is waited for."""
         nodes = self._executions.nodes
-        query_id = f"{nodes.node if nodes is not None else 0}:{uuid.uuid4()}"
+        query_id = nodes.new_id() if nodes is not None else str(uuid.uuid4())
         return PendingQuery(query_id, question, asyncio.get_running_loop().create_future())
-
-
-def _asked_at(query_id: str) -> int:
-    """The server at which a query was asked."""
-    node, _, _ = query_id.partition(":")
-    return int(node) if node.isdecimal() else 0
 
 
 NOT_CLEAN = frozenset(

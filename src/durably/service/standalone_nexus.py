@@ -180,8 +180,8 @@ class StandaloneNexus:
         self, request: ws.ListNexusOperationExecutionsRequest, call: Call
     ) -> ws.ListNexusOperationExecutionsResponse:
         namespace = self._namespaces.by_name(request.namespace)
-        types = namespace.search_attributes
-        query = visibility_query.parse(request.query, types, NEXUS_COLUMNS)
+        types, dialect = namespace.search_attributes, self._executions.store.dialect
+        query = visibility_query.parse(request.query, types, NEXUS_COLUMNS, dialect)
         if query.group_by:
             raise InvalidArgument("invalid query: operation is not supported: 'GROUP BY' clause")
         size_max = self._config.list_page_size_max
@@ -198,7 +198,10 @@ class StandaloneNexus:
         self, request: ws.CountNexusOperationExecutionsRequest, call: Call
     ) -> ws.CountNexusOperationExecutionsResponse:
         namespace = self._namespaces.by_name(request.namespace)
-        query = visibility_query.parse(request.query, namespace.search_attributes, NEXUS_COLUMNS)
+        dialect = self._executions.store.dialect
+        query = visibility_query.parse(
+            request.query, namespace.search_attributes, NEXUS_COLUMNS, dialect
+        )
         groups = await self._executions.store.count_executions(
             Kind.NEXUS_OPERATION, namespace.namespace_id, query
         )

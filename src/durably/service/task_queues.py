@@ -6,7 +6,7 @@ Rule 2: a change of its configuration is on disk before it has effect.
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from temporalio.api.enums.v1 import task_queue_pb2 as queue_enums
@@ -271,10 +271,15 @@ class TaskQueues:
         if routing is not None:
             _show_routing(response.versioning_info, routing)
         if request.report_stats:
-            response.stats.CopyFrom(shown_stats(await self._whole(key, of_all=True)))
-            for level in {*self._matching.levels(key, of_all=True), priority.DEFAULT_LEVEL}:
-                stats = shown_stats(self._matching.stats(key, level, of_all=True))
-                response.stats_by_priority_key[level].CopyFrom(stats)
+            elsewhere = await self._elsewhere_of(key)
+            stats = self._matching.stats(key, of_all=True)
+            response.stats.CopyFrom(shown_stats(self._with(stats, elsewhere.values())))
+            levels = {*self._matching.levels(key, of_all=True), *elsewhere, priority.DEFAULT_LEVEL}
+            for level in levels:
+                stats = self._matching.stats(key, level, of_all=True)
+                there = [elsewhere[level]] if level in elsewhere else []
+                shown = shown_stats(self._with(stats, there))
+                response.stats_by_priority_key[level].CopyFrom(shown)
         if request.report_config:
             config = await self._executions.store.queue_config(key)
             if config is not None:
@@ -354,9 +359,9 @@ class TaskQueues:
                 f"TaskQueue = {quoted(name)} AND ExecutionStatus {status}"
                 f" AND BuildIds = {quoted(f'{VERSIONED}:{build_id}')}"
             )
-            groups = await self._executions.store.count_executions(
-                Kind.WORKFLOW, namespace_id, visibility_query.parse(filter, {})
-            )
+            store = self._executions.store
+            query = visibility_query.parse(filter, {}, dialect=store.dialect)
+            groups = await store.count_executions(Kind.WORKFLOW, namespace_id, query)
             if any(count for _, count in groups):
                 return reached
         return queue_enums.BUILD_ID_TASK_REACHABILITY_UNREACHABLE
@@ -364,16 +369,22 @@ class TaskQueues:
     async def _whole(self, key: QueueKey, *, of_all: bool = False) -> Stats:
         """With the tasks that other servers have; rates are those of this server."""
         stats = self._matching.stats(key, of_all=of_all)
+        return self._with(stats, (await self._elsewhere_of(key)).values())
+
+    async def _elsewhere_of(self, key: QueueKey) -> dict[int, tuple[int, int]]:
+        """Level -> how many tasks other servers have, or nobody; when the oldest was created."""
         nodes = self._executions.nodes
         if nodes is None or nodes.alone():
-            return stats
-        count, oldest_ns = await nodes.board.elsewhere(key, nodes.node)
-        age_ns = max(0, self._executions.clock() - oldest_ns) if count else 0
-        return replace(
-            stats,
-            backlog=stats.backlog + count,
-            oldest_age_ns=max(stats.oldest_age_ns, age_ns),
-        )
+            return {}
+        return await nodes.board.elsewhere(key, nodes.node)
+
+    def _with(self, stats: Stats, elsewhere: Iterable[tuple[int, int]]) -> Stats:
+        """Of this server, and of others."""
+        now_ns = self._executions.clock()
+        for count, oldest_ns in elsewhere:
+            age_ns = max(stats.oldest_age_ns, now_ns - oldest_ns)
+            stats = replace(stats, backlog=stats.backlog + count, oldest_age_ns=age_ns)
+        return stats
 
     def _pollers(self, key: QueueKey, *, of_all: bool = False) -> list[taskqueue.PollerInfo]:
         """At all servers; `of_all`: of whatever version."""
@@ -381,7 +392,8 @@ class TaskQueues:
         nodes = self._executions.nodes
         if nodes is not None:
             known = {each.identity for each in seen}
-            seen += [each for each in nodes.pollers(key) if each.identity not in known]
+            others = nodes.pollers(key, of_all=of_all)
+            seen += [each for each in others if each.identity not in known]
         return [_poller_info(each) for each in seen]
 
     def _effective_rate(self, key: QueueKey) -> EffectiveRate:

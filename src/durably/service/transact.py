@@ -133,8 +133,8 @@ class Executions:
         self.clock = clock
         self.config = config
         self.retention_ns = retention_ns
-        self._ids = IdSource()
-        self.inherited_tasks_up_to = self._ids.next(clock())
+        self._ids = IdSource(store.shards)
+        self.inherited_tasks_up_to = self._ids.next(clock(), 0)
         """Rows of `tasks` up to this id were left by a former server; newer ones are in memory."""
         self._cache: OrderedDict[int, Execution[AnyState]] = OrderedDict()
         self._current: dict[tuple[Kind, str, str], int] = {}
@@ -423,8 +423,9 @@ class Executions:
 
     def create(self, state: AnyState, replaces_current: int | None) -> Execution[Any]:
         """A new execution, in no cache and no store until its first transition is committed."""
+        shard = self.store.shards.of_workflow(state.namespace_id, state.workflow_id)
         return Execution(
-            execution_id=self._ids.next(self.clock()),
+            execution_id=self._ids.next(self.clock(), shard),
             state=state,
             version=0,
             deadline_ns=0,
@@ -572,7 +573,7 @@ class Executions:
         route: Route,
     ) -> TaskRow:
         return TaskRow(
-            task_id=self._ids.next(self.clock()),
+            task_id=self._ids.next(self.clock(), self.store.shards.of_id(execution.execution_id)),
             queue=key,
             execution_id=execution.execution_id,
             scheduled_event_id=effect.scheduled_event_id,

@@ -236,7 +236,8 @@ class VersionSets:
         builds = f"BuildIds IN ({', '.join(quoted(each) for each in names)})"
         if fresh:
             builds = f"(BuildIds IS NULL OR {builds})"
-        query = visibility_query.parse(f"TaskQueue = {quoted(queue)} AND {builds}{status}", {})
+        text = f"TaskQueue = {quoted(queue)} AND {builds}{status}"
+        query = visibility_query.parse(text, {}, dialect=self._executions.store.dialect)
         groups = await self._executions.store.count_executions(Kind.WORKFLOW, namespace_id, query)
         return any(count for _, count in groups)
 

@@ -23,7 +23,7 @@ from durably.engine.workflow_task import Completion
 from durably.errors import InvalidArgument, NotFound
 from durably.histogram import Histogram
 from durably.service import search_attributes, tokens
-from durably.service.admission import Call
+from durably.service.admission import Call, Learned
 from durably.service.deployments import Deployments
 from durably.service.execution import Execution
 from durably.service.ids import new_id
@@ -79,6 +79,8 @@ class WorkerTasks:
             TaskKind.ACTIVITY: Histogram(),
         }
         """Seconds that tasks waited until a worker had them; one that was waited for: 0."""
+        self.learned: Learned | None = None
+        """What other servers may have changed of what commands are about."""
         self._config = executions.config
         self._context = commands.CommandContext(
             config=executions.config,
@@ -261,13 +263,15 @@ class WorkerTasks:
         self, request: ws.RespondWorkflowTaskCompletedRequest, call: Call
     ) -> ws.RespondWorkflowTaskCompletedResponse:
         token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
+        known = self.learned.generation if self.learned is not None else 0
         try:
-            completed = await self._transact(
-                token,
-                lambda t: commands.complete_workflow_task(
-                    t, token.reference, request, self._context
-                ),
-            )
+            try:
+                completed = await self._completed(token, request)
+            except BadCommand:
+                # What a command is refused for may not be so any more.
+                if self.learned is None or await self.learned.refreshed() == known:
+                    raise
+                completed = await self._completed(token, request)
         except BadCommand as bad:
             await self._fail_for(token, bad, request)
             raise InvalidArgument(bad.message) from bad
@@ -281,6 +285,14 @@ class WorkerTasks:
             reply = await self._workflow_reply(execution, completed.new_task)
             response.workflow_task.CopyFrom(reply)
         return response
+
+    async def _completed(
+        self, token: TaskToken, request: ws.RespondWorkflowTaskCompletedRequest
+    ) -> commands.CompletedTask:
+        return await self._transact(
+            token,
+            lambda t: commands.complete_workflow_task(t, token.reference, request, self._context),
+        )
 
     async def _fail_for(
         self,
@@ -361,7 +373,7 @@ class WorkerTasks:
                     key = QueueKey(namespace_id, TaskKind(kind), request.task_queue)
                     self._matching.forget_poller(key, request.identity)
         if request.HasField("worker_heartbeat"):
-            self._workers.record(namespace_id, request.worker_heartbeat)
+            await self._workers.record(namespace_id, request.worker_heartbeat)
         if request.sticky_task_queue:
             key = QueueKey(namespace_id, TaskKind.WORKFLOW, request.sticky_task_queue)
             self._matching.forget_pollers(key)

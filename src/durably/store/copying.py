@@ -16,7 +16,8 @@ import asyncpg
 
 from durably.config import Config
 from durably.logs import without_password
-from durably.store.postgres import BROKEN, Connector, migrate
+from durably.store.postgres_connections import BROKEN, Connector
+from durably.store.postgres_schema import migrate, refuse_other_shards
 from durably.store.sqlite import connect, existing, lock
 from durably.store.sqlite import migrate as migrate_sqlite
 from durably.store.store import StoreNotEmpty
@@ -44,7 +45,8 @@ Progress = Callable[[str, int], None]
 
 
 async def copy(path: Path, url: str, config: Config, progress: Progress) -> dict[str, int]:
-    """How many rows of each table. Raises StoreLocked, StoreTooNew, StoreNotEmpty, OSError."""
+    """How many rows of each table. Raises StoreLocked, StoreTooNew, ShardsFixed, StoreNotEmpty,
+    OSError."""
     descriptor = lock(existing(path))
     file = connect(str(path))
     try:
@@ -66,6 +68,7 @@ async def _copy_tables(
     file: sqlite3.Connection, connection: Any, url: str, progress: Progress
 ) -> dict[str, int]:
     await migrate(connection)
+    await refuse_other_shards(connection, 1)  # The ids in the file say no shard, and are in tokens.
     counts: dict[str, int] = {}
     async with connection.transaction():
         for table in TABLES:

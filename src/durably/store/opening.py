@@ -11,21 +11,27 @@ from durably.store.store import Store
 POSTGRES_SCHEMES = ("postgresql://", "postgres://")
 
 
-async def pending_migrations(url: str, config: Config) -> tuple[int, list[int]]:
-    """The number of a store's schema (0: it is empty), and the migrations that are missing."""
+async def pending_migrations(
+    url: str, config: Config, shards: int | None = None
+) -> tuple[int, list[int]]:
+    """The number of a store's schema (0: it is empty), and the migrations that are missing. Raises
+    ShardsFixed if it has another number of shards than it is to have."""
     if url.startswith(POSTGRES_SCHEMES):
-        from durably.store import postgres
+        from durably.store import postgres_schema
 
-        return await postgres.pending(url, config)
+        return await postgres_schema.pending(url, config, shards)
+    if shards is not None and shards != 1:
+        raise ValueError("a store of several shards is one on PostgreSQL: --store postgresql://...")
     return sqlite.pending(sqlite.path_of(url))
 
 
-async def migrate_store(url: str, config: Config) -> None:
-    """Bring a store up to date that no server has open. Raises what `open_store` raises."""
+async def migrate_store(url: str, config: Config, shards: int | None = None) -> None:
+    """Bring a store up to date that no server has open; an empty database gets so many shards. Raises
+    what `open_store` and `pending_migrations` raise."""
     if url.startswith(POSTGRES_SCHEMES):
-        from durably.store import postgres
+        from durably.store import postgres_schema
 
-        await postgres.migrate_database(url, config)
+        await postgres_schema.migrate_database(url, config, shards)
     else:
         await SqliteStore.open(url).close()
 

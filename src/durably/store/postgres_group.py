@@ -30,7 +30,8 @@ Key = tuple[str, int, str]
 class Part:
     """One step of the statement: rows that go in, as an array for each column, and what is done.
 
-    In `sql`, `{rows}` stands for the rows, `{won}` for the executions that won their race.
+    In `sql`, `{rows}` stands for the rows, `{won}` for the executions that won their race; `$1` is the
+    group's tag, `$2` its shard.
     """
 
     name: str
@@ -48,7 +49,7 @@ CLAIM = Part(
     "claimed",
     _columns("namespace_id text, kind int, workflow_id text, execution_id bigint, run_id text"),
     """INSERT INTO current_runs (shard, namespace_id, kind, workflow_id, execution_id, run_id)
-    SELECT 0, r.namespace_id, r.kind, r.workflow_id, r.execution_id, r.run_id FROM {rows}
+    SELECT $2::int, r.namespace_id, r.kind, r.workflow_id, r.execution_id, r.run_id FROM {rows}
     ON CONFLICT DO NOTHING RETURNING execution_id""",
 )
 # The same, in place of a certain other run.
@@ -59,7 +60,7 @@ REPLACE = Part(
         " replaces bigint"
     ),
     """UPDATE current_runs c SET execution_id = r.execution_id, run_id = r.run_id FROM {rows}
-    WHERE c.shard = 0 AND c.namespace_id = r.namespace_id AND c.kind = r.kind
+    WHERE c.shard = $2::int AND c.namespace_id = r.namespace_id AND c.kind = r.kind
         AND c.workflow_id = r.workflow_id AND c.execution_id = r.replaces
     RETURNING c.execution_id""",
 )
@@ -73,7 +74,7 @@ ADVANCE = Part(
     """UPDATE executions e SET version = r.version, status = r.status,
         next_event_id = r.next_event_id, next_deadline_ns = r.next_deadline_ns, written_by = $1
     FROM {rows}
-    WHERE e.shard = 0 AND e.execution_id = r.execution_id AND e.version = r.expected
+    WHERE e.shard = $2::int AND e.execution_id = r.execution_id AND e.version = r.expected
     RETURNING e.execution_id""",
 )
 # New executions; those that claim their workflow id only if they got it.
@@ -85,7 +86,7 @@ CREATE = Part(
     ),
     """INSERT INTO executions (shard, execution_id, kind, namespace_id, workflow_id, run_id,
         version, status, next_event_id, next_deadline_ns, written_by)
-    SELECT 0, r.execution_id, r.kind, r.namespace_id, r.workflow_id, r.run_id, r.version, r.status,
+    SELECT $2::int, r.execution_id, r.kind, r.namespace_id, r.workflow_id, r.run_id, r.version, r.status,
         r.next_event_id, r.next_deadline_ns, $1
     FROM {rows} WHERE NOT r.claims OR r.execution_id IN ({claims})
     RETURNING execution_id""",
@@ -97,7 +98,7 @@ APPEND = Part(
         "execution_id bigint, version bigint, first_event_id bigint, events bytea, records bytea"
     ),
     """INSERT INTO journal (shard, execution_id, version, first_event_id, events, records)
-    SELECT 0, r.execution_id, r.version, r.first_event_id, r.events, r.records FROM {rows}
+    SELECT $2::int, r.execution_id, r.version, r.first_event_id, r.events, r.records FROM {rows}
     WHERE r.execution_id IN ({won})""",
 )
 # The state, so that loading need not start at the beginning.
@@ -105,7 +106,7 @@ SNAPSHOT = Part(
     "snapshots_taken",
     _columns("execution_id bigint, version bigint, state bytea"),
     """INSERT INTO snapshots AS s (shard, execution_id, version, state)
-    SELECT 0, r.execution_id, r.version, r.state FROM {rows} WHERE r.execution_id IN ({won})
+    SELECT $2::int, r.execution_id, r.version, r.state FROM {rows} WHERE r.execution_id IN ({won})
     ON CONFLICT (shard, execution_id) DO UPDATE SET version = excluded.version,
         state = excluded.state""",
 )
@@ -113,7 +114,7 @@ SNAPSHOT = Part(
 FORGET = Part(
     "forgotten",
     _columns("execution_id bigint, version bigint"),
-    """DELETE FROM journal j USING {rows} WHERE j.shard = 0 AND j.execution_id = r.execution_id
+    """DELETE FROM journal j USING {rows} WHERE j.shard = $2::int AND j.execution_id = r.execution_id
     AND j.version <= r.version AND r.execution_id IN ({won})""",
 )
 # The last heartbeats of activities.
@@ -124,7 +125,7 @@ HEARTBEAT = Part(
         " details bytea, total bigint"
     ),
     """INSERT INTO heartbeats (shard, execution_id, scheduled_event_id, attempt, at_ns, details, total)
-    SELECT 0, r.execution_id, r.scheduled_event_id, r.attempt, r.at_ns, r.details, r.total
+    SELECT $2::int, r.execution_id, r.scheduled_event_id, r.attempt, r.at_ns, r.details, r.total
     FROM {rows} WHERE r.execution_id IN ({won})
     ON CONFLICT (shard, execution_id, scheduled_event_id) DO UPDATE SET attempt = excluded.attempt,
         at_ns = excluded.at_ns, details = excluded.details, total = excluded.total""",
@@ -144,7 +145,7 @@ SHOW = Part(
         workflow_type, task_queue, status, start_ns, execution_ns, close_ns, history_length,
         history_size_bytes, state_transitions, parent_workflow_id, parent_run_id, root_workflow_id,
         root_run_id, memo, search_attributes, search_values, sort_close_ns)
-    SELECT 0, r.execution_id, r.kind, r.namespace_id, r.workflow_id, r.run_id, r.workflow_type,
+    SELECT $2::int, r.execution_id, r.kind, r.namespace_id, r.workflow_id, r.run_id, r.workflow_type,
         r.task_queue, r.status, r.start_ns, r.execution_ns, r.close_ns, r.history_length,
         r.history_size_bytes, r.state_transitions, r.parent_workflow_id, r.parent_run_id,
         r.root_workflow_id, r.root_run_id, r.memo, r.search_attributes, r.search_values::jsonb,
@@ -170,7 +171,7 @@ ADD_TASK = Part(
     """INSERT INTO tasks (shard, task_id, namespace_id, kind, queue, execution_id,
         scheduled_event_id, stamp, created_ns, sticky, level, fairness_key, weight, route,
         node)
-    SELECT 0, r.task_id, r.namespace_id, r.kind, r.queue, r.execution_id, r.scheduled_event_id,
+    SELECT $2::int, r.task_id, r.namespace_id, r.kind, r.queue, r.execution_id, r.scheduled_event_id,
         r.stamp, r.created_ns, r.sticky, r.level, r.fairness_key, r.weight, r.route,
         r.node
     FROM {rows} WHERE r.guard = 0 OR r.guard IN ({won})""",
@@ -179,7 +180,7 @@ ADD_TASK = Part(
 REMOVE_TASK = Part(
     "tasks_removed",
     _columns("guard bigint, task_id bigint"),
-    """DELETE FROM tasks t USING {rows} WHERE t.shard = 0 AND t.task_id = r.task_id
+    """DELETE FROM tasks t USING {rows} WHERE t.shard = $2::int AND t.task_id = r.task_id
     AND (r.guard = 0 OR r.guard IN ({won}))""",
 )
 # Executions of one unit: both are written, or neither.
@@ -213,7 +214,7 @@ def statement(names: tuple[str, ...]) -> str:
     """
     present = [part for part in PARTS if part.name in names]
     steps: list[str] = []
-    mark = 1
+    mark = 2
     races = [name for name in ("advanced", "created") if name in names]
     claims = [name for name in ("claimed", "replaced") if name in names]
     won = "SELECT execution_id FROM won" if races else NO_ROWS
@@ -235,8 +236,8 @@ def statement(names: tuple[str, ...]) -> str:
     whole = f"ARRAY({won})"
     if TOGETHER.name in names:
         torn = f"CASE WHEN EXISTS (SELECT 1 FROM {TOGETHER.name}) THEN 0 ELSE 1 END"
-        return f"WITH {', '.join(steps)} SELECT {whole}, 1 / {torn}, $1::bigint"
-    return f"WITH {', '.join(steps)} SELECT {whole}, $1::bigint"
+        return f"WITH {', '.join(steps)} SELECT {whole}, 1 / {torn}, $1::bigint, $2::int"
+    return f"WITH {', '.join(steps)} SELECT {whole}, $1::bigint, $2::int"
 
 
 def _won(races: Sequence[str]) -> str:
@@ -259,10 +260,11 @@ class _Together:
 
 @dataclass(slots=True)
 class Group:
-    """Units on their way into one statement. `tag` names the group in the rows that it writes; `node`
-    the server whose memory has the tasks that are added."""
+    """Units of one shard on their way into one statement. `tag` names the group in the rows that it
+    writes; `node` the server whose memory has the tasks that are added."""
 
     tag: int
+    shard: int = 0
     node: int = 0
     units: list[Commit] = field(default_factory=list)
     _executions: dict[int, _Together] = field(default_factory=dict)
@@ -304,15 +306,21 @@ class Group:
 
     def statement(self) -> tuple[str, list[object]]:
         """The statement of this group, and the values to bind."""
+        columns = self.columns()
+        values = [column for found in columns.values() for column in found]
+        return statement(tuple(columns)), [self.tag, self.shard, *values]
+
+    def columns(self) -> dict[str, list[list[Any]]]:
+        """Of each part that has something to do, its rows column by column."""
         rows: dict[str, list[Row]] = {part.name: [] for part in PARTS}
         self._add_races(rows)
         self._add_rest(rows)
         self._add_tasks(rows)
-        names = tuple(part.name for part in PARTS if rows[part.name])
-        values: list[object] = [self.tag]
-        for name in names:
-            values += [list(column) for column in zip(*rows[name], strict=True)]
-        return statement(names), values
+        return {
+            part.name: [list(column) for column in zip(*rows[part.name], strict=True)]
+            for part in PARTS
+            if rows[part.name]
+        }
 
     def _add_races(self, rows: dict[str, list[Row]]) -> None:
         for execution_id in sorted(self._executions):
@@ -393,8 +401,8 @@ def _key(write: ExecutionWrite) -> Key:
 
 
 def alone(unit: Commit, done: asyncio.Future[None], like: Group) -> Group:
-    """A group of this unit alone, with the tag and the node of another."""
-    group = Group(like.tag, like.node)
+    """A group of this unit alone, with the tag, the shard and the node of another."""
+    group = Group(like.tag, like.shard, like.node)
     group.add(unit, done)
     return group
 

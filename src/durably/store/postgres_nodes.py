@@ -8,10 +8,14 @@ Rule 2: what is said of a moment is said by the database's clock.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from durably.store.postgres import BROKEN, Connection, PostgresStore, pauses
+from durably.store.postgres import PostgresStore
+from durably.store.postgres_connections import BROKEN, Connection, pauses
 from durably.store.rows import task_row
 from durably.store.store import QueueKey, StoredExecution, TaskKind, TaskRow
 
@@ -40,37 +44,47 @@ CLEAN = """WITH gone AS (DELETE FROM nodes
     polls AS (DELETE FROM pollers WHERE node NOT IN (SELECT node FROM nodes))
     DELETE FROM letters WHERE sent_at < now() - make_interval(secs => $2)"""
 # The versions that executions have now.
-VERSIONS = "SELECT execution_id, version FROM executions WHERE shard = 0 AND execution_id = ANY($1::bigint[])"
+VERSIONS = """SELECT execution_id, version FROM executions
+    WHERE shard = $1 AND execution_id = ANY($2::bigint[])"""
 # Executions of one part of all that want attention.
 DUE_OF_PART = """SELECT execution_id, next_deadline_ns FROM executions
     WHERE next_deadline_ns > 0 AND next_deadline_ns <= $1 AND execution_id % $3 = $4
     ORDER BY next_deadline_ns LIMIT $2"""
-# Tasks of a queue that another server has, or none: from now on this one has them.
-CLAIM_TASKS = """WITH chosen AS (SELECT task_id FROM tasks
-        WHERE namespace_id = $1 AND kind = $2 AND queue = $3 AND node <> $4
-        ORDER BY level, task_id LIMIT $5 FOR UPDATE SKIP LOCKED)
-    UPDATE tasks t SET node = $4 FROM chosen WHERE t.shard = 0 AND t.task_id = chosen.task_id
+# The most urgent tasks of a queue that another server has, or none; and where they are.
+CLAIMABLE = """SELECT shard FROM tasks WHERE namespace_id = $1 AND kind = $2 AND queue = $3 AND node <> $4
+    ORDER BY level, task_id LIMIT $5"""
+# Those of one shard: from now on this server has them.
+CLAIM_TASKS = """WITH chosen AS (SELECT t.task_id, e.workflow_id FROM tasks t
+        LEFT JOIN executions e ON e.shard = $6 AND e.execution_id = t.execution_id
+        WHERE t.shard = $6 AND t.namespace_id = $1 AND t.kind = $2 AND t.queue = $3 AND t.node <> $4
+        ORDER BY t.level, t.task_id LIMIT $5 FOR UPDATE OF t SKIP LOCKED)
+    UPDATE tasks t SET node = $4 FROM chosen WHERE t.shard = $6 AND t.task_id = chosen.task_id
     RETURNING t.task_id, t.execution_id, t.scheduled_event_id, t.stamp, t.created_ns, t.sticky,
-        t.level, t.fairness_key, t.weight, t.route, (SELECT workflow_id FROM executions e
-            WHERE e.shard = 0 AND e.execution_id = t.execution_id)"""
+        t.level, t.fairness_key, t.weight, t.route, chosen.workflow_id"""
 # Tasks that this server may have added without knowing: nobody has them.
-RELEASE_TASKS = "UPDATE tasks SET node = 0 WHERE shard = 0 AND task_id = ANY($1::bigint[])"
+RELEASE_TASKS = "UPDATE tasks SET node = 0 WHERE shard = $1 AND task_id = ANY($2::bigint[])"
 # Which of these queues have tasks that this server does not have.
 WAITING = """SELECT q.namespace_id, q.kind, q.queue
     FROM unnest($1::text[], $2::int[], $3::text[]) AS q(namespace_id, kind, queue)
     WHERE EXISTS (SELECT 1 FROM tasks t WHERE t.namespace_id = q.namespace_id AND t.kind = q.kind
         AND t.queue = q.queue AND t.node <> $4)"""
-# How many tasks of a queue this server does not have, and when the first was made.
-ELSEWHERE = """SELECT count(*), coalesce(min(created_ns), 0) FROM tasks
-    WHERE namespace_id = $1 AND kind = $2 AND queue = $3 AND node <> $4"""
+# The same over the workers of Citus, which find each queue once.
+WAITING_DISTRIBUTED = """SELECT DISTINCT t.namespace_id, t.kind, t.queue FROM tasks t
+    JOIN unnest($1::text[], $2::int[], $3::text[]) AS q(namespace_id, kind, queue)
+        ON t.namespace_id = q.namespace_id AND t.kind = q.kind AND t.queue = q.queue
+    WHERE t.node <> $4"""
+# How many tasks of each level of a queue this server does not have, and when the first was made.
+ELSEWHERE = """SELECT level, count(*), min(created_ns) FROM tasks
+    WHERE namespace_id = $1 AND kind = $2 AND queue = $3 AND node <> $4 GROUP BY level"""
 # Who waits for tasks at this server.
-PUT_POLLERS = """INSERT INTO pollers (node, namespace_id, kind, queue, identity, at_ns, request)
-    SELECT $1, r.* FROM unnest($2::text[], $3::int[], $4::text[], $5::text[], $6::bigint[], $7::bytea[])
-        AS r(namespace_id, kind, queue, identity, at_ns, request)
-    ON CONFLICT (node, namespace_id, kind, queue, identity)
+PUT_POLLERS = """INSERT INTO pollers
+        (node, namespace_id, kind, queue, version, identity, at_ns, request)
+    SELECT $1, r.* FROM unnest($2::text[], $3::int[], $4::text[], $5::text[], $6::text[], $7::bigint[],
+        $8::bytea[]) AS r(namespace_id, kind, queue, version, identity, at_ns, request)
+    ON CONFLICT (node, namespace_id, kind, queue, version, identity)
     DO UPDATE SET at_ns = excluded.at_ns, request = excluded.request"""
 # Who waits elsewhere; and nobody is remembered for ever.
-POLLERS = """SELECT node, namespace_id, kind, queue, identity, at_ns, request FROM pollers
+POLLERS = """SELECT node, namespace_id, kind, queue, version, identity, at_ns, request FROM pollers
     WHERE node <> $1 AND at_ns > $2"""
 FORGET_POLLERS = "DELETE FROM pollers WHERE at_ns < $1"
 FORGET_POLLER = """DELETE FROM pollers WHERE namespace_id = $1 AND kind = $2 AND queue = $3
@@ -86,7 +100,8 @@ TAKE_LETTERS = "DELETE FROM letters WHERE node = $1 RETURNING letter_id, body"
 
 @dataclass(frozen=True, slots=True)
 class PollerRow:
-    """A worker that waits for tasks at some server; `request` is its serialized poll."""
+    """A worker that waits for tasks of a part of a queue at some server; `request` is its serialized
+    poll."""
 
     node: int
     queue: QueueKey
@@ -125,8 +140,25 @@ class PostgresNodes:
 
     async def versions(self, execution_ids: Sequence[int]) -> dict[int, int]:
         """The committed versions; one that is gone is missing."""
-        rows = await self._store.reading(lambda c: c.fetch(VERSIONS, execution_ids))
-        return {row[0]: row[1] for row in rows}
+        found: dict[int, int] = {}
+        for rows in await asyncio.gather(
+            *(
+                self._store.reading(partial(_rows, VERSIONS, (shard, ids)))
+                for shard, ids in self._by_shard(execution_ids)
+            )
+        ):
+            found.update((row[0], row[1]) for row in rows)
+        return found
+
+    def _by_shard(self, numbers: Sequence[int]) -> Iterable[tuple[int, Sequence[int]]]:
+        """The ids of executions or tasks, those of each shard together."""
+        shards = self._store.shards
+        if shards.count == 1:
+            return [(0, numbers)]
+        found: dict[int, list[int]] = {}
+        for number in numbers:
+            found.setdefault(shards.of_id(number), []).append(number)
+        return found.items()
 
     async def load_after(self, execution_id: int, version: int) -> StoredExecution | None:
         return await self._store.load_after(execution_id, version)
@@ -143,12 +175,26 @@ class PostgresNodes:
     async def claim(self, queue: QueueKey, node: int, limit: int) -> list[TaskRow]:
         """Up to so many tasks of the queue that this server had not; the most urgent first."""
         key = (queue.namespace_id, int(queue.kind), queue.name)
-        rows = await self._store.reading(lambda c: c.fetch(CLAIM_TASKS, *key, node, limit))
+        found = await asyncio.gather(
+            *(
+                self._store.reading(partial(_rows, CLAIM_TASKS, (*key, node, count, shard)))
+                for shard, count in (await self._claimable(key, node, limit)).items()
+            )
+        )
+        rows = [row for each in found for row in each]
         rows.sort(key=lambda row: (row[6], row[0]))
         return [task_row(queue, row) for row in rows]
 
+    async def _claimable(self, key: tuple[str, int, str], node: int, limit: int) -> dict[int, int]:
+        """How many of the most urgent tasks lie in which shard."""
+        if self._store.shards.count == 1:
+            return {0: limit}
+        rows = await self._store.reading(partial(_rows, CLAIMABLE, (*key, node, limit)))
+        return Counter(row[0] for row in rows)
+
     async def release(self, task_ids: Sequence[int]) -> None:
-        await self._store.reading(lambda c: c.execute(RELEASE_TASKS, task_ids))
+        for shard, ids in self._by_shard(task_ids):
+            await self._store.reading(partial(_rows, RELEASE_TASKS, (shard, ids)))
 
     async def waiting(self, queues: Sequence[QueueKey], node: int) -> list[QueueKey]:
         columns = [
@@ -156,14 +202,15 @@ class PostgresNodes:
             [int(key.kind) for key in queues],
             [key.name for key in queues],
         ]
-        rows = await self._store.reading(lambda c: c.fetch(WAITING, *columns, node))
+        sql = WAITING_DISTRIBUTED if self._store.layout.distributed else WAITING
+        rows = await self._store.reading(lambda c: c.fetch(sql, *columns, node))
         return [QueueKey(row[0], TaskKind(row[1]), row[2]) for row in rows]
 
-    async def elsewhere(self, queue: QueueKey, node: int) -> tuple[int, int]:
-        """How many tasks of the queue others have, or nobody, and when the oldest was created."""
+    async def elsewhere(self, queue: QueueKey, node: int) -> dict[int, tuple[int, int]]:
+        """Level -> how many tasks of the queue others have, or nobody; when the oldest was created."""
         key = (queue.namespace_id, int(queue.kind), queue.name)
-        row = await self._store.reading(lambda c: c.fetchrow(ELSEWHERE, *key, node))
-        return row[0], row[1]
+        rows = await self._store.reading(lambda c: c.fetch(ELSEWHERE, *key, node))
+        return {row[0]: (row[1], row[2]) for row in rows}
 
     # --- Pollers ------------------------------------------------------------------------------
 
@@ -175,6 +222,7 @@ class PostgresNodes:
             [queue.namespace_id for queue, *_ in rows],
             [int(queue.kind) for queue, *_ in rows],
             [queue.name for queue, *_ in rows],
+            [queue.version for queue, *_ in rows],
             *(list(column) for column in zip(*(row[1:] for row in rows), strict=True)),
         ]
         await self._store.reading(lambda c: c.execute(PUT_POLLERS, node, *columns))
@@ -183,7 +231,7 @@ class PostgresNodes:
         """Who has waited at other servers since then."""
         rows = await self._store.reading(lambda c: c.fetch(POLLERS, node, since_ns))
         return [
-            PollerRow(row[0], QueueKey(row[1], TaskKind(row[2]), row[3]), row[4], row[5], row[6])
+            PollerRow(row[0], QueueKey(row[1], TaskKind(row[2]), row[3], row[4]), *row[5:])
             for row in rows
         ]
 
@@ -227,6 +275,11 @@ class PostgresNodes:
                 logger.warning("other servers are not heard any more: %r", error)
             finally:
                 connection.terminate()
+
+
+async def _rows(sql: str, values: Sequence[object], connection: Connection) -> list[Any]:
+    rows: list[Any] = await connection.fetch(sql, *values)
+    return rows
 
 
 async def _until_broken(connection: Connection) -> None:

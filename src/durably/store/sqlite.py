@@ -37,6 +37,7 @@ from durably.store.rows import (
     visible_values,
 )
 from durably.store.schema import migrations, refuse_newer
+from durably.store.shards import ONE_SHARD
 from durably.store.statements import (
     ADD_METADATA,
     AFTER_ROW,
@@ -262,6 +263,7 @@ class SqliteStore:
     name = "sqlite"
     dialect: Dialect = SQLITE
     shared = False
+    shards = ONE_SHARD
 
     def __init__(self, target: str, lock_descriptor: int | None = None) -> None:
         self._lock_descriptor = lock_descriptor

@@ -3,9 +3,12 @@
 Rule 1: every statement has a name, and above it a sentence that says what it is for.
 Rule 2: `?` marks a value to bind; a database that numbers its marks has them numbered (`numbered`).
 Rule 3: no rule of the engine lives in SQL.
+Rule 4: `shard = 0` is all there is in a store of one shard; where there are more, the shard is bound
+        (`routed`).
 """
 
 import re
+from functools import lru_cache
 
 from durably.store.visibility_query import STATUSES
 
@@ -49,7 +52,7 @@ DUE = """SELECT execution_id, next_deadline_ns FROM executions
 # A page of a queue's backlog.
 BACKLOG = """SELECT task_id, execution_id, scheduled_event_id, stamp, created_ns, sticky, level,
     fairness_key, weight, route, (SELECT workflow_id FROM executions e
-        WHERE e.shard = 0 AND e.execution_id = tasks.execution_id)
+        WHERE e.shard = tasks.shard AND e.execution_id = tasks.execution_id)
     FROM tasks WHERE namespace_id = ? AND kind = ? AND queue = ? AND task_id > ?
     ORDER BY task_id LIMIT ?"""
 NAMESPACES = "SELECT namespace_id, name, version, record FROM namespaces ORDER BY name"
@@ -106,8 +109,20 @@ LIST_ORDER = "ORDER BY sort_close_ns DESC, start_ns DESC, execution_id DESC"
 AFTER_ROW = "(sort_close_ns, start_ns, execution_id) < (?, ?, ?)"
 
 
+@lru_cache(maxsize=1024)
 def numbered(sql: str) -> str:
     """The same statement with the marks of PostgreSQL: `$1`, `$2` and so on."""
+    return _numbered(sql)[0]
+
+
+@lru_cache(maxsize=1024)
+def routed(sql: str) -> str:
+    """The same for one shard, whose number is bound after all other values."""
+    text, count = _numbered(sql)
+    return text.replace("shard = 0", f"shard = ${count + 1}")
+
+
+def _numbered(sql: str) -> tuple[str, int]:
     count = 0
 
     def mark(found: re.Match[str]) -> str:
@@ -115,4 +130,4 @@ def numbered(sql: str) -> str:
         count += 1
         return f"${found[1] or count}"
 
-    return re.sub(r"\?(\d*)", mark, sql)
+    return re.sub(r"\?(\d*)", mark, sql), count

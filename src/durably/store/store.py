@@ -7,8 +7,8 @@ Rule 3: no rule of the engine lives in SQL.
 
 Rule 4: disk full and I/O errors stop acknowledging, and say so; nothing is corrupted.
 
-Every table of executions leads its primary key with `shard` (0 in a store of one shard). Times are
-nanoseconds since the epoch; 0 means none.
+Every table of executions leads its primary key with `shard` (0 in a store of one shard): all that one
+unit writes lies in one. Times are nanoseconds since the epoch; 0 means none.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from typing import Protocol
 from durably.engine.versioning.version import ANY, Route
 from durably.histogram import Histogram
 from durably.store.filter_dialects import Dialect
+from durably.store.shards import Shards
 from durably.store.visibility_query import Query
 
 GROUP_UNITS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -84,6 +85,18 @@ class TaskRow:
     route: Route = ANY
     workflow_id: str = ""
     """Of the execution; by it a queue's traffic is divided."""
+
+
+@dataclass(frozen=True, slots=True)
+class NexusRequestRow:
+    """A request to a Nexus handler that any server which shares the store may give to a worker.
+    `request` is a serialized nexus.v1.Request."""
+
+    request_id: str
+    request: bytes
+    age_s: float
+    left_s: float
+    """Until its asker stops waiting for the answer."""
 
 
 @dataclass(slots=True)
@@ -278,6 +291,14 @@ class StoreTooOld(Exception):
     """The store has an older schema than this program needs; the message says what to do."""
 
 
+class StoreForbidden(Exception):
+    """The role may not do what this program needs; the message says what to do."""
+
+
+class ShardsFixed(Exception):
+    """The store has another number of shards, and keeps it; the message says what to do."""
+
+
 class StoreNotEmpty(Exception):
     """Something is there already; the message says what to do."""
 
@@ -292,6 +313,10 @@ class Store(Protocol):
     """How it says what a List Filter asks for."""
     shared: bool
     """Whether other servers may write to it too."""
+
+    @property
+    def shards(self) -> Shards:
+        """Into which its executions are divided; the ids of new ones say theirs."""
 
     def commit(self, unit: Commit) -> asyncio.Future[None]:
         """Write a unit. The future raises Conflict, or errors.Unavailable if nothing can be written.

@@ -1,0 +1,116 @@
+"""Connections to PostgreSQL: how they are opened, what breaks them, and when to try again.
+
+Rule 1: connections come back by themselves, after pauses that grow and differ; who waits longer than
+        `postgres_unavailable_s` is told so.
+Rule 2: nothing needs a session of its own but listening: everything else goes through PgBouncer in
+        transaction mode (`postgres_prepared_statements=0` where that does not keep statements).
+"""
+
+import contextlib
+import random
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import asyncpg
+
+from durably.config import Config
+from durably.errors import Unavailable
+from durably.logs import without_password
+from durably.store.store import StoreForbidden
+
+Connection = Any
+"""An asyncpg.Connection, or what its pool lends: asyncpg has no types."""
+
+FIRST_PAUSE_S = 0.05
+LAST_PAUSE_S = 2.0
+
+# What says that a connection, or its server, is gone, and that another may do.
+BROKEN = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+# What the server has undone whole, and may well do if it is asked again.
+UNDONE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
+# What concerns one unit of a group, which then has to be found.
+OF_ONE_UNIT = (
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.DataError,
+)
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    """A connection that leaves nothing to clean up: giving it back to its pool costs no round trip."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+class Connector:
+    """Opens connections, again and again if need be."""
+
+    def __init__(self, url: str, config: Config) -> None:
+        self._url = url
+        self._config = config
+
+    def arguments(self) -> dict[str, Any]:
+        prepared = self._config.postgres_prepared_statements
+        arguments: dict[str, Any] = {
+            "dsn": self._url,
+            "connection_class": _Connection,
+            "statement_cache_size": prepared,
+            "command_timeout": self._config.postgres_statement_timeout_s,
+            "timeout": self._config.postgres_statement_timeout_s,
+        }
+        if prepared:
+            arguments["server_settings"] = {"application_name": "durably"}
+        return arguments
+
+    async def connect(self, url: str = "") -> Connection:
+        """To the store; to `url` if one is given."""
+        arguments = self.arguments()
+        return await asyncpg.connect(**(arguments | {"dsn": url} if url else arguments))
+
+    def pool(self, connections_max: int) -> Any:
+        return asyncpg.create_pool(
+            **self.arguments(),
+            min_size=0,
+            max_size=connections_max,
+            max_inactive_connection_lifetime=60.0,
+        )
+
+
+def pauses() -> Iterable[float]:
+    """How long to wait before each new try, in seconds: longer and longer, and never the same."""
+    pause_s = FIRST_PAUSE_S
+    while True:
+        yield pause_s * random.uniform(0.5, 1.0)
+        pause_s = min(2 * pause_s, LAST_PAUSE_S)
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str, config: Config) -> AsyncIterator[Connection]:
+    """A connection for a while. Raises Unavailable; StoreForbidden for what the role may not do."""
+    try:
+        connection = await Connector(url, config).connect()
+    except (*BROKEN, asyncpg.PostgresError) as error:
+        raise Unavailable(f"cannot open {without_password(url)}: {error}") from error
+    try:
+        yield connection
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise StoreForbidden(
+            f"{without_password(url)}: {error}: let the owner of the tables run `durably migrate`, and"
+            " grant this role what docs/operations.md says"
+        ) from error
+    finally:
+        await close(connection)
+
+
+async def close(connection: Connection) -> None:
+    try:
+        await connection.close(timeout=5)
+    except (*BROKEN, asyncpg.PostgresError):
+        connection.terminate()
