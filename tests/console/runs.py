@@ -8,6 +8,8 @@ from temporalio import activity, workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError
 
+from durably.agents.interaction import Declined, ask
+
 QUEUE = "agents"
 LIMIT = timedelta(seconds=30)
 SOON = timedelta(milliseconds=20)
@@ -174,5 +176,29 @@ class Team:
         return await child
 
 
-WORKFLOWS = [Agentic, Child, Team, Research, Stuck, Fails, Chain, Waits]
+PUBLISH = {
+    "type": "object",
+    "properties": {
+        "verdict": {"type": "string", "enum": ["yes", "no"], "enumNames": ["Publish", "Keep"]},
+        "copies": {"type": "integer", "title": "Copies"},
+        "notify": {"type": "boolean", "title": "Tell the readers", "default": True},
+        "remark": {"type": "string", "title": "Remark", "description": "For the record."},
+    },
+    "required": ["verdict", "copies"],
+}
+
+
+@workflow.defn
+class Asks:
+    """Asks a person, as `durably.agents` has it."""
+
+    @workflow.run
+    async def run(self, message: str, schema: dict[str, Any]) -> Any:
+        try:
+            return await ask(message, schema=schema)
+        except Declined as declined:
+            return declined.action
+
+
+WORKFLOWS = [Asks, Agentic, Child, Team, Research, Stuck, Fails, Chain, Waits]
 ACTIVITIES = [call_model, search, flaky, refused]

@@ -13,6 +13,7 @@ from temporalio.api.enums.v1 import activity_pb2 as activity_enums
 from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 
+from durably.agents.convention import MEMO_QUESTIONS
 from durably.engine.apply import payload_is_null
 from durably.engine.batch.state import BatchState
 from durably.engine.deployment.state import DeploymentState
@@ -291,6 +292,8 @@ def _nexus_row(state: StandaloneNexusState) -> VisibilityRow:
 PAUSE_INFO = "TemporalPauseInfo"
 BUILD_IDS = "BuildIds"
 PROBLEMS = "TemporalReportedProblems"
+WAITS_FOR = "DurablyWaitsFor"
+"""`answer` of a workflow that has asked something, by the convention of its memo: the inbox lists them."""
 
 
 Own = dict[str, str | tuple[str, ...]]
@@ -315,6 +318,7 @@ def _own_attributes(state: WorkflowState) -> Own:
         PAUSE_INFO: tuple(said),
         BUILD_IDS: tuple(state.build_ids),
         PROBLEMS: tuple(state.reported_problems),
+        WAITS_FOR: "answer" if state.running and MEMO_QUESTIONS in state.memo.fields else "",
         **_versions(state),
     }
     return {name: values for name, values in own.items() if values}

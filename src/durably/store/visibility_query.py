@@ -127,6 +127,7 @@ PREDEFINED: dict[str, str] = {
     "BatcherUser": "Keyword",
     "BinaryChecksums": "KeywordList",
     "BuildIds": "KeywordList",
+    "DurablyWaitsFor": "Keyword",
     "TemporalChangeVersion": "KeywordList",
     "TemporalNamespaceDivision": "Keyword",
     "TemporalPauseInfo": "KeywordList",

@@ -29,6 +29,7 @@ from durably.edge.console.batches import Batches
 from durably.edge.console.compare import Compare
 from durably.edge.console.deployments import Deployments
 from durably.edge.console.folds import Folds
+from durably.edge.console.inbox import Inbox
 from durably.edge.console.login import Login
 from durably.edge.console.namespaces import Namespaces
 from durably.edge.console.nexus import Nexus
@@ -100,6 +101,7 @@ class WebConsole:
             Analytics(site),
             WorkflowQueries(site),
             WorkflowActions(site),
+            Inbox(site),
             Start(site),
             Schedules(site),
             Batches(site),

@@ -5,6 +5,7 @@ Rule 2: a stream ends when the server stops, so that it does not hold that up.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import secrets
@@ -42,8 +43,11 @@ REFRESH_S = 2.0
 NOTICES_MAX = 200
 FORM_BYTES_MAX = 4 * 1024 * 1024
 IDENTITY = "durably console"
+WAITING = "DurablyWaitsFor = 'answer'"
+"""The filter of what is in the inbox."""
 MENU = (
     ("workflows", "Workflows"),
+    ("inbox", "Inbox"),
     ("analytics", "Analytics"),
     ("schedules", "Schedules"),
     ("batches", "Batches"),
@@ -106,11 +110,20 @@ class Site:
             "namespace": request.path_params.get("namespace", self.config.namespaces[0]),
             "namespaces": sorted(each.namespace_info.name for each in answer.namespaces),
             "chosen": chosen,
+            "waiting": await self._waiting(request),
             "path": request.url.path,
             "notice": self._notices.pop(request.query_params.get("notice", ""), ""),
             "now_ns": self.clock(),
             "caller": caller.name if (caller := CALLER.get()) is not None else "",
         }
+
+    async def _waiting(self, request: Request) -> int:
+        """How many workflows of the namespace wait for somebody's answer; 0 for who may not know."""
+        namespace = request.path_params.get("namespace", self.config.namespaces[0])
+        count = ws.CountWorkflowExecutionsRequest(namespace=namespace, query=WAITING)
+        with contextlib.suppress(Refusal):
+            return int((await self.ask("CountWorkflowExecutions", count)).count)
+        return 0
 
     def done(self, request: Request, place: str, notice: str) -> Response:
         """After a form: on to the page that shows what came of it, and says so once.

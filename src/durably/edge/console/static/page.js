@@ -80,11 +80,13 @@ document.addEventListener("submit", async (event) => {
   event.preventDefault();
   const problem = form.querySelector(".problem");
   const buttons = [...form.querySelectorAll("button[type=submit]")];
+  // What the pressed button says is part of it, and a disabled button says nothing.
+  const told = new URLSearchParams(new FormData(form, event.submitter));
   for (const button of buttons) button.disabled = true;
   try {
     const answer = await fetch(form.action, {
       method: "POST",
-      body: new URLSearchParams(new FormData(form)),
+      body: told,
       headers: { accept: "text/plain" },
     });
     const text = await answer.text();
