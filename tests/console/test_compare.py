@@ -92,6 +92,21 @@ async def test_a_comparison_comes_in_pages(
     await expect(steps.first).to_contain_text("Input of the run")
 
 
+async def test_the_other_run_may_be_an_old_one(
+    world: World, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "CANDIDATES_PER_PAGE", 1)
+    await ran(world, "oldest", "a")
+    await ran(world, "between", "a")
+    left = await ran(world, "newest", "a")
+    await page.goto(world.place(f"/compare?left={left}"))
+    await page.get_by_role("link", name="Next page").click()
+    await expect(page.get_by_role("link", name="between", exact=True)).to_be_visible()
+    await page.get_by_role("link", name="Next page").click()
+    await page.get_by_role("link", name="oldest", exact=True).click()
+    await expect(page.locator(".pairs > li").first).to_contain_text("Input of the run")
+
+
 @pytest.mark.parametrize(
     ("query", "status", "says"),
     [

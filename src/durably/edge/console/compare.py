@@ -25,10 +25,11 @@ from durably.edge.console.site import Site
 from durably.edge.console.timeline import line_of
 from durably.edge.console.units import duration_text
 from durably.edge.console.workflow import OPEN_STATUSES, describe
+from durably.edge.console.workflow_list import page_of, token_of
 from durably.errors import InvalidArgument, NotFound
 
 PAIRS_PER_PAGE = 100
-CANDIDATES_MAX = 30
+CANDIDATES_PER_PAGE = 30
 EVENTS_COMPARED_MAX = 20_000
 """Of each run: what comes after that is not compared."""
 KEPT_MAX = 8
@@ -70,7 +71,7 @@ class Compare:
         asked = request.query_params
         left = run_named(namespace, asked.get("left", ""))
         if not asked.get("right"):
-            return await self._candidates(namespace, left)
+            return await self._candidates(namespace, left, asked.get("page", ""))
         right = run_named(namespace, asked["right"])
         sides = [await self._side(run, events_max_of(request)) for run in (left, right)]
         pairs = await self._pairs(*sides)
@@ -98,14 +99,17 @@ class Compare:
             "is_final": all(s.is_cut or (s.complete and not s.is_open) for s in sides),
         }
 
-    async def _candidates(self, namespace: str, left: Run) -> dict[str, Any]:
+    async def _candidates(self, namespace: str, left: Run, page: str) -> dict[str, Any]:
         """Runs that one may want to compare with: of the same type, the newest first."""
         info = (await describe(self._site, left)).workflow_execution_info
         name = info.type.name.replace("\\", "\\\\").replace("'", "\\'")
         answer = await self._site.ask(
             "ListWorkflowExecutions",
             ws.ListWorkflowExecutionsRequest(
-                namespace=namespace, query=f"WorkflowType = '{name}'", page_size=CANDIDATES_MAX
+                namespace=namespace,
+                query=f"WorkflowType = '{name}'",
+                page_size=CANDIDATES_PER_PAGE,
+                next_page_token=token_of(page),
             ),
         )
         rows = [workflow_row(each) for each in answer.executions]
@@ -113,6 +117,8 @@ class Compare:
             "namespace": namespace,
             "candidates": [r for r in rows if r["run_id"] != info.execution.run_id],
             "row": workflow_row(info),
+            "page": page,
+            "next_page": page_of(answer.next_page_token),
             "is_final": True,
         }
 
