@@ -14,7 +14,7 @@ from durably.store.store import (
     TaskRow,
 )
 from tests.store import test_store
-from tests.store.test_store import visible, write
+from tests.store.test_store import visible, workflow, write
 
 store = test_store.store
 """The fixture: each kind of store."""
@@ -27,16 +27,17 @@ def task(task_id: int, queue: str, created_ns: int, *, sticky: bool = False) -> 
 
 async def test_backlogs_are_counted_by_queue(store: Store) -> None:
     assert await store.backlogs() == []
-    tasks = [task(3, "a", 30), task(7, "a", 20), task(5, "b", 40, sticky=True)]
+    tasks = [task(n, "a", at_ns) for n, at_ns in ((9, 20), (25, 30))]
+    tasks.append(task(17, "b", 40, sticky=True))
     await store.commit(Commit([write(1, 0)], tasks_added=tasks))
     found = {each.queue.name: each for each in await store.backlogs()}
     assert found.keys() == {"a", "b"}
-    assert (found["a"].tasks, found["a"].oldest_ns, found["a"].sticky) == (2, 30, False)
+    assert (found["a"].tasks, found["a"].oldest_ns, found["a"].sticky) == (2, 20, False)
     assert (found["b"].tasks, found["b"].oldest_ns, found["b"].sticky) == (1, 40, True)
     assert found["a"].queue.kind is TaskKind.ACTIVITY
-    await store.commit(Commit([write(1, 1)], tasks_removed=[3, 5]))
+    await store.commit(Commit([write(1, 1)], tasks_removed=[9, 17]))
     (left,) = await store.backlogs()
-    assert (left.queue.name, left.tasks, left.oldest_ns) == ("a", 1, 20)
+    assert (left.queue.name, left.tasks, left.oldest_ns) == ("a", 1, 30)
 
 
 async def test_a_journal_is_read_in_pages_with_its_records(store: Store) -> None:
@@ -69,7 +70,7 @@ async def test_closed_runs_come_in_the_order_of_closing(store: Store) -> None:
     found = await store.closed_runs(1, "ns", (0, 0, 0), 900, 100)
     assert [run.execution_id for run in found] == [2, 6, 4, 1]
     assert [run.cursor for run in found] == [(300, 10, 2), (300, 10, 6), (500, 10, 4), (500, 11, 1)]
-    assert (found[0].workflow_id, found[0].run_id) == ("w2", "r2")
+    assert (found[0].workflow_id, found[0].run_id) == (workflow(2), "r2")
     one_by_one = []
     cursor = (0, 0, 0)
     while page := await store.closed_runs(1, "ns", cursor, 2**61, 1):
