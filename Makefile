@@ -1,6 +1,6 @@
 # Every target has a sentence; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential test-citus test-pgbouncer frameworks install-frameworks mcp-conformance bench build clean
+.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential test-citus test-pgbouncer frameworks install-frameworks mcp-conformance bench bench-metrics build clean
 
 UV = $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN = $(UV) run --frozen --all-extras
@@ -94,6 +94,9 @@ mcp-conformance: install ## Run the published conformance suite of MCP; needs np
 
 bench: install ## Run the benchmarks against Temporal's dev server and write bench/RESULTS.md.
 	$(RUN) python -m bench --write
+
+bench-metrics: install ## Measure what metrics cost: CPU per action with them, of that without, in turns.
+	$(RUN) python -m bench.metrics
 
 build: install ## Build the wheel into dist/.
 	$(UV) build --wheel

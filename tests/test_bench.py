@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bench import aims, report
+from bench import aims, metrics, report
 from bench.__main__ import LOADS
 from bench.loads import READERS
 from bench.measure import measure, percentile
@@ -67,6 +67,26 @@ def test_what_a_protocol_costs_is_told_beside_the_call_alone() -> None:
     ]
     (sentence,) = report.overheads(found)
     assert sentence.startswith("by MCP: +5.0 ms at p50 (1.5 times), +1.50 ms of server CPU")
+
+
+async def test_metrics_are_weighed_against_none_in_pairs() -> None:
+    for counted_first in (True, False):
+        pair = await metrics.measure_pair(LOADS["signals"], 0.003, counted_first=counted_first)
+        assert pair.counted_s > 0
+        assert pair.uncounted_s > 0
+        assert pair.ratio == pair.counted_s / pair.uncounted_s
+
+
+@pytest.mark.parametrize(
+    ("ratios", "judged"),
+    [
+        ([1.0, 1.01, 0.99, 1.0], "within"),
+        ([1.2, 1.21, 1.19, 1.2], "above"),
+        ([0.9, 1.3, 0.8, 1.2], "not to be told from"),
+    ],
+)
+def test_a_ratio_is_judged_by_its_spread(ratios: list[float], judged: str) -> None:
+    assert metrics.verdict(ratios).endswith(f"{judged} 1.05")
 
 
 def test_percentiles_are_of_the_nearest_rank() -> None:

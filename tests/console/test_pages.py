@@ -1,12 +1,15 @@
 """Every page of the console in a real browser, with real runs behind it."""
 
 import json
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, expect
 from temporalio.client import WorkflowExecutionStatus
 
+from durably import Server
+from durably.service.access import add_entry
 from tests.conftest import eventually
 from tests.console import runs
 from tests.console.conftest import World
@@ -63,6 +66,24 @@ async def test_every_page_is_there_and_accessible(world: World, page: Page, path
     await assert_accessible(page)
     await page.set_viewport_size({"width": 390, "height": 800})
     await assert_fits(page)
+
+
+async def test_the_login_is_a_page_like_the_others(tmp_path: Path, page: Page) -> None:
+    file = tmp_path / "tokens.toml"
+    token = add_entry(file, "ada", "read", ("*",))
+    async with Server(store="memory:", port=0, auth_tokens=str(file)) as server:
+        await page.goto(f"http://{server.address}/ui/default/schedules")
+        await expect(page).to_have_title("Log in · durably")
+        await assert_accessible(page)
+        await page.set_viewport_size({"width": 390, "height": 800})
+        await assert_fits(page)
+        await page.get_by_label("Token").fill("nothing")
+        await page.get_by_role("button", name="Log in").click()
+        await expect(page.get_by_role("alert")).to_be_visible()
+        await page.get_by_label("Token").fill(token)
+        await page.get_by_role("button", name="Log in").click()
+        await expect(page).to_have_title("Schedules · durably")
+        await page.goto("about:blank")
 
 
 async def test_the_dark_colours_have_contrast_too(world: World, page: Page) -> None:
