@@ -253,15 +253,18 @@ class Namespaces:
         return self.generation
 
     async def refresh(self) -> None:
-        """Read what the store has."""
+        """Read what the store has; what is made or removed here meanwhile stays so."""
+        known = dict(self._by_id)
         found = {row.namespace_id: row for row in await self._store.namespaces()}
         news = False
-        for known in list(self._by_id.values()):
-            if known.namespace_id not in found:
-                self._drop(known)
+        for each in known.values():
+            if each.namespace_id not in found and each.namespace_id in self._by_id:
+                self._drop(self._by_id[each.namespace_id])
                 news = True
         for row in found.values():
             before = self._by_id.get(row.namespace_id)
+            if before is None and row.namespace_id in known:
+                continue
             if before is None or before.version < row.version:
                 if before is not None:
                     self._drop(before)
