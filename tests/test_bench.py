@@ -71,7 +71,7 @@ def test_what_a_protocol_costs_is_told_beside_the_call_alone() -> None:
 
 async def test_metrics_are_weighed_against_none_in_pairs() -> None:
     for counted_first in (True, False):
-        pair = await metrics.measure_pair(LOADS["signals"], 0.003, counted_first=counted_first)
+        pair = await metrics.measure_pair(LOADS["signals"], 0.3, counted_first=counted_first)
         assert pair.counted_s > 0
         assert pair.uncounted_s > 0
         assert pair.ratio == pair.counted_s / pair.uncounted_s
