@@ -109,6 +109,15 @@ async def worker(client: Client) -> AsyncIterator[None]:
         yield
 
 
+@asynccontextmanager
+async def beside_worker(address: str) -> AsyncIterator[Client]:
+    """A client of a server that has the endpoint, and a worker behind it."""
+    client = await Client.connect(address)
+    await make_endpoint(client)
+    async with worker(client):
+        yield client
+
+
 async def make_endpoint(client: Client) -> str:
     """Its id."""
     request = ops.CreateNexusEndpointRequest()

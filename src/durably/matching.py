@@ -470,9 +470,9 @@ class Matching:
     def polled_lately(self, key: QueueKey, within_ns: int) -> bool:
         """As `polled_within`; a worker that has left as it should counts too: it may come back."""
         queue = self._queues.get(key)
-        return self.polled_within(key, within_ns) or (
-            queue is not None and queue.polled_ns >= self._clock() - within_ns
-        )
+        if queue is None:
+            return False
+        return bool(queue.waiting) or queue.polled_ns >= self._clock() - within_ns
 
     def present(self) -> Iterator[tuple[QueueKey, PollerSeen, int]]:
         """Who has polled lately, on every queue, and when last; who waits is here now."""

@@ -99,10 +99,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 
 @pytest_asyncio.fixture
 async def client(server: Server) -> AsyncIterator[Client]:
-    """Beside a worker."""
-    found = await Client.connect(server.address)
-    await desk.make_endpoint(found)
-    async with desk.worker(found):
+    async with desk.beside_worker(server.address) as found:
         yield found
 
 

@@ -6,7 +6,7 @@ returns. A message is either its fields, or `{"lc": 1, "id": [..., "AIMessage"],
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from durably.agents.calls import Call, Json, Message, ModelCall, Part, Tokens, ToolCall
@@ -76,17 +76,15 @@ def node_calls(activity_type: str, inputs: list[Json], output: Json) -> list[Cal
     return calls
 
 
-def _sent(value: Json, depth: int = DEPTH_MAX) -> Iterator[Part]:
+def _sent(value: Json) -> Iterator[Part]:
     """The calls of tools that a node was given by themselves (`Send`), not in a message."""
-    if isinstance(value, dict):
-        if value.get("type") == "tool_call":
-            yield _tool_call(value)
-        elif depth and not _kind(value):
-            for each in value.values():
-                yield from _sent(each, depth - 1)
-    elif depth:
-        for each in entries(value):
-            yield from _sent(each, depth - 1)
+    for each in _within(value, lambda found: _is_call(found) or bool(_kind(found))):
+        if _is_call(each):
+            yield _tool_call(each)
+
+
+def _is_call(value: dict[str, Json]) -> bool:
+    return value.get("type") == "tool_call"
 
 
 def _tool_call(call: dict[str, Json]) -> Part:
@@ -124,17 +122,25 @@ def _tokens(usage: Json) -> Tokens:
     )
 
 
-def _messages(value: Json, depth: int = DEPTH_MAX) -> Iterator[dict[str, Json]]:
+def _messages(value: Json) -> Iterator[dict[str, Json]]:
     """The messages in a value, wherever they are, in their order."""
+    return _within(value, lambda found: bool(_kind(found)))
+
+
+def _within(
+    value: Json, wanted: Callable[[dict[str, Json]], bool], depth: int = DEPTH_MAX
+) -> Iterator[dict[str, Json]]:
+    """The objects that are wanted, wherever they are, in their order; what is in them is not looked at."""
     if isinstance(value, dict):
-        if _kind(value):
+        if wanted(value):
             yield value
-        elif depth:
-            for each in value.values():
-                yield from _messages(each, depth - 1)
-    elif depth:
-        for each in entries(value):
-            yield from _messages(each, depth - 1)
+            return
+        inner: Iterable[Json] = value.values()
+    else:
+        inner = entries(value)
+    if depth:
+        for each in inner:
+            yield from _within(each, wanted, depth - 1)
 
 
 def _kind(value: dict[str, Json]) -> str:

@@ -37,7 +37,7 @@ from durably.edge.calls import (
 )
 from durably.edge.nexus_operations import Asked, OperationRoutes
 from durably.edge.nexus_output import Stream, send_stream
-from durably.edge.nexus_replies import Answer, of_outcome, refused, send_answer
+from durably.edge.nexus_replies import Answer, of_outcome, of_refusal, refused, send_answer
 from durably.engine import nexus_outcome
 from durably.errors import Refusal
 from durably.service import nexus_links
@@ -47,7 +47,6 @@ from durably.service.nexus_calls import HandlerError, NexusCalls
 from durably.service.nexus_completions import Completion
 from durably.service.nexus_content import from_content
 from durably.service.nexus_dispatch import Target
-from durably.service.nexus_errors import of_refusal
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ class Nexus:
             except HandlerError as error:
                 answer = refused(error.refused, whole)
             except Refusal as refusal:
-                answer = _of_refusal(refusal, whole)
+                answer = of_refusal(refusal, whole)
             except ClientGone:
                 raise
             except Exception:
@@ -108,7 +107,7 @@ class Nexus:
 
     async def refuse(self, send: Send, refusal: Refusal) -> None:
         """What is refused before it is read, in the words of Nexus."""
-        answer = _of_refusal(refusal, True)
+        answer = of_refusal(refusal, True)
         if answer.status == 401:
             answer = replace(answer, headers={**answer.headers, "www-authenticate": CHALLENGE})
         await send_answer(send, answer)
@@ -201,10 +200,6 @@ class Nexus:
 def _names(rest: str) -> list[str]:
     """The segments of the rest of a path."""
     return [unquote(part) for part in rest.removeprefix("/").split("/")] if rest else []
-
-
-def _of_refusal(refusal: Refusal, whole: bool) -> Answer:
-    return refused(nexus_outcome.refused(of_refusal(refusal), refusal.message), whole)
 
 
 async def _unless(

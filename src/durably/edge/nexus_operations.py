@@ -16,7 +16,6 @@ Rule 2: a wait has an end, and ends when the server stops.
 import asyncio
 import base64
 import contextlib
-import json
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +36,7 @@ from durably.service.durable_calls import Seen
 from durably.service.nexus_calls import HandlerError
 from durably.service.nexus_content import rfc3339
 from durably.service.nexus_dispatch import Target, WorkerTarget
+from durably.service.nexus_json import compact
 from durably.service.nexus_operations import NexusOperations, Standalone, Which
 from durably.service.operation_output import OutputStreams, Told
 
@@ -251,5 +251,4 @@ def _row(each: nexus.NexusOperationExecutionListInfo) -> dict[str, Any]:
 
 
 def _json(status: int, told: Mapping[str, Any]) -> Answer:
-    body = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
-    return Answer(status, JSON, body)
+    return Answer(status, JSON, compact(told))

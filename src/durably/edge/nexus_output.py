@@ -20,11 +20,10 @@ from typing import Any
 import msgspec
 
 from durably.edge.calls import ClientGone, Send
-from durably.edge.nexus_replies import refused
-from durably.engine import nexus_outcome
+from durably.edge.nexus_replies import of_refusal
 from durably.errors import Refusal
 from durably.service.nexus_calls import HandlerError
-from durably.service.nexus_errors import of_refusal
+from durably.service.nexus_json import compact
 from durably.service.operation_output import Place, Told
 
 LAST_EVENT_ID = "last-event-id"
@@ -49,9 +48,9 @@ class Chunk:
         named = text_of(self.place) if self.place is not None else ""
         if lines:
             told = ({"id": named} if named else {}) | {"event": self.event, "data": self.data}
-            return _json(told) + b"\n"
+            return compact(told) + b"\n"
         head = f"id: {named}\n" if named else ""
-        return f"{head}event: {self.event}\ndata: ".encode() + _json(self.data) + b"\n\n"
+        return f"{head}event: {self.event}\ndata: ".encode() + compact(self.data) + b"\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +149,5 @@ async def _pump(send: Send, start: dict[str, Any], stream: Stream) -> None:
 
 
 def _refused(refusal: Refusal) -> Mapping[str, Any]:
-    answer = refused(nexus_outcome.refused(of_refusal(refusal), refusal.message), True)
-    shown: Mapping[str, Any] = json.loads(answer.body)
+    shown: Mapping[str, Any] = json.loads(of_refusal(refusal, True).body)
     return shown
-
-
-def _json(told: Mapping[str, Any]) -> bytes:
-    return json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()

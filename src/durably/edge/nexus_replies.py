@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from temporalio.api.nexus.v1 import message_pb2 as nexus
 
 from durably.edge.calls import Send
+from durably.engine import nexus_outcome
 from durably.engine.nexus_outcome import Refused, Started, StartOutcome, Succeeded, Unsuccessful
-from durably.service import nexus_failures, nexus_json, nexus_links
+from durably.errors import Refusal
+from durably.service import nexus_errors, nexus_failures, nexus_json, nexus_links
 from durably.service.nexus_content import links_header, to_content
 from durably.service.nexus_errors import RETRYABLE_HEADER, STATUSES
 from durably.service.nexus_failures import RETRY_BEHAVIORS, TEMPORAL_FAILURE
@@ -38,7 +40,7 @@ def of_outcome(outcome: StartOutcome, whole: bool) -> Answer:
             return Answer(200, headers | linked(outcome), body)
         case Started():
             body = json.dumps({"token": outcome.token, "state": "running"}).encode()
-            return Answer(201, {"content-type": "application/json"} | linked(outcome), body)
+            return Answer(201, JSON | linked(outcome), body)
         case Unsuccessful():
             return unsuccessful(outcome, whole)
         case _:
@@ -59,11 +61,7 @@ def unsuccessful(outcome: Unsuccessful, whole: bool) -> Answer:
         shown.metadata["type"] = nexus_failures.OPERATION_ERROR
         shown.metadata[nexus_json.UNWRAP] = "true"
         shown.details = json.dumps({"state": state}).encode()
-    headers = {
-        "content-type": "application/json",
-        "nexus-operation-state": state,
-        SOURCE: "worker",
-    }
+    headers = JSON | {STATE: state, SOURCE: "worker"}
     return Answer(UNSUCCESSFUL_STATUS, headers, _json(shown))
 
 
@@ -71,7 +69,7 @@ def refused(refusal: Refused, whole: bool, *, by_worker: bool = False) -> Answer
     reason = refusal.failure
     info = reason.nexus_handler_failure_info
     status = STATUSES.get(info.type, 500)
-    headers = {"content-type": "application/json"}
+    headers = dict(JSON)
     for override, behavior in RETRY_BEHAVIORS.items():
         if info.retry_behavior == behavior:
             headers[RETRYABLE_HEADER] = "true" if override else "false"
@@ -84,13 +82,19 @@ def refused(refusal: Refused, whole: bool, *, by_worker: bool = False) -> Answer
     return Answer(status, headers, _json(shown))
 
 
+def of_refusal(refusal: Refusal, whole: bool) -> Answer:
+    """What one of this server's own RPCs refuses."""
+    reason = nexus_outcome.refused(nexus_errors.of_refusal(refusal), refusal.message)
+    return refused(reason, whole)
+
+
 def _json(shown: nexus.Failure) -> bytes:
     """A failure of the API that says nothing but its message needs no details."""
     told = nexus_json.to_json(shown)
     if shown.metadata.get("type") == TEMPORAL_FAILURE and shown.details == b"{}":
         told.pop("metadata")
         told.pop("details")
-    return json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
+    return nexus_json.compact(told)
 
 
 async def send_answer(send: Send, answer: Answer) -> None:

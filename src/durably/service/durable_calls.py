@@ -10,14 +10,12 @@ Rule 3: all that is told of a call comes from its execution (`agents.convention`
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
 from temporalio.api.common.v1 import message_pb2 as common
-from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.enums.v1 import update_pb2 as update_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
@@ -38,11 +36,10 @@ from durably.errors import (
     Unavailable,
     WorkflowExecutionAlreadyStarted,
 )
-from durably.service import nexus_tokens, tokens
+from durably.service import nexus_tokens
+from durably.service.run_history import Answers, closing_event, page, piece_of
 from durably.service.tokens import HistoryPageToken
-
-Answers = Callable[[str, Message], Awaitable[Any]]
-"""(name of an RPC, its request) -> its response."""
+from durably.waits import first_done
 
 OPERATION_PREFIX = "durably-call-"
 IDENTITY = "durably"
@@ -242,14 +239,10 @@ class DurableCalls:
         if seen.place is not None:
             await self._events(namespace, seen.call_id, seen.place)
             return
-        waiting = [asyncio.ensure_future(self.wait_for_operation(namespace, seen))]
+        waiting = [self.wait_for_operation(namespace, seen)]
         if seen.behind is not None:
-            waiting.append(asyncio.ensure_future(self._news_behind(seen.behind)))
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in waiting:
-                each.cancel()
+            waiting.append(self._news_behind(seen.behind))
+        await first_done(*waiting)
 
     async def wait_for_operation(self, namespace: str, seen: Seen) -> None:
         """Until it has started, or ended; or for as long as a long poll lasts."""
@@ -282,7 +275,7 @@ class DurableCalls:
                     namespace, call_id, place, waits=bool(shown) and not seen.ended
                 )
                 for each in events:
-                    found = _piece_of(each)
+                    found = piece_of(each)
                     if found is not None:
                         yield Published(found, place.run_id, each.event_id)
                 place = following
@@ -312,7 +305,7 @@ class DurableCalls:
         place = HistoryPageToken(seen.place.run_id, 1)
         while place.next_event_id < seen.place.next_event_id:
             events, following = await self._events(namespace, seen.call_id, place, waits=False)
-            found += [piece for each in events if (piece := _piece_of(each)) is not None]
+            found += [piece for each in events if (piece := piece_of(each)) is not None]
             if following == place:
                 break
             place = following
@@ -375,13 +368,8 @@ class DurableCalls:
     async def _events(
         self, namespace: str, call_id: str, place: HistoryPageToken, *, waits: bool = True
     ) -> tuple[list[history.HistoryEvent], HistoryPageToken]:
-        request = ws.GetWorkflowExecutionHistoryRequest(
-            namespace=namespace, wait_new_event=waits, next_page_token=tokens.encode(place)
-        )
-        request.execution.workflow_id = call_id
-        request.execution.run_id = place.run_id
-        response = await self._answers("GetWorkflowExecutionHistory", request)
-        events = list(response.history.events)
+        """Those from a place on, and where the next will be."""
+        events, _ = await page(self._answers, namespace, call_id, place, waits=waits)
         last = events[-1].event_id if events else place.next_event_id - 1
         return events, HistoryPageToken(place.run_id, last + 1)
 
@@ -397,7 +385,9 @@ class DurableCalls:
         shown = info.memo.fields.get(convention.MEMO_OUTPUT)
         ended = None
         if phase != WORKING:
-            ended = await self._end_of(namespace, workflow_id, info.execution.run_id)
+            ended = await closing_event(
+                self._answers, namespace, workflow_id, info.execution.run_id
+            )
         piece = convention.piece(shown.data) if shown is not None else None
         return Seen(
             workflow_id,
@@ -426,19 +416,6 @@ class DurableCalls:
             "DescribeWorkflowExecution", request
         )
         return found
-
-    async def _end_of(
-        self, namespace: str, workflow_id: str, run_id: str
-    ) -> history.HistoryEvent | None:
-        request = ws.GetWorkflowExecutionHistoryRequest(
-            namespace=namespace,
-            history_event_filter_type=workflow_enums.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT,
-        )
-        request.execution.workflow_id = workflow_id
-        request.execution.run_id = run_id
-        response = await self._answers("GetWorkflowExecutionHistory", request)
-        events = response.history.events
-        return events[-1] if events else None
 
     async def look_at_operation(self, namespace: str, operation_id: str, run_id: str = "") -> Seen:
         """At any standalone operation, whoever began it. Raises NotFound."""
@@ -561,14 +538,6 @@ def value_of(payload: common.Payload) -> Any:
 def _questions_of(memo: common.Memo) -> dict[str, Question]:
     asked = memo.fields.get(convention.MEMO_QUESTIONS)
     return convention.questions(asked.data) if asked is not None else {}
-
-
-def _piece_of(event: history.HistoryEvent) -> Piece | None:
-    if event.event_type != event_types.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED:
-        return None
-    fields = event.workflow_properties_modified_event_attributes.upserted_memo.fields
-    shown = fields.get(convention.MEMO_OUTPUT)
-    return convention.piece(shown.data) if shown is not None else None
 
 
 def _result_of(event: history.HistoryEvent | None) -> Any:

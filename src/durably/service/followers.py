@@ -12,27 +12,22 @@ import asyncio
 import contextvars
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.message import Message
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
-from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.history.v1 import message_pb2 as history
-from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.agents import convention
 from durably.agents.convention import Piece
 from durably.errors import Internal, Refusal
-from durably.service import access, tokens
+from durably.service import access
 from durably.service.access import Role
+from durably.service.run_history import Answers, closing_event, page, piece_of, upserted
 from durably.service.tokens import HistoryPageToken
 
 logger = logging.getLogger(__name__)
-
-Answers = Callable[[str, Message], Awaitable[Any]]
-"""(name of an RPC, its request) -> its response."""
 
 KEPT_MAX = 1_000
 KEPT_BYTES_MAX = 1024 * 1024
@@ -65,20 +60,6 @@ class Batch:
     news: list[News]
     ended: bool = False
     """The last run of the chain has closed."""
-
-
-async def page(
-    answers: Answers, namespace: str, workflow_id: str, place: HistoryPageToken, *, waits: bool
-) -> tuple[list[history.HistoryEvent], bool]:
-    """(events from a place on, whether there will be none after them); `waits`: for the first of them, as
-    long as a long poll lasts."""
-    request = ws.GetWorkflowExecutionHistoryRequest(
-        namespace=namespace, wait_new_event=waits, next_page_token=tokens.encode(place)
-    )
-    request.execution.workflow_id = workflow_id
-    request.execution.run_id = place.run_id
-    response = await answers("GetWorkflowExecutionHistory", request)
-    return list(response.history.events), waits and not response.next_page_token
 
 
 class Follower:
@@ -126,7 +107,8 @@ class Follower:
                 events, is_last = await page(self._answers, *names, place, waits=True)
                 if is_last and not events:
                     # It had closed before the place at which the first reader was.
-                    self.following = following_run(await self._closing_event())
+                    closing = await closing_event(self._answers, *names, self._run_id)
+                    self.following = following_run(closing)
                 self._keep(events)
         except Refusal as refusal:
             self.refusal = refusal
@@ -153,16 +135,6 @@ class Follower:
     def _tell(self) -> None:
         changed, self._changed = self._changed, asyncio.get_running_loop().create_future()
         changed.set_result(None)
-
-    async def _closing_event(self) -> history.HistoryEvent | None:
-        closing = workflow_enums.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
-        request = ws.GetWorkflowExecutionHistoryRequest(
-            namespace=self._namespace, history_event_filter_type=closing
-        )
-        request.execution.workflow_id = self._workflow_id
-        request.execution.run_id = self._run_id
-        response = await self._answers("GetWorkflowExecutionHistory", request)
-        return next(iter(response.history.events), None)
 
 
 class Followers:
@@ -288,14 +260,10 @@ class Reader:
 
 def news_of(run_id: str, events: Iterable[history.HistoryEvent]) -> Iterable[News]:
     for event in events:
-        if event.event_type != event_types.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED:
-            continue
-        fields = event.workflow_properties_modified_event_attributes.upserted_memo.fields
-        if convention.MEMO_OUTPUT in fields:
-            piece = convention.piece(fields[convention.MEMO_OUTPUT].data)
-            if piece is not None:
-                yield News(run_id, event.event_id, piece, event.ByteSize())
-        if convention.MEMO_QUESTIONS in fields:
+        piece = piece_of(event)
+        if piece is not None:
+            yield News(run_id, event.event_id, piece, event.ByteSize())
+        if convention.MEMO_QUESTIONS in upserted(event):
             yield News(run_id, event.event_id, None, 0)
 
 

@@ -30,6 +30,7 @@ from durably.errors import (
 )
 from durably.service.access import Role
 from durably.service.admission import Call
+from durably.service.shared import Shared
 from durably.store.store import Conflict, NamespaceRow, Store
 from durably.store.visibility_query import PREDEFINED, SYSTEM_COLUMNS
 
@@ -216,21 +217,17 @@ def _check_update(request: ws.UpdateNamespaceRequest) -> None:
         )
 
 
-class Namespaces:
+class Namespaces(Shared):
     """All namespaces of this store, and the RPCs about them."""
 
     def __init__(self, store: Store, config: Config, clock: Callable[[], int]) -> None:
+        super().__init__()
         self._store = store
         self._clock = clock
         self._config = config
         self._by_name: dict[str, Namespace] = {}
         self._by_id: dict[str, Namespace] = {}
         self.removal_wanted = asyncio.Event()
-        self.generation = 0
-        self.may_have_changed: Callable[[], bool] = lambda: False
-        """Whether another server may have changed something since the last look."""
-        self.changed: Callable[[], None] = lambda: None
-        """Called when a namespace was made, changed or removed here."""
 
     async def open(self) -> None:
         """Read what the store has, and make the namespaces that the configuration names."""
@@ -247,24 +244,16 @@ class Namespaces:
                     # Another server that shares the store has just made it.
                     await self.refresh()
 
-    async def refreshed(self) -> int:
-        if self.may_have_changed():
-            await self.refresh()
-        return self.generation
-
     async def refresh(self) -> None:
-        """Read what the store has; what is made or removed here meanwhile stays so."""
-        known = dict(self._by_id)
-        found = {row.namespace_id: row for row in await self._store.namespaces()}
+        """Read what the store has."""
+        found = {row.namespace_id: row for row in await self._newest(self._store.namespaces)}
         news = False
-        for each in known.values():
-            if each.namespace_id not in found and each.namespace_id in self._by_id:
-                self._drop(self._by_id[each.namespace_id])
+        for known in list(self._by_id.values()):
+            if known.namespace_id not in found:
+                self._drop(known)
                 news = True
         for row in found.values():
             before = self._by_id.get(row.namespace_id)
-            if before is None and row.namespace_id in known:
-                continue
             if before is None or before.version < row.version:
                 if before is not None:
                     self._drop(before)
@@ -310,7 +299,7 @@ class Namespaces:
         """A deleted namespace whose executions are gone goes too."""
         await self._store.delete_namespace(namespace.namespace_id)
         self._drop(namespace)
-        self.changed()
+        self._wrote()
 
     # --- RPCs ---------------------------------------------------------------------------------
 
@@ -511,7 +500,7 @@ class Namespaces:
         if before is not None:
             self._drop(before)
         self._keep(namespace)
-        self.changed()
+        self._wrote()
 
     def _drop(self, namespace: Namespace) -> None:
         if self._by_name.get(namespace.name) is namespace:

@@ -27,6 +27,7 @@ from durably.service.admission import Call
 from durably.service.describe import set_time
 from durably.service.ids import new_id
 from durably.service.namespaces import Namespaces
+from durably.service.shared import Shared
 from durably.store.store import Conflict, NexusEndpointRow, Store
 
 NAME_PATTERN = re.compile(r"[a-zA-Z][a-zA-Z0-9\-]*[a-zA-Z0-9]")
@@ -78,43 +79,28 @@ class Endpoint:
         return shown
 
 
-class NexusEndpoints:
+class NexusEndpoints(Shared):
     """All endpoints of this store, and the RPCs about them."""
 
     def __init__(
         self, store: Store, namespaces: Namespaces, clock: Callable[[], int], config: Config
     ) -> None:
+        super().__init__()
         self._store = store
         self._namespaces = namespaces
         self._clock = clock
         self._config = config
         self._by_id: dict[str, Endpoint] = {}
         self._by_name: dict[str, Endpoint] = {}
-        self._changes = 0
-        """How many this server has written."""
-        self.generation = 0
-        """Another number whenever another server has changed something."""
-        self.may_have_changed: Callable[[], bool] = lambda: False
-        """Whether another server may have changed something since the last look."""
-        self.changed: Callable[[], None] = lambda: None
-        """Called when an endpoint was made, changed or removed here."""
 
     async def open(self) -> None:
         """Read what the store has."""
         await self.refresh()
 
-    async def refreshed(self) -> int:
-        if self.may_have_changed():
-            await self.refresh()
-        return self.generation
-
     async def refresh(self) -> None:
-        """Another server that shares the store may have changed some."""
-        while True:
-            changes = self._changes
-            found = [_decoder.decode(row.record) for row in await self._store.nexus_endpoints()]
-            if self._changes == changes:
-                break  # What was read is not older than what this server has done meanwhile.
+        """Read what the store has."""
+        rows = await self._newest(self._store.nexus_endpoints)
+        found = [_decoder.decode(row.record) for row in rows]
         if {each.endpoint_id: each.version for each in found} == {
             each.endpoint_id: each.stored.version for each in self._by_id.values()
         }:
@@ -209,9 +195,8 @@ class NexusEndpoints:
         if former is None:
             raise NotFound(f"error deleting nexus endpoint with ID: {request.id}")
         await self._store.delete_nexus_endpoint(request.id)
-        self._changes += 1
         self._drop(former)
-        self.changed()
+        self._wrote()
         return ops.DeleteNexusEndpointResponse()
 
     async def get_nexus_endpoint(
@@ -253,12 +238,11 @@ class NexusEndpoints:
         record = msgspec.msgpack.encode(stored)
         row = NexusEndpointRow(stored.endpoint_id, endpoint.name, stored.version, record)
         await self._store.put_nexus_endpoint(row, expected_version)
-        self._changes += 1
         former = self._by_id.get(stored.endpoint_id)
         if former is not None:
             self._drop(former)
         self._keep(endpoint)
-        self.changed()
+        self._wrote()
 
     def _keep(self, endpoint: Endpoint) -> None:
         self._by_id[endpoint.endpoint_id] = endpoint

@@ -27,7 +27,7 @@ def to_nexus(reason: failure.Failure) -> nexus.Failure:
         shown.cause.CopyFrom(to_nexus(reason.cause))
     if reason.HasField("nexus_handler_failure_info"):
         shown.metadata["type"] = HANDLER_ERROR
-        shown.details = _encoded(_handler_details(reason))
+        shown.details = compact(_handler_details(reason))
     return shown
 
 
@@ -39,7 +39,7 @@ def whole(reason: failure.Failure) -> nexus.Failure:
     rest.ClearField("message")
     rest.ClearField("stack_trace")
     shown.metadata["type"] = TEMPORAL_FAILURE
-    shown.details = _encoded(json_format.MessageToDict(rest))
+    shown.details = compact(json_format.MessageToDict(rest))
     return shown
 
 
@@ -50,12 +50,13 @@ def _handler_details(reason: failure.Failure) -> dict[str, Any]:
         if info.retry_behavior == behavior:
             details["retryableOverride"] = override
     if reason.HasField("encoded_attributes"):
-        encoded = _encoded(json_format.MessageToDict(reason.encoded_attributes))
+        encoded = compact(json_format.MessageToDict(reason.encoded_attributes))
         details["encodedAttributes"] = base64.urlsafe_b64encode(encoded).decode().rstrip("=")
     return details
 
 
-def _encoded(value: Any) -> bytes:
+def compact(value: Any) -> bytes:
+    """Without spaces, in UTF-8."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -75,7 +76,7 @@ def to_json(shown: nexus.Failure) -> dict[str, Any]:
 
 def encoded(reason: failure.Failure) -> bytes:
     """A failure as the body of a request or a reply."""
-    return _encoded(to_json(to_nexus(reason)))
+    return compact(to_json(to_nexus(reason)))
 
 
 def from_json(told: Any) -> nexus.Failure:
@@ -90,7 +91,7 @@ def from_json(told: Any) -> nexus.Failure:
         raise ValueError("the message, the stackTrace and the metadata of a failure are texts")
     shown = nexus.Failure(message=texts[0], stack_trace=texts[1], metadata=metadata)
     if told.get("details") is not None:
-        shown.details = _encoded(told["details"])
+        shown.details = compact(told["details"])
     if told.get("cause") is not None:
         shown.cause.CopyFrom(from_json(told["cause"]))
     return shown

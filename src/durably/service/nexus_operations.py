@@ -10,7 +10,6 @@ Rule 3: what waits for a person says so, and ends no wait twice for the same que
 """
 
 import asyncio
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +17,10 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.service import access, nexus_tokens
 from durably.service.access import Role
-from durably.service.durable_calls import Answers, DurableCalls, Seen
+from durably.service.durable_calls import DurableCalls, Seen
 from durably.service.nexus_calls import HandlerError
+from durably.service.run_history import Answers
+from durably.waits import first_done
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,10 @@ class NexusOperations:
             left = give_up - loop.time()
             if left <= 0 or stop.is_set():
                 break
-            await _first(self._calls.wait_for_news(which.namespace, seen), stop.wait(), left)
+            waiting = self._calls.wait_for_news(which.namespace, seen)
+            news, _ = await first_done(waiting, stop.wait(), seconds=left)
+            if news.done():
+                news.result()
             seen = await self.look(which)
         return seen
 
@@ -116,17 +120,3 @@ class NexusOperations:
             "ListNexusOperationExecutions", request
         )
         return found
-
-
-async def _first(
-    one: Coroutine[Any, Any, Any], other: Coroutine[Any, Any, Any], seconds: float
-) -> None:
-    """Until one of them is done, at most so long; both are over then. Raises what the first raises."""
-    tasks = [asyncio.ensure_future(one), asyncio.ensure_future(other)]
-    try:
-        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if tasks[0].done():
-            tasks[0].result()
-    finally:
-        for each in tasks:
-            each.cancel()

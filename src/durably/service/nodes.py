@@ -370,12 +370,6 @@ class Nodes:
                 return row.node
         return 0
 
-    def polled_at(self, queue: QueueKey, within_ns: int, now_ns: int) -> int:
-        """At how many other servers workers waited for this queue so lately, of whatever version."""
-        since = now_ns - within_ns
-        rows = self._rows(queue, of_all=True)
-        return len({row.node for row in rows if row.at_ns >= since})
-
     def _rows(self, queue: QueueKey, *, of_all: bool) -> list["PollerRow"]:
         parts = self._parts.get(replace(queue, version=""), ()) if of_all else (queue,)
         return [row for part in parts for row in self._pollers.get(part, {}).values()]

@@ -8,17 +8,18 @@ Rule 1: a piece is named by its run and its event: that is where a reader goes o
 Rule 2: so many streams at a time; who comes then is refused, and may come again.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from durably.agents.convention import Piece
 from durably.errors import NotFound, ResourceExhausted
-from durably.service.durable_calls import Answers, Behind, DurableCalls, Seen
+from durably.service.durable_calls import Behind, DurableCalls, Seen
 from durably.service.followers import Batch, Followers, Reader
 from durably.service.nexus_operations import NexusOperations, OfWorkflow, Standalone, Which
+from durably.service.run_history import Answers
 from durably.service.tokens import HistoryPageToken
+from durably.waits import first_done
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,23 +157,17 @@ class _Reading:
         reader = self._begin(seen)
         if reader is not None and isinstance(self._which, OfWorkflow):
             return await self._next(seen, waits=True), False
-        waiting: list[asyncio.Future[Any]] = [
-            asyncio.ensure_future(self._streams.moved(self._which, seen))
-        ]
+        waiting: list[Coroutine[Any, Any, Any]] = [self._streams.moved(self._which, seen)]
         if reader is not None:
-            waiting.append(asyncio.ensure_future(self._next(seen, waits=True)))
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            news = Batch([])
-            if reader is not None and waiting[1].done():
-                news = waiting[1].result()
-            moved = waiting[0].done()
-            if moved:
-                waiting[0].result()
-            return news, moved
-        finally:
-            for each in waiting:
-                each.cancel()
+            waiting.append(self._next(seen, waits=True))
+        moved, *read = await first_done(*waiting)
+        news = Batch([])
+        for each in read:
+            if each.done():
+                news = each.result()
+        if moved.done():
+            moved.result()
+        return news, moved.done()
 
     def _begin(self, seen: Seen) -> Reader | None:
         """Who reads its workflow; None: there is none, or nothing more of it to be read."""

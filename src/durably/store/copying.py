@@ -17,7 +17,7 @@ import asyncpg
 from durably.config import Config
 from durably.logs import without_password
 from durably.store.postgres_connections import BROKEN, Connector
-from durably.store.postgres_schema import migrate, refuse_other_shards
+from durably.store.postgres_schema import OF_EXECUTIONS, migrate, refuse_other_shards
 from durably.store.sqlite import connect, existing, lock
 from durably.store.sqlite import migrate as migrate_sqlite
 from durably.store.store import StoreNotEmpty
@@ -28,13 +28,7 @@ TABLES = (
     "namespaces",
     "queue_configs",
     "nexus_endpoints",
-    "executions",
-    "journal",
-    "snapshots",
-    "current_runs",
-    "tasks",
-    "heartbeats",
-    "visibility",
+    *OF_EXECUTIONS,
 )
 """What is copied, column by column. Values of search attributes have an index of their own there."""
 ADDED = {"executions": ("written_by", 0), "tasks": ("node", 0)}

@@ -18,7 +18,7 @@ from durably.store.schema import migrations, refuse_newer
 from durably.store.shards import ONE_SHARD, SHARDS_MAX, Shards
 from durably.store.store import ShardsFixed, StoreTooOld
 
-DISTRIBUTED = (
+OF_EXECUTIONS = (
     "executions",
     "journal",
     "snapshots",
@@ -115,7 +115,7 @@ async def migrate(connection: Connection, shards: int | None = None) -> list[int
 
 async def _distribute(connection: Connection, shards: int) -> None:
     """Citus spreads as many pieces as there are shards evenly over its workers."""
-    first, *others = DISTRIBUTED
+    first, *others = OF_EXECUTIONS
     await connection.fetchval(DISTRIBUTE_FIRST, first, shards)
     for table in others:
         await connection.fetchval(DISTRIBUTE, table, first)

@@ -41,6 +41,8 @@ class Field:
     default: str
     choices: tuple[tuple[str, str], ...] = ()
     """(value, as it is shown)."""
+    whole: bool = False
+    """Of a number: it has no fraction."""
 
 
 class Inbox:
@@ -152,6 +154,7 @@ def _field(name: str, schema: Mapping[str, Any], required: bool) -> Field:
         required,
         json.dumps(default) if isinstance(default, bool) else str(default),
         choices,
+        whole=schema.get("type") == "integer",
     )
 
 
@@ -182,24 +185,24 @@ def response(question: Question, form: Mapping[str, str]) -> Any:
         raise InvalidArgument("the decision is accept or decline")
     if decision == "decline":
         return {"action": "decline"}
-    properties = question.params["requestedSchema"]["properties"]
     content: dict[str, Any] = {}
     for each in asked:
         text = form.get(CONTENT + each.name, "")
         if each.kind == "yes":
             content[each.name] = text == "true"
         elif text or each.required:
-            content[each.name] = _value(each, properties[each.name], text)
+            content[each.name] = _value(each, text)
     return {"action": "accept", "content": content}
 
 
-def _value(field: Field, schema: Any, text: str) -> Any:
+def _value(field: Field, text: str) -> Any:
     if field.kind != "number":
         return text
     try:
+        if field.whole:
+            return int(text)
         number = float(text)
-        whole = isinstance(schema, dict) and schema.get("type") == "integer"
-        return int(text) if whole else int(number) if number.is_integer() else number
+        return int(number) if number.is_integer() else number
     except (ValueError, OverflowError) as error:
         raise InvalidArgument(f"{field.title} is a number, not {text!r}") from error
 

@@ -32,6 +32,7 @@ from durably.edge.console import payloads, units
 from durably.errors import InvalidArgument, Refusal
 from durably.service.access import CALLER
 from durably.version import VERSION
+from durably.waits import first_done
 
 Ask = Callable[[str, Message], Awaitable[Any]]
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -106,20 +107,20 @@ class Site:
     async def frame(self, request: Request, chosen: str) -> dict[str, Any]:
         """What the frame of a page shows: the menu, the namespaces."""
         answer = await self.ask("ListNamespaces", ws.ListNamespacesRequest(page_size=200))
+        namespace = request.path_params.get("namespace", self.config.namespaces[0])
         return {
-            "namespace": request.path_params.get("namespace", self.config.namespaces[0]),
+            "namespace": namespace,
             "namespaces": sorted(each.namespace_info.name for each in answer.namespaces),
             "chosen": chosen,
-            "waiting": await self._waiting(request),
+            "waiting": await self._waiting(namespace),
             "path": request.url.path,
             "notice": self._notices.pop(request.query_params.get("notice", ""), ""),
             "now_ns": self.clock(),
             "caller": caller.name if (caller := CALLER.get()) is not None else "",
         }
 
-    async def _waiting(self, request: Request) -> int:
+    async def _waiting(self, namespace: str) -> int:
         """How many workflows of the namespace wait for somebody's answer; 0 for who may not know."""
-        namespace = request.path_params.get("namespace", self.config.namespaces[0])
         count = ws.CountWorkflowExecutionsRequest(namespace=namespace, query=WAITING)
         with contextlib.suppress(Refusal):
             return int((await self.ask("CountWorkflowExecutions", count)).count)
@@ -187,16 +188,7 @@ class Site:
                 yield "event: final\ndata: {}\n\n"
                 return
             yield ": still there\n\n"
-            await self._unless_stopping((wait or _pause)(request, values))
-
-    async def _unless_stopping(self, waiting: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(waiting)
-        stop = asyncio.ensure_future(self.stopping.wait())
-        try:
-            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            task.cancel()
-            stop.cancel()
+            await first_done((wait or _pause)(request, values), self.stopping.wait())
 
 
 async def _pause(request: Request, values: dict[str, Any]) -> None:
