@@ -330,7 +330,9 @@ async def test_an_endpoint_leads_to_an_mcp_server_and_then_to_an_agent(
         ("mcp+ftp://tools.example/", "invalid target URL scheme"),
     ):
         assert why in await cli.fails(*endpoint, "create", "--name", "wrong", "--target-url", wrong)
-        assert why in await cli.fails(*endpoint, "update", "--name", "search", "--target-url", wrong)
+        assert why in await cli.fails(
+            *endpoint, "update", "--name", "search", "--target-url", wrong
+        )
     await cli.text(*endpoint, "update", "--name", "search", "--target-url", writer)
     (listed,) = await cli.json(*endpoint, "list")
     assert listed["spec"]["target"] == {"external": {"url": writer}}

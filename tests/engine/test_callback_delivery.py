@@ -43,7 +43,16 @@ from tests.engine.test_nexus_operation import answer
 from tests.engine.test_standalone_nexus import Operation
 
 CALLBACK = common.Callback(nexus=common.Callback.Nexus(url="https://receiver.example/"))
-STEPS = ("call", "reply lost", "died", "repeated", "held up", "arrives late", "not reached", "forged")
+STEPS = (
+    "call",
+    "reply lost",
+    "died",
+    "repeated",
+    "held up",
+    "arrives late",
+    "not reached",
+    "forged",
+)
 
 
 # --- Those who tell ---------------------------------------------------------------------------
