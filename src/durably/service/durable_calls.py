@@ -282,7 +282,7 @@ class DurableCalls:
                     namespace, call_id, place, waits=bool(shown) and not seen.ended
                 )
                 for each in events:
-                    found = _piece_of(each)
+                    found = piece_of(each)
                     if found is not None:
                         yield Published(found, place.run_id, each.event_id)
                 place = following
@@ -312,7 +312,7 @@ class DurableCalls:
         place = HistoryPageToken(seen.place.run_id, 1)
         while place.next_event_id < seen.place.next_event_id:
             events, following = await self._events(namespace, seen.call_id, place, waits=False)
-            found += [piece for each in events if (piece := _piece_of(each)) is not None]
+            found += [piece for each in events if (piece := piece_of(each)) is not None]
             if following == place:
                 break
             place = following
@@ -343,35 +343,6 @@ class DurableCalls:
         )
         return int((await self._answers("CountWorkflowExecutions", request)).count)
 
-    async def callbacks(self, namespace: str, call_id: str) -> list[common.Callback]:
-        """Whom it will tell of its end."""
-        described = await self._describe(namespace, call_id)
-        return [each.callback for each in described.callbacks]
-
-    async def attach(
-        self,
-        namespace: str,
-        seen: Seen,
-        what: Exposed,
-        request_id: str,
-        callback: common.Callback,
-    ) -> None:
-        """Have it tell one more of its end; once for each request id."""
-        request = ws.StartWorkflowExecutionRequest(
-            namespace=namespace,
-            workflow_id=seen.call_id,
-            request_id=f"{seen.call_id}-{request_id}",
-            identity=IDENTITY,
-            workflow_id_reuse_policy=workflow_enums.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
-            workflow_id_conflict_policy=workflow_enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
-            completion_callbacks=[callback],
-        )
-        request.workflow_type.name = what.workflow
-        request.task_queue.name = what.task_queue
-        request.on_conflict_options.attach_request_id = True
-        request.on_conflict_options.attach_completion_callbacks = True
-        await self._answers("StartWorkflowExecution", request)
-
     async def _events(
         self, namespace: str, call_id: str, place: HistoryPageToken, *, waits: bool = True
     ) -> tuple[list[history.HistoryEvent], HistoryPageToken]:
@@ -393,7 +364,7 @@ class DurableCalls:
         phase = WORKFLOW_PHASES.get(info.status, WORKING)
         questions: Mapping[str, Question] = {}
         if phase == WORKING:
-            questions = _questions_of(info.memo)
+            questions = questions_of(info.memo)
         shown = info.memo.fields.get(convention.MEMO_OUTPUT)
         ended = None
         if phase != WORKING:
@@ -558,12 +529,14 @@ def value_of(payload: common.Payload) -> Any:
     return {"encoding": said, "data": base64.b64encode(payload.data).decode()}
 
 
-def _questions_of(memo: common.Memo) -> dict[str, Question]:
+def questions_of(memo: common.Memo) -> dict[str, Question]:
+    """The open ones; none for a memo that says nothing of them."""
     asked = memo.fields.get(convention.MEMO_QUESTIONS)
     return convention.questions(asked.data) if asked is not None else {}
 
 
-def _piece_of(event: history.HistoryEvent) -> Piece | None:
+def piece_of(event: history.HistoryEvent) -> Piece | None:
+    """What was published with this event."""
     if event.event_type != event_types.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED:
         return None
     fields = event.workflow_properties_modified_event_attributes.upserted_memo.fields
