@@ -43,6 +43,7 @@ from durably.service.namespaces import Namespaces
 from durably.service.nexus_operations import NexusOperations
 from durably.service.nodes import NamespacesChanged, Nodes
 from durably.service.operation_output import OutputStreams
+from durably.service.push_configs import PushConfigs
 from durably.service.request_states import RequestStates
 from durably.service.time_skipping import TimeSkipping
 from durably.service.transact import Executions
@@ -196,6 +197,7 @@ class Server:
         agents = Agents(
             calls,
             Exposures(parts.core.namespaces),
+            PushConfigs(parts.core.executions, parts.core.namespaces),
             await RequestStates.of_store(parts.core.executions.store),
             self.config,
             lambda: self.address,

@@ -310,3 +310,32 @@ async def test_the_system_describes_itself(server: Server, tmp_path: Path) -> No
     assert "sqlite" in await cli.text("operator", "cluster", "describe")
     system = await cli.json("operator", "cluster", "system")
     assert system["serverVersion"]
+
+
+async def test_an_endpoint_leads_to_an_mcp_server_and_then_to_an_agent(
+    server: Server, tmp_path: Path
+) -> None:
+    cli = Cli(server.address, tmp_path)
+    tools, writer = "mcp+https://tools.example/mcp", "a2a+https://agents.example/writer"
+    endpoint = ("operator", "nexus", "endpoint")
+    told = ("--name", "search", "--description", "What there is to read")
+    await cli.text(*endpoint, "create", *told, "--target-url", tools)
+    shown = await cli.json(*endpoint, "get", "--name", "search")
+    assert shown["spec"]["target"] == {"external": {"url": tools}}
+    refused = await cli.fails(*endpoint, "create", "--name", "search", "--target-url", writer)
+    assert "already registered" in refused
+    for wrong, why in (
+        ("mcp+https://me:word@tools.example/", "endpoint_credentials"),
+        ("mcp+http://10.0.0.1/", "private_networks_allowed"),
+        ("mcp+ftp://tools.example/", "invalid target URL scheme"),
+    ):
+        assert why in await cli.fails(*endpoint, "create", "--name", "wrong", "--target-url", wrong)
+        assert why in await cli.fails(
+            *endpoint, "update", "--name", "search", "--target-url", wrong
+        )
+    await cli.text(*endpoint, "update", "--name", "search", "--target-url", writer)
+    (listed,) = await cli.json(*endpoint, "list")
+    assert listed["spec"]["target"] == {"external": {"url": writer}}
+    assert (listed["spec"]["name"], listed["version"]) == ("search", "2")
+    await cli.text(*endpoint, "delete", "--name", "search")
+    assert "not found" in await cli.fails(*endpoint, "get", "--name", "search")

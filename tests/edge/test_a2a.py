@@ -3,7 +3,7 @@
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import aiohttp
@@ -15,6 +15,7 @@ from a2a.client import Client, ClientConfig, ClientFactory
 from a2a.client.card_resolver import A2ACardResolver
 from a2a.types import a2a_pb2 as a2a
 from a2a.utils.errors import A2AError
+from google.protobuf.json_format import ParseDict
 
 from tests.conftest import eventually
 from tests.outside import restart
@@ -189,35 +190,160 @@ async def test_what_is_no_task_of_the_agent_is_not_found(client: Client) -> None
             await client.get_task(a2a.GetTaskRequest(id=task_id))
 
 
-async def test_the_end_is_pushed_and_pushed_again(outside: ServerProcess, client: Client) -> None:
+# --- Push notifications -----------------------------------------------------------------------
+
+
+def pushed_to(receiver: Receiver, path: str, **more: Any) -> a2a.TaskPushNotificationConfig:
+    url = f"http://127.0.0.1:{receiver.port}/{path}"
+    return a2a.TaskPushNotificationConfig(url=url, **more)
+
+
+def notifications(receiver: Receiver, path: str) -> dict[str, a2a.StreamResponse]:
+    """What was told, by the ids of the calls, in the order in which each came first."""
+    found = {}
+    for call in receiver.to(path):
+        told = ParseDict(json.loads(call.body), a2a.StreamResponse())
+        assert found.setdefault(call.callback_id, told) == told, "the same call says the same"
+    return found
+
+
+def states(told: Iterable[a2a.StreamResponse]) -> list[str]:
+    """The state that each notification tells; of an artifact its name."""
+    found = []
+    for each in told:
+        if each.HasField("artifact_update"):
+            found.append(each.artifact_update.artifact.artifact_id)
+            continue
+        status = each.task.status if each.HasField("task") else each.status_update.status
+        found.append(a2a.TaskState.Name(status.state).removeprefix("TASK_STATE_"))
+    return found
+
+
+async def test_each_change_is_pushed_in_order_through_refusals_and_a_kill(
+    outside: ServerProcess, client: Client
+) -> None:
     async with Receiver() as receiver:
-        receiver.answers["pushed"] = [503]
-        request = message("push")
-        request.configuration.return_immediately = True
-        push = request.configuration.task_push_notification_config
-        push.url = f"http://127.0.0.1:{receiver.port}/pushed"
-        push.token = "secret"
+        receiver.answers["pushed"] = [503, 200, 0]
+        request = message("ask me")
+        request.configuration.task_push_notification_config.CopyFrom(
+            pushed_to(receiver, "pushed", token="secret")
+        )
         task = await send(client, request)
-        later = a2a.TaskPushNotificationConfig(
-            task_id=task.id, url=f"http://127.0.0.1:{receiver.port}/later"
-        )
-        await client.create_task_push_notification_config(later)
-        configs = await client.list_task_push_notification_configs(
-            a2a.ListTaskPushNotificationConfigsRequest(task_id=task.id)
-        )
-        assert {each.url for each in configs.configs} == {push.url, later.url}
+
+        async def told(count: int) -> bool:
+            return len(notifications(receiver, "pushed")) == count
+
+        await eventually(lambda: told(3), 90)
+        await asyncio.to_thread(restart, outside)
+        answer = message("red", task_id=task.id, context_id=task.context_id)
+        assert result_of(await send(client, answer)) == "painted red"
+        await eventually(lambda: told(5), 90)
+        found = list(notifications(receiver, "pushed").values())
+        assert states(found) == ["WORKING", "draft", "INPUT_REQUIRED", "WORKING", "COMPLETED"]
+        first, draft, asks, answered, end = found
+        assert first.status_update.status.message.parts[0].text == "read: ask me"
+        assert draft.artifact_update.artifact.parts[0].text == "a first part"
+        said = asks.status_update.status
+        assert said.message.parts[0].text == "Which colour?"
+        assert "colour" in said.message.metadata["durably.questions"]
+        assert said.timestamp.ToNanoseconds() > 0
+        assert not answered.status_update.status.HasField("message")
+        assert {each.status_update.task_id for each in (first, asks, answered)} == {task.id}
+        assert {each.status_update.context_id for each in (first, asks)} == {task.context_id}
+        assert end.task.id == task.id
+        assert result_of(end.task) == "painted red"
+        assert len(receiver.to("pushed")) >= 7, "what was refused or lost is told again"
+        for call in receiver.to("pushed"):
+            assert call.headers["x-a2a-notification-token"] == "secret"
+            assert not [name for name in call.headers if "durably-a2a" in name or "follows" in name]
+
+
+async def test_push_configs_are_set_shown_replaced_and_deleted(client: Client) -> None:
+    async with Receiver() as receiver:
+        request = message("ask me")
+        request.configuration.task_push_notification_config.CopyFrom(pushed_to(receiver, "first"))
+        task = await send(client, request)
+
+        async def create(path: str, **more: Any) -> a2a.TaskPushNotificationConfig:
+            config = pushed_to(receiver, path, task_id=task.id, **more)
+            return await client.create_task_push_notification_config(config)
+
+        async def listed(**more: Any) -> a2a.ListTaskPushNotificationConfigsResponse:
+            return await client.list_task_push_notification_configs(
+                a2a.ListTaskPushNotificationConfigsRequest(task_id=task.id, **more)
+            )
+
+        def get(config_id: str) -> a2a.GetTaskPushNotificationConfigRequest:
+            return a2a.GetTaskPushNotificationConfigRequest(task_id=task.id, id=config_id)
+
+        def delete(config_id: str) -> a2a.DeleteTaskPushNotificationConfigRequest:
+            return a2a.DeleteTaskPushNotificationConfigRequest(task_id=task.id, id=config_id)
+
+        who = a2a.AuthenticationInfo(scheme="Bearer", credentials="word")
+        made = await create("second", id="mine", token="secret", authentication=who)
+        assert made == await create("second", id="mine", token="secret", authentication=who)
+        assert await client.get_task_push_notification_config(get("mine")) == made
+        await create("gone", id="unwanted")
+        paths = [each.url.rsplit("/", 1)[1] for each in (await listed()).configs]
+        assert paths == ["first", "second", "gone"]
+        page = await listed(page_size=2)
+        assert [each.id for each in page.configs][1] == "mine"
+        rest = await listed(page_size=2, page_token=page.next_page_token)
+        assert [each.id for each in rest.configs] == ["unwanted"]
+        assert not rest.next_page_token
+        replaced = await create("other", id="mine")
+        assert await client.get_task_push_notification_config(get("mine")) == replaced
+        for _ in range(2):
+            await client.delete_task_push_notification_config(delete("unwanted"))
+        with pytest.raises(A2AError):
+            await client.get_task_push_notification_config(get("unwanted"))
+        assert [each.id for each in (await listed()).configs][1:] == ["mine"]
+        await create("gone", id="unwanted")
+        await client.delete_task_push_notification_config(delete("unwanted"))
+
+        await send(client, message("red", task_id=task.id, context_id=task.context_id))
 
         async def told() -> bool:
-            return len(receiver.to("pushed")) == 2 and len(receiver.to("later")) == 1
+            ends = [receiver.to(path)[-1:] for path in ("first", "other")]
+            return all(each and b"COMPLETED" in each[0].body for each in ends)
 
         await eventually(told, 90)
-        first, second = receiver.to("pushed")
-        assert first.callback_id == second.callback_id
-        assert first.body == second.body
-        shown = json.loads(second.body)["task"]
-        assert shown["id"] == task.id
-        assert shown["contextId"] == task.context_id
-        assert shown["status"]["state"] == "TASK_STATE_COMPLETED"
-        assert shown["artifacts"][-1]["parts"] == [{"text": "done: push"}]
-        assert second.headers["x-a2a-notification-token"] == "secret"
-        assert "durably-a2a-task" not in second.headers
+        assert states(notifications(receiver, "other").values()) == ["WORKING", "COMPLETED"]
+        assert receiver.to("gone") == []
+        assert receiver.to("second") == []
+        with pytest.raises(A2AError):
+            await create("late")
+        await client.delete_task_push_notification_config(delete("mine"))
+        assert len((await listed()).configs) == 1
+
+
+async def test_a_push_config_that_cannot_be_called_is_refused(client: Client) -> None:
+    request = message("ask me", context_id="refused")
+    request.configuration.return_immediately = True
+    task = await send(client, request)
+    for url in ("", "ftp://example.com/", "http://10.0.0.1/", "temporal://system"):
+        bad = a2a.TaskPushNotificationConfig(task_id=task.id, url=url)
+        with pytest.raises(A2AError):
+            await client.create_task_push_notification_config(bad)
+    with pytest.raises(A2AError):
+        await client.list_task_push_notification_configs(
+            a2a.ListTaskPushNotificationConfigsRequest(task_id=task.id, page_token="x!")
+        )
+    configs = await client.list_task_push_notification_configs(
+        a2a.ListTaskPushNotificationConfigsRequest(task_id=task.id)
+    )
+    assert not configs.configs
+
+
+async def test_an_answer_may_bring_a_push_config(client: Client) -> None:
+    async with Receiver() as receiver:
+        task = await send(client, message("ask me"))
+        answer = message("red", task_id=task.id, context_id=task.context_id)
+        answer.configuration.task_push_notification_config.CopyFrom(pushed_to(receiver, "late"))
+        await send(client, answer)
+
+        async def told() -> bool:
+            return len(notifications(receiver, "late")) == 2
+
+        await eventually(told, 90)
+        assert states(notifications(receiver, "late").values()) == ["WORKING", "COMPLETED"]

@@ -23,6 +23,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from durably import Server
+from durably.agents.convention import Exposed
+from durably.agents.interaction import expose
 from durably.config import Config
 from durably.edge.console.app import WebConsole
 from durably.edge.gate import OPEN, known_host
@@ -318,6 +320,32 @@ async def test_operations_need_a_role(guarded: Guarded) -> None:
         for token, expected in (("writer", (404, 409)), ("reader", (403,)), ("team", (403,))):
             status, _, said = await guarded.ask("POST", path, token, b"{}", **one)
             assert status in expected, (path, token, said)
+
+
+async def test_push_configs_need_a_role(guarded: Guarded) -> None:
+    admin = await guarded.client("admin")
+    greeter = Exposed(workflow="Greet", task_queue="q", agent=True)
+    await expose(admin, "greeter", greeter)
+    json_type = {"content_type": "application/json", "a2a_version": "1.0"}
+    place = "/a2a/default/greeter/v1"
+    said = {"messageId": "m", "role": "ROLE_USER", "parts": [{"text": "hi"}]}
+    begin = {"message": said, "configuration": {"returnImmediately": True}}
+    status, _, shown = await guarded.ask(
+        "POST", f"{place}/message:send", "writer", json.dumps(begin).encode(), **json_type
+    )
+    assert status == 200, shown
+    configs = f"{place}/tasks/{json.loads(shown)['task']['id']}/pushNotificationConfigs"
+    body = json.dumps({"id": "c", "url": "https://a.example/x"}).encode()
+    for token in ("reader", "team", ""):
+        status, _, shown = await guarded.ask("POST", configs, token, body, **json_type)
+        assert status >= 400, (token, shown)
+    assert (await guarded.ask("POST", configs, "writer", body, **json_type))[0] == 200
+    for token in ("reader", "team", ""):
+        status, _, shown = await guarded.ask("DELETE", f"{configs}/c", token, **json_type)
+        assert status >= 400, (token, shown)
+    status, _, shown = await guarded.ask("GET", configs, "reader", **json_type)
+    assert (status, [each["id"] for each in json.loads(shown)["configs"]]) == (200, ["c"])
+    assert (await guarded.ask("GET", configs, "team", **json_type))[0] == 403
 
 
 async def test_a_stream_is_told_nothing_once_its_token_is_revoked(guarded: Guarded) -> None:

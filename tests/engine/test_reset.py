@@ -43,6 +43,7 @@ def reset_to(
     taken = life.events[: finished_event_id - 1]
     reset.begin(t, life.state, taken, reason="why", request_id="reset")
     reset.reapply(t, life.events[finished_event_id - 1 :], list(exclude))  # type: ignore[arg-type]
+    reset.leave_out_removed(t, life.state)
     reset.operate(t, operations)
     reset.go_on(t)
     life.step(reset.leave, "new", "reset")

@@ -1,4 +1,4 @@
-"""Calls those who asked to be told how an execution, or an update of it, ended.
+"""Calls those who asked to be told how an execution, or an update of it, ended, and some while it goes on.
 
 Rule 1: an attempt ends with a record in the execution, whatever happens; what was not recorded is tried
         again, under the same id, by which a receiver knows a repeated call.
@@ -11,6 +11,7 @@ Facts: the completion of an operation in the Nexus specification (nexus-rpc/api,
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 CALLBACK_ID_HEADER = "durably-callback-id"
 """The same in every attempt at the same call, and in no other."""
 MESSAGE_CHARS_MAX = 1_000
+NEWS_BYTES_MAX = 64 * 1024
+"""About so much of a history is read at once for those who follow it."""
 WAITING_MAX = 10_000
 """So many callbacks to one destination go on at once when it answers again."""
 
@@ -105,33 +108,100 @@ class CallbackDeliveries:
             logger.exception("callback %s of execution %s failed", callback_id, execution_id)
 
     async def deliver(self, execution_id: int, callback_id: str) -> None:
-        """Make one attempt and record how it ended. Nothing happens while the destination is blocked."""
-        execution = await self._executions.get(execution_id)
-        await self._executions.settled(execution)
-        callback = execution.state.callbacks.get(callback_id)
-        if callback is None or callback.state != SCHEDULED:
-            return
-        target = common.Callback.FromString(callback.callback).nexus
-        destination = destination_of(target.url)
-        key = (execution.state.namespace_id, destination)
-        async with self._slots_of(destination):
-            completion = await self._completion(execution, callback)
-            if not self._breakers.allows(key):
-                self._wait(key, (execution_id, InvokeCallback(callback_id)))
+        """Make an attempt and record how it ended; of one that follows, the next until it has been told
+        all. Nothing happens while the destination is blocked."""
+        again = True
+        while again:
+            execution = await self._executions.get(execution_id)
+            await self._executions.settled(execution)
+            callback = execution.state.callbacks.get(callback_id)
+            if callback is None or callback.state != SCHEDULED:
                 return
-            attempt = callback.attempt + 1
-            try:
-                await self._attempt(execution.state, callback, target, completion)
-            except _AttemptFailed as failure:
-                message, retryable = str(failure), failure.retryable
-                await self._executions.transact(
-                    execution_id,
-                    lambda t: machine.failed(t, callback_id, attempt, message, retryable=retryable),
-                )
-            else:
-                await self._executions.transact(
-                    execution_id, lambda t: machine.succeeded(t, callback_id, attempt)
-                )
+            target = common.Callback.FromString(callback.callback).nexus
+            async with self._slots_of(destination_of(target.url)):
+                tell = self._tell_news if callback.has_news else self._tell_end
+                again = await tell(execution, callback, target)
+
+    async def _tell_end(
+        self, execution: Execution[Any], callback: Callback, target: common.Callback.Nexus
+    ) -> bool:
+        callback_id, attempt = callback.callback_id, callback.attempt + 1
+        completion = await self._completion(execution, callback)
+        if self._is_held(execution, callback_id, target):
+            return False
+        try:
+            await self._attempt(
+                execution.state, target, self._call(execution.state, callback, target, completion)
+            )
+        except _AttemptFailed as failure:
+            message, retryable = str(failure), failure.retryable
+            await self._executions.transact(
+                execution.execution_id,
+                lambda t: machine.failed(t, callback_id, attempt, message, retryable=retryable),
+            )
+        else:
+            await self._executions.transact(
+                execution.execution_id, lambda t: machine.succeeded(t, callback_id, attempt)
+            )
+        return False
+
+    async def _tell_news(
+        self, execution: Execution[Any], callback: Callback, target: common.Callback.Nexus
+    ) -> bool:
+        """Of the first event that says something. Returns whether there may be more to tell now."""
+        callback_id, attempt = callback.callback_id, callback.attempt + 1
+        event_id, news = await self._news(execution, callback, target)
+        if news and self._is_held(execution, callback_id, target):
+            return False
+        try:
+            for number, (headers, body) in enumerate(news):
+                call_id = f"{execution.state.run_id}/{callback_id}/{event_id}-{number}"
+                call = self._post(target, call_id, headers, body)
+                await self._attempt(execution.state, target, call)
+        except _AttemptFailed as failure:
+            message, retryable = str(failure), failure.retryable
+            await self._executions.transact(
+                execution.execution_id,
+                lambda t: (
+                    machine.failed(t, callback_id, attempt, message, retryable=True)
+                    if retryable
+                    else machine.told(t, callback_id, attempt, event_id, message)
+                ),
+            )
+        else:
+            await self._executions.transact(
+                execution.execution_id, lambda t: machine.told(t, callback_id, attempt, event_id)
+            )
+        return True
+
+    async def _news(
+        self, execution: Execution[Any], callback: Callback, target: common.Callback.Nexus
+    ) -> tuple[int, list[tuple[dict[str, str], bytes]]]:
+        """(an event, what it says as headers and bodies of calls): the first that says something, else the
+        last that was looked at."""
+        ids = target.header.get(a2a_tasks.PUSH_HEADER, "")
+        last = callback.news_event_id
+        if not ids:
+            return last, []  # There are no words for it.
+        looked_at = callback.told_event_id
+        for event in await self._executions.events(execution, looked_at + 1, NEWS_BYTES_MAX):
+            if event.event_id > last:
+                break
+            looked_at = event.event_id
+            found = list(a2a_tasks.push_updates(ids, execution.state.run_id, event))
+            if found:
+                return looked_at, found
+        return looked_at, []
+
+    def _is_held(
+        self, execution: Execution[Any], callback_id: str, target: common.Callback.Nexus
+    ) -> bool:
+        """Whether it waits for its destination to answer again. Else an attempt has to follow."""
+        key = (execution.state.namespace_id, destination_of(target.url))
+        if self._breakers.allows(key):
+            return False
+        self._wait(key, (execution.execution_id, InvokeCallback(callback_id)))
+        return True
 
     def _wait(self, destination: Destination, what: tuple[int, InvokeCallback]) -> None:
         """Until the destination answers again; of too many, each waits for its execution's deadline."""
@@ -151,20 +221,13 @@ class CallbackDeliveries:
         return slots
 
     async def _attempt(
-        self,
-        state: AwaitedState,
-        callback: Callback,
-        target: common.Callback.Nexus,
-        completion: Completion,
+        self, state: AwaitedState, target: common.Callback.Nexus, call: Awaitable[None]
     ) -> None:
         """Raises _AttemptFailed; the breaker learns in any case whether the destination is there."""
         destination = (state.namespace_id, destination_of(target.url))
         answers = False
         try:
-            if target.url in INTERNAL_URLS:
-                await self._complete_here(target, completion)
-            else:
-                await self._call(state, callback, target, completion)
+            await call
             answers = True
         except _AttemptFailed as failure:
             answers = not failure.retryable
@@ -213,14 +276,26 @@ class CallbackDeliveries:
         target: common.Callback.Nexus,
         completion: Completion,
     ) -> None:
-        sent = dict(target.header)
-        push = sent.pop(a2a_tasks.PUSH_HEADER, "")
-        if push:
-            headers, body = a2a_tasks.push_request(push, completion)
-        else:
-            headers, body = request_of(completion)
-        headers[CALLBACK_ID_HEADER] = f"{state.run_id}/{callback.callback_id}"
-        headers = {_canonical(name): value for name, value in (headers | sent).items()}
+        """Raises _AttemptFailed."""
+        if target.url in INTERNAL_URLS:
+            await self._complete_here(target, completion)
+            return
+        ids = target.header.get(a2a_tasks.PUSH_HEADER, "")
+        headers, body = a2a_tasks.push_request(ids, completion) if ids else request_of(completion)
+        call_id = f"{state.run_id}/{callback.callback_id}"
+        await self._post(target, call_id, headers, body)
+
+    async def _post(
+        self,
+        target: common.Callback.Nexus,
+        call_id: str,
+        headers: Mapping[str, str],
+        body: bytes,
+    ) -> None:
+        """Raises _AttemptFailed."""
+        own = {n: v for n, v in target.header.items() if n not in a2a_tasks.OWN_HEADERS}
+        sent = {**headers, CALLBACK_ID_HEADER: call_id, **own}
+        headers = {_canonical(name): value for name, value in sent.items()}
         timeout_s = self._executions.config.callback_timeout_s
         try:
             reply = await self._http.post(target.url, headers, body, timeout_s)

@@ -18,11 +18,17 @@ class UnderWay:
         self, key: Hashable, work: Callable[..., Coroutine[Any, Any, None]], *arguments: Any
     ) -> None:
         """Do `work(*arguments)`, unless what has this key is under way."""
-        if key in self._tasks:
+        before = self._tasks.get(key)
+        if before is not None and not before.done():
             return
         task = asyncio.create_task(work(*arguments))
         self._tasks[key] = task
-        task.add_done_callback(lambda _: self._tasks.pop(key, None))
+        task.add_done_callback(lambda ended: self._over(key, ended))
+
+    def _over(self, key: Hashable, ended: asyncio.Task[None]) -> None:
+        """What was begun again right after its end stays."""
+        if self._tasks.get(key) is ended:
+            del self._tasks[key]
 
     def working(self) -> bool:
         return bool(self._tasks)

@@ -13,7 +13,6 @@ Facts: https://a2a-protocol.org/v1.0.0/specification.
 
 import base64
 import hashlib
-import json
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import contextmanager
@@ -40,7 +39,7 @@ from google.protobuf.message import Message
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from durably.agents.convention import ELICITATION, Exposed, Piece
+from durably.agents.convention import ELICITATION, Exposed
 from durably.config import Config
 from durably.edge.calls import Receive, Scope, Send
 from durably.errors import InvalidArgument, NotFound, Refusal
@@ -48,6 +47,7 @@ from durably.service import a2a_tasks
 from durably.service.a2a_tasks import BY
 from durably.service.durable_calls import INPUT_REQUIRED, DurableCalls, Published, Seen
 from durably.service.exposures import Exposures
+from durably.service.push_configs import PushConfigs
 from durably.version import VERSION
 
 M = TypeVar("M", bound=Message)
@@ -66,11 +66,13 @@ class A2a:
         self,
         calls: DurableCalls,
         exposures: Exposures,
+        pushes: PushConfigs,
         config: Config,
         address: Callable[[], str],
     ) -> None:
         self._calls = calls
         self._exposures = exposures
+        self._pushes = pushes
         self._config = config
         self._address = address
         self._apps: dict[tuple[str, str], Starlette] = {}
@@ -92,7 +94,7 @@ class A2a:
         async def fresh(_: a2a.AgentCard) -> a2a.AgentCard:
             return _card(agent, url, self._exposures.agent(namespace, agent), self._config)
 
-        handler = _Agent(self._calls, self._exposures, self._config, namespace, agent)
+        handler = _Agent(self._calls, self._exposures, self._pushes, self._config, namespace, agent)
         card = _card(agent, url, self._exposures.agent(namespace, agent), self._config)
         routes = [
             *create_agent_card_routes(card, card_modifier=fresh),
@@ -145,12 +147,14 @@ class _Agent(RequestHandler):
         self,
         calls: DurableCalls,
         exposures: Exposures,
+        pushes: PushConfigs,
         config: Config,
         namespace: str,
         agent: str,
     ) -> None:
         self._calls = calls
         self._exposures = exposures
+        self._pushes = pushes
         self._config = config
         self._namespace = namespace
         self._agent = agent
@@ -190,14 +194,17 @@ class _Agent(RequestHandler):
         if not message.message_id or not message.parts:
             raise InvalidParamsError(message="a message needs a messageId and parts")
         told = MessageToDict(message)
+        push = params.configuration.task_push_notification_config
         if message.task_id:
             seen = await self._found(message.task_id)
             self._check_context(seen, message)
+            if push.url and not seen.ended:
+                callback = _callback(seen.call_id, str(seen.begun.get("context", "")), push)
+                await self._pushes.put(self._namespace, seen.call_id, callback)
             await self._answer(seen, message)
             return str(message.task_id)
         context_id = message.context_id or str(uuid.uuid4())
         task_id = self._task_id(context_id if message.context_id else "", message.message_id)
-        push = params.configuration.task_push_notification_config
         callbacks = [_callback(task_id, context_id, push)] if push.url else []
         begun = {"by": BY, "name": self._agent, "context": context_id, "message": told}
         what = self._exposures.agent(self._namespace, self._agent)
@@ -248,7 +255,9 @@ class _Agent(RequestHandler):
                     yield _of_piece(seen, each)
                     continue
                 if each.ended and each.phase == "completed":
-                    yield _artifact_event(seen, a2a_tasks.result_artifact(each), append=False)
+                    result = a2a_tasks.result_artifact(each)
+                    shown = a2a_tasks.artifact_update(seen.begun, seen.call_id, result)
+                    yield _parsed(shown, a2a.TaskArtifactUpdateEvent())
                 if each.phase != phase or each.ended:
                     phase = each.phase
                     yield _status_event(seen, a2a_tasks.status(each))
@@ -266,9 +275,7 @@ class _Agent(RequestHandler):
     async def on_list_tasks(
         self, params: a2a.ListTasksRequest, context: ServerCallContext
     ) -> a2a.ListTasksResponse:
-        if params.page_size and not 1 <= params.page_size <= PAGE_SIZE_MAX:
-            raise InvalidParamsError(message=f"pageSize is 1 to {PAGE_SIZE_MAX}")
-        size = params.page_size or PAGE_SIZE
+        size = _page_size(params.page_size)
         response = a2a.ListTasksResponse(page_size=size)
         with _refusals():
             token = _page(params.page_token)
@@ -278,7 +285,7 @@ class _Agent(RequestHandler):
                 if shown is not None:
                     response.tasks.append(shown)
             response.total_size = await self._calls.counted(self._namespace, self._prefix)
-        response.next_page_token = base64.urlsafe_b64encode(token).decode()
+        response.next_page_token = _page_token(token)
         return response
 
     async def _listed(self, seen: Seen, params: a2a.ListTasksRequest) -> a2a.Task | None:
@@ -326,16 +333,17 @@ class _Agent(RequestHandler):
     async def on_create_task_push_notification_config(
         self, params: a2a.TaskPushNotificationConfig, context: ServerCallContext
     ) -> a2a.TaskPushNotificationConfig:
+        if not params.url:
+            raise InvalidParamsError(message="a push notification config needs a url")
         with _refusals():
             seen = await self._found(params.task_id)
             if seen.ended:
-                raise UnsupportedOperationError(message="the task has ended")
+                raise UnsupportedOperationError(message="the task has ended: nothing follows")
             made = a2a.TaskPushNotificationConfig()
             made.CopyFrom(params)
-            made.id = made.id or hashlib.sha256(params.url.encode()).hexdigest()[:16]
-            callback = _callback(params.task_id, str(seen.begun.get("context", "")), made)
-            what = self._exposures.agent(self._namespace, self._agent)
-            await self._calls.attach(self._namespace, seen, what, made.id, callback)
+            made.id = made.id or _config_id(params)
+            callback = _callback(seen.call_id, str(seen.begun.get("context", "")), made)
+            await self._pushes.put(self._namespace, seen.call_id, callback)
         return made
 
     async def on_get_task_push_notification_config(
@@ -349,30 +357,26 @@ class _Agent(RequestHandler):
     async def on_list_task_push_notification_configs(
         self, params: a2a.ListTaskPushNotificationConfigsRequest, context: ServerCallContext
     ) -> a2a.ListTaskPushNotificationConfigsResponse:
+        size = _page_size(params.page_size)
+        begin = _place(params.page_token)
         found = await self._configs(params.task_id)
-        return a2a.ListTaskPushNotificationConfigsResponse(configs=found)
+        response = a2a.ListTaskPushNotificationConfigsResponse(configs=found[begin : begin + size])
+        if begin + size < len(found):
+            response.next_page_token = _page_token(str(begin + size).encode())
+        return response
 
     async def _configs(self, task_id: str) -> list[a2a.TaskPushNotificationConfig]:
-        found = []
         with _refusals():
-            await self._found(task_id)
-            for callback in await self._calls.callbacks(self._namespace, task_id):
-                header = callback.nexus.header
-                if a2a_tasks.PUSH_HEADER in header:
-                    ids = json.loads(header[a2a_tasks.PUSH_HEADER])
-                    found.append(
-                        a2a.TaskPushNotificationConfig(
-                            id=ids["configId"], task_id=task_id, url=callback.nexus.url
-                        )
-                    )
-        return found
+            seen = await self._found(task_id)
+            found = await self._pushes.of(self._namespace, seen.call_id)
+        return [_parsed(each, a2a.TaskPushNotificationConfig()) for each in found]
 
     async def on_delete_task_push_notification_config(
         self, params: a2a.DeleteTaskPushNotificationConfigRequest, context: ServerCallContext
     ) -> None:
-        raise UnsupportedOperationError(
-            message="a callback stays with its execution: push configs cannot be deleted"
-        )
+        with _refusals():
+            seen = await self._found(params.task_id)
+            await self._pushes.remove(self._namespace, seen.call_id, params.id)
 
     async def on_get_extended_agent_card(
         self, params: a2a.GetExtendedAgentCardRequest, context: ServerCallContext
@@ -405,11 +409,29 @@ def _length(params: Any) -> int | None:
     return params.history_length if params.HasField("history_length") else None
 
 
+def _page_size(asked: int) -> int:
+    if asked and not 1 <= asked <= PAGE_SIZE_MAX:
+        raise InvalidParamsError(message=f"pageSize is 1 to {PAGE_SIZE_MAX}")
+    return asked or PAGE_SIZE
+
+
 def _page(text: str) -> bytes:
     try:
         return base64.urlsafe_b64decode(text)
     except ValueError as error:
         raise InvalidParamsError(message="pageToken is not one of this server") from error
+
+
+def _page_token(place: bytes) -> str:
+    return base64.urlsafe_b64encode(place).decode()
+
+
+def _place(text: str) -> int:
+    """Of a list that is in memory."""
+    place = _page(text) or b"0"
+    if not place.isdigit():
+        raise InvalidParamsError(message="pageToken is not one of this server")
+    return int(place)
 
 
 def _content(message: a2a.Message, schema: Mapping[str, Any]) -> Any:
@@ -427,39 +449,24 @@ def _callback(task_id: str, context_id: str, push: a2a.TaskPushNotificationConfi
     authorization = ""
     if push.authentication.scheme:
         authorization = f"{push.authentication.scheme} {push.authentication.credentials}".strip()
-    config_id = push.id or hashlib.sha256(push.url.encode()).hexdigest()[:16]
     return a2a_tasks.push_callback(
-        task_id, context_id, push.url, config_id, push.token, authorization
+        task_id, context_id, push.url, push.id or _config_id(push), push.token, authorization
     )
+
+
+def _config_id(push: a2a.TaskPushNotificationConfig) -> str:
+    """Of one that has none: the same for the same address."""
+    return hashlib.sha256(push.url.encode()).hexdigest()[:16]
 
 
 def _status_event(seen: Seen, status: Mapping[str, Any]) -> a2a.TaskStatusUpdateEvent:
-    shown = {"taskId": seen.call_id, "contextId": seen.begun.get("context", ""), "status": status}
+    shown = a2a_tasks.status_update(seen.begun, seen.call_id, dict(status))
     return _parsed(shown, a2a.TaskStatusUpdateEvent())
 
 
-def _artifact_event(
-    seen: Seen, artifact: Mapping[str, Any], *, append: bool
-) -> a2a.TaskArtifactUpdateEvent:
-    shown = {
-        "taskId": seen.call_id,
-        "contextId": seen.begun.get("context", ""),
-        "artifact": artifact,
-        "append": append,
-    }
-    return _parsed(shown, a2a.TaskArtifactUpdateEvent())
-
-
 def _of_piece(seen: Seen, published: Published) -> Event:
-    piece: Piece = published.piece
-    if piece.kind == "artifact":
-        return _artifact_event(seen, a2a_tasks.artifact(piece), append=piece.append)
-    text = piece.value if isinstance(piece.value, str) else json.dumps(piece.value)
     name = f"{published.run_id}-{published.event_id}"
-    return _status_event(
-        seen,
-        {
-            "state": a2a_tasks.STATES["working"],
-            "message": a2a_tasks.message(seen.begun, seen.call_id, name, text),
-        },
-    )
+    shown = a2a_tasks.piece_update(seen.begun, seen.call_id, published.piece, name)
+    if "artifactUpdate" in shown:
+        return _parsed(shown["artifactUpdate"], a2a.TaskArtifactUpdateEvent())
+    return _parsed(shown["statusUpdate"], a2a.TaskStatusUpdateEvent())

@@ -24,6 +24,7 @@ from durably.errors import HTTP_STATUS, Refusal
 from durably.service.access import Role, need
 from durably.service.durable_calls import DurableCalls
 from durably.service.exposures import Exposures
+from durably.service.push_configs import PushConfigs
 from durably.service.request_states import RequestStates
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Agents:
         self,
         calls: DurableCalls,
         exposures: Exposures,
+        pushes: PushConfigs,
         states: RequestStates,
         config: Config,
         address: Callable[[], str],
@@ -46,6 +48,7 @@ class Agents:
         """`address`: host and port on which this server can be called."""
         self._calls = calls
         self._exposures = exposures
+        self._pushes = pushes
         self._states = states
         self._config = config
         self._address = address
@@ -87,7 +90,9 @@ class Agents:
             if name == "mcp":
                 made = module.Mcp(self._calls, self._exposures, self._states, self._config)
             else:
-                made = module.A2a(self._calls, self._exposures, self._config, self._address)
+                made = module.A2a(
+                    self._calls, self._exposures, self._pushes, self._config, self._address
+                )
             self._made[name] = made
         return self._made[name]
 

@@ -25,8 +25,14 @@ from temporalio.api.update.v1 import message_pb2 as update_messages
 from durably.engine import records as r
 from durably.engine.batch.apply import apply_batch
 from durably.engine.batch.state import BatchState
-from durably.engine.callback.apply import apply_callback, attach, execution_closed, update_ended
-from durably.engine.callback.state import STANDBY
+from durably.engine.callback.apply import (
+    apply_callback,
+    attach,
+    execution_closed,
+    memo_changed,
+    taken_over,
+    update_ended,
+)
 from durably.engine.deployment.apply import apply_deployment
 from durably.engine.deployment.state import DeploymentState
 from durably.engine.schedule.apply import apply_schedule
@@ -274,6 +280,7 @@ def _properties_modified(state: WorkflowState, event: history.HistoryEvent) -> N
     modified = event.workflow_properties_modified_event_attributes
     if modified.HasField("upserted_memo"):
         merge_payloads(state.memo.fields, modified.upserted_memo.fields)
+        memo_changed(state, event.event_id, modified.upserted_memo.fields)
 
 
 def merge_payloads(into: Any, upserted: Any) -> None:
@@ -727,7 +734,13 @@ def apply_record(state: ExecutionState, record: r.AnyRecord) -> None:
             if isinstance(state, WorkflowState):
                 state.scheduled_by = record.scheduled_by
                 state.started_by = record.started_by
-        case r.CallbackSucceeded() | r.CallbackAttemptFailed() | r.CallbackRescheduled():
+        case (
+            r.CallbackSucceeded()
+            | r.CallbackAttemptFailed()
+            | r.CallbackRescheduled()
+            | r.CallbackTold()
+            | r.CallbackRemoved()
+        ):
             assert isinstance(state, AwaitedState)
             apply_callback(state, record)
         case (
@@ -853,9 +866,8 @@ def _apply_workflow(state: WorkflowState, record: r.WorkflowRecord) -> None:
 
 
 def _reset_from(state: WorkflowState, record: r.ResetFrom) -> None:
-    """Timeouts of the run and of what waits to be started count from here. Callbacks that are due for
-    what happened before are owed by the run that was reset."""
-    state.callbacks = {i: each for i, each in state.callbacks.items() if each.state == STANDBY}
+    """Timeouts of the run and of what waits to be started count from here."""
+    taken_over(state)
     state.base_run_id = record.base_run_id
     state.original_start_ns = state.start_ns
     state.start_ns = record.at_ns

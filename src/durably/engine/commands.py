@@ -32,6 +32,7 @@ from durably.engine import (
 )
 from durably.engine import records as r
 from durably.engine.apply import nanoseconds
+from durably.engine.callback import machine as callback
 from durably.engine.refusals import BadCommand
 from durably.engine.transition import Transition
 from durably.engine.versioning import machine as versioning
@@ -458,6 +459,7 @@ def _modify_properties(
         )
     )
     t.visible = True
+    callback.invoke_due(t)
 
 
 def _check_search_attributes(

@@ -312,6 +312,22 @@ class CallbackRescheduled(Record, frozen=True, tag="kr"):
     callback_id: str
 
 
+class CallbackTold(Record, frozen=True, tag="kt"):
+    """One that follows has been told of the events up to `event_id`. `failure`, a serialized Failure: it was
+    not, for the receiver has refused it for good; empty: it has taken it."""
+
+    callback_id: str
+    event_id: int
+    at_ns: int
+    failure: bytes = b""
+
+
+class CallbackRemoved(Record, frozen=True, tag="kx"):
+    """Nobody is to be told any more."""
+
+    callback_id: str
+
+
 # --- Batch operations -------------------------------------------------------------------------
 
 
@@ -689,7 +705,9 @@ ActivityRecord = (
 NexusRecord = NexusAttemptFailed | NexusRetryDue | NexusCancelAttemptFailed | NexusCancelRetryDue
 """Of whatever has Nexus operations."""
 
-CallbackRecord = CallbackSucceeded | CallbackAttemptFailed | CallbackRescheduled
+CallbackRecord = (
+    CallbackSucceeded | CallbackAttemptFailed | CallbackRescheduled | CallbackTold | CallbackRemoved
+)
 """Of whatever calls back when it has ended."""
 
 WorkflowRecord = (

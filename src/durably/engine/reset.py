@@ -159,6 +159,14 @@ def reapply(t: Transition, events: Iterable[history.HistoryEvent], exclude: Excl
                 _nexus_again(t, event)
 
 
+def leave_out_removed(t: Transition, current: WorkflowState) -> None:
+    """Who follows the workflow and is not told by the present run any more is not told by the new one."""
+    there = {each.callback for each in current.callbacks.values()}
+    for each in list(t.state.callbacks.values()):
+        if each.follows and each.callback not in there:
+            t.note(r.CallbackRemoved(each.callback_id))
+
+
 def _nexus_again(t: Transition, event: history.HistoryEvent) -> None:
     """News of an operation that the new run has scheduled too; its handler knows it by its request."""
     attributes = getattr(event, event.WhichOneof("attributes") or "")

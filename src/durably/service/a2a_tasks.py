@@ -4,15 +4,19 @@ Facts: https://a2a-protocol.org/v1.0.0/specification.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.failure.v1 import message_pb2 as failures
+from temporalio.api.history.v1 import message_pb2 as history
 
-from durably.agents.convention import Piece
+from durably.agents.convention import MEMO_OUTPUT, MEMO_QUESTIONS, Piece
 from durably.engine.callback.completion import Completion
+from durably.engine.callback.state import FOLLOWS_HEADER
+from durably.errors import InvalidArgument
 from durably.service.durable_calls import (
     CANCELED,
     COMPLETED,
@@ -21,12 +25,17 @@ from durably.service.durable_calls import (
     TIMED_OUT,
     WORKING,
     Seen,
+    questions_of,
     value_of,
 )
+from durably.service.run_history import piece_of
 
 BY = "a2a"
 PUSH_HEADER = "durably-a2a-task"
 """Header of a callback that is a push notification: the ids of its task as JSON. It is not sent."""
+PUSH_IDS = ("id", "contextId", "configId")
+OWN_HEADERS = (PUSH_HEADER, FOLLOWS_HEADER)
+"""Headers of a callback that are for this server, and are not sent."""
 TOKEN_HEADER = "x-a2a-notification-token"
 RESULT = "result"
 """The id of the artifact that is the result."""
@@ -87,6 +96,29 @@ def message(begun: Mapping[str, Any], call_id: str, name: str, text: str) -> Jso
     }
 
 
+def status_update(begun: Mapping[str, Any], call_id: str, shown: Json) -> Json:
+    """A TaskStatusUpdateEvent."""
+    return {"taskId": call_id, "contextId": str(begun.get("context", "")), "status": shown}
+
+
+def artifact_update(
+    begun: Mapping[str, Any], call_id: str, shown: Json, *, append: bool = False
+) -> Json:
+    """A TaskArtifactUpdateEvent."""
+    ids = {"taskId": call_id, "contextId": str(begun.get("context", ""))}
+    return {**ids, "artifact": shown, "append": append}
+
+
+def piece_update(begun: Mapping[str, Any], call_id: str, piece: Piece, name: str) -> Json:
+    """A StreamResponse that tells a piece of output. `name` is the same whenever it is told."""
+    if piece.kind == "artifact":
+        shown = artifact_update(begun, call_id, artifact(piece), append=piece.append)
+        return {"artifactUpdate": shown}
+    text = piece.value if isinstance(piece.value, str) else json.dumps(piece.value)
+    said = {"state": STATES[WORKING], "message": message(begun, call_id, name, text)}
+    return {"statusUpdate": status_update(begun, call_id, said)}
+
+
 def artifacts_of(pieces: Iterable[Piece]) -> list[Json]:
     """Pieces of the same name are one artifact."""
     found: dict[str, Json] = {}
@@ -136,14 +168,46 @@ def _time(nanoseconds: int) -> str:
 def push_callback(
     seen_id: str, context_id: str, url: str, config_id: str, token: str, authorization: str
 ) -> common.Callback:
-    """The callback that tells `url` of the end of a task."""
-    ids = {"id": seen_id, "contextId": context_id, "configId": config_id}
-    header = {PUSH_HEADER: json.dumps(ids, separators=(",", ":"))}
+    """The callback that tells `url` of what becomes of a task, and of its end."""
+    ids = dict(zip(PUSH_IDS, (seen_id, context_id, config_id), strict=True))
+    header = {
+        PUSH_HEADER: json.dumps(ids, separators=(",", ":")),
+        FOLLOWS_HEADER: f"{MEMO_QUESTIONS},{MEMO_OUTPUT}",
+    }
     if token:
         header[TOKEN_HEADER] = token
     if authorization:
         header["authorization"] = authorization
     return common.Callback(nexus=common.Callback.Nexus(url=url, header=header))
+
+
+def check_push(url: str, ids: str) -> None:
+    """Raises InvalidArgument for what no push notification can be made of."""
+    if not url.startswith(("http://", "https://")):
+        raise InvalidArgument("push notifications go to an http or https URL")
+    try:
+        known = json.loads(ids)
+    except ValueError:
+        known = None
+    if not isinstance(known, dict) or not all(isinstance(known.get(i), str) for i in PUSH_IDS):
+        raise InvalidArgument(
+            f"invalid header: {PUSH_HEADER} is a JSON object with the texts {', '.join(PUSH_IDS)}"
+        )
+
+
+def push_config(callback: common.Callback) -> Json | None:
+    """The TaskPushNotificationConfig that a callback was made for; None: it is none."""
+    header = callback.nexus.header
+    if PUSH_HEADER not in header:
+        return None
+    known = json.loads(header[PUSH_HEADER])
+    shown: Json = {"id": known["configId"], "taskId": known["id"], "url": callback.nexus.url}
+    if header.get(TOKEN_HEADER):
+        shown["token"] = header[TOKEN_HEADER]
+    if header.get("authorization"):
+        scheme, _, credentials = header["authorization"].partition(" ")
+        shown["authentication"] = {"scheme": scheme, "credentials": credentials}
+    return shown
 
 
 def push_request(ids: str, completion: Completion) -> tuple[dict[str, str], bytes]:
@@ -159,5 +223,37 @@ def push_request(ids: str, completion: Completion) -> tuple[dict[str, str], byte
         result=value_of(completion.result) if completion.result is not None else None,
         failure=completion.failure if phase == FAILED else None,
     )
-    body = json.dumps({"task": task(seen, ())}, ensure_ascii=False).encode()
+    return _push({"task": task(seen, ())})
+
+
+def push_updates(
+    ids: str, run_id: str, event: history.HistoryEvent
+) -> Iterator[tuple[dict[str, str], bytes]]:
+    """(headers, body) of each notification of what this event says: questions that are asked or were
+    answered, status texts, artifacts. Most events say nothing."""
+    if event.event_type != event_types.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED:
+        return
+    known = json.loads(ids)
+    begun = {"context": known["contextId"]}
+    memo = event.workflow_properties_modified_event_attributes.upserted_memo
+    if MEMO_QUESTIONS in memo.fields:
+        questions = questions_of(memo)
+        seen = Seen(
+            known["id"],
+            begun,
+            INPUT_REQUIRED if questions else WORKING,
+            created_ns=0,
+            changed_ns=event.event_time.ToNanoseconds(),
+            questions=questions,
+            message=next((each.message for each in questions.values()), ""),
+        )
+        yield _push({"statusUpdate": status_update(begun, known["id"], status(seen))})
+    piece = piece_of(event)
+    if piece is not None and piece.kind in ("status", "artifact"):
+        name = f"{run_id}-{event.event_id}"
+        yield _push(piece_update(begun, known["id"], piece, name))
+
+
+def _push(response: Json) -> tuple[dict[str, str], bytes]:
+    body = json.dumps(response, ensure_ascii=False).encode()
     return {"user-agent": "durably", "content-type": "application/json"}, body

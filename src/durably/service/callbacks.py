@@ -17,6 +17,7 @@ from durably.config import Config
 from durably.engine.callback.state import SCHEDULED, Callback
 from durably.engine.state import AwaitedState
 from durably.errors import InvalidArgument, Unimplemented
+from durably.service import a2a_tasks
 from durably.service.breakers import OPEN, IsBlocked
 
 INTERNAL_URLS = ("temporal://system", "temporal://internal")
@@ -51,6 +52,8 @@ def _check_nexus(target: common.Callback.Nexus, config: Config) -> None:
     lowered = {name.lower(): value for name, value in target.header.items()}
     target.header.clear()
     target.header.update(lowered)
+    if a2a_tasks.PUSH_HEADER in lowered:
+        a2a_tasks.check_push(target.url, lowered[a2a_tasks.PUSH_HEADER])
 
 
 # --- Shown ------------------------------------------------------------------------------------

@@ -336,35 +336,6 @@ class DurableCalls:
         )
         return int((await self._answers("CountWorkflowExecutions", request)).count)
 
-    async def callbacks(self, namespace: str, call_id: str) -> list[common.Callback]:
-        """Whom it will tell of its end."""
-        described = await self._describe(namespace, call_id)
-        return [each.callback for each in described.callbacks]
-
-    async def attach(
-        self,
-        namespace: str,
-        seen: Seen,
-        what: Exposed,
-        request_id: str,
-        callback: common.Callback,
-    ) -> None:
-        """Have it tell one more of its end; once for each request id."""
-        request = ws.StartWorkflowExecutionRequest(
-            namespace=namespace,
-            workflow_id=seen.call_id,
-            request_id=f"{seen.call_id}-{request_id}",
-            identity=IDENTITY,
-            workflow_id_reuse_policy=workflow_enums.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
-            workflow_id_conflict_policy=workflow_enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
-            completion_callbacks=[callback],
-        )
-        request.workflow_type.name = what.workflow
-        request.task_queue.name = what.task_queue
-        request.on_conflict_options.attach_request_id = True
-        request.on_conflict_options.attach_completion_callbacks = True
-        await self._answers("StartWorkflowExecution", request)
-
     async def _events(
         self, namespace: str, call_id: str, place: HistoryPageToken, *, waits: bool = True
     ) -> tuple[list[history.HistoryEvent], HistoryPageToken]:
@@ -381,7 +352,7 @@ class DurableCalls:
         phase = WORKFLOW_PHASES.get(info.status, WORKING)
         questions: Mapping[str, Question] = {}
         if phase == WORKING:
-            questions = _questions_of(info.memo)
+            questions = questions_of(info.memo)
         shown = info.memo.fields.get(convention.MEMO_OUTPUT)
         ended = None
         if phase != WORKING:
@@ -535,7 +506,8 @@ def value_of(payload: common.Payload) -> Any:
     return {"encoding": said, "data": base64.b64encode(payload.data).decode()}
 
 
-def _questions_of(memo: common.Memo) -> dict[str, Question]:
+def questions_of(memo: common.Memo) -> dict[str, Question]:
+    """The open ones; none for a memo that says nothing of them."""
     asked = memo.fields.get(convention.MEMO_QUESTIONS)
     return convention.questions(asked.data) if asked is not None else {}
 

@@ -94,6 +94,7 @@ class Resets:
             reset.reapply(t, events, exclude)
         reset.reapply(t, parts[-1][1].events, exclude)
         self._check_overrides(base.state, request.post_reset_operations)
+        reset.leave_out_removed(t, current.state)
         reset.operate(t, request.post_reset_operations)
         reset.go_on(t)
         await self._executions.commit([*parts, (new, t)])

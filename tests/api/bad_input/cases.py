@@ -107,6 +107,8 @@ MESSAGES = {
     "callback to a long address": r"^invalid url: url length longer than max length",
     "callback with large headers": r"^invalid header: header size longer than max",
     "callback inside the server": r"^unsupported callback variant",
+    "push of no task": r"^invalid header: durably-a2a-task is a JSON object with the texts id,",
+    "push inside the server": r"^push notifications go to an http or https URL$",
     "callback of no kind": r"^unknown callback variant",
     "callbacks without their request": r"^attaching request ID is required",
     "no deployment": r"(?i)deployment ?name cannot be empty",
@@ -215,6 +217,14 @@ def _brought(
             {"nexus": {"url": "https://a.example", "header": {"a": LONG * 9}}},
         ),
         ("callback inside the server", {"internal": {"data": "MQ=="}}),
+        (
+            "push of no task",
+            {"nexus": {"url": "https://a.example", "header": {"Durably-A2A-Task": "{}"}}},
+        ),
+        (
+            "push inside the server",
+            {"nexus": {"url": "temporal://system", "header": {"durably-a2a-task": "{}"}}},
+        ),
     ):
         found.append(Case(rpc, fault, with_(completionCallbacks=[callback], requestId="r")))
     unknown = with_(completionCallbacks=[{}], requestId="r")

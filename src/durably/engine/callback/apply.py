@@ -1,6 +1,6 @@
 """apply(state, entry) for completion callbacks. Rules: see `engine/apply.py`."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, assert_never
 
 from temporalio.api.common.v1 import message_pb2 as common
@@ -9,6 +9,7 @@ from durably.engine import records as r
 from durably.engine.callback.state import (
     BACKING_OFF,
     FAILED,
+    FOLLOWS_HEADER,
     SCHEDULED,
     STANDBY,
     SUCCEEDED,
@@ -32,21 +33,54 @@ def attach(
         known = callback_id(request_id, index, update_id)
         if known not in state.callbacks:
             state.callbacks[known] = Callback(
-                known, each.SerializeToString(), request_id, at_ns, update_id
+                known,
+                each.SerializeToString(),
+                request_id,
+                at_ns,
+                update_id,
+                follows=() if update_id else _followed(each),
             )
+
+
+def _followed(callback: common.Callback) -> tuple[str, ...]:
+    header = callback.nexus.header
+    return tuple(header[FOLLOWS_HEADER].split(",")) if FOLLOWS_HEADER in header else ()
+
+
+def memo_changed(state: "AwaitedState", event_id: int, changed: Collection[str]) -> None:
+    """News for those who follow one of the fields. What is being told comes first."""
+    for callback in state.callbacks.values():
+        if not any(name in changed for name in callback.follows):
+            continue
+        if not callback.has_news:
+            callback.told_event_id = event_id - 1
+        callback.news_event_id = event_id
+        if callback.state == STANDBY:
+            callback.state = SCHEDULED
+
+
+def taken_over(state: "AwaitedState") -> None:
+    """By the run that a reset made: what was due before is owed by the run that was reset. Whoever
+    follows has heard from that run what there was until now, or will."""
+    state.callbacks = {
+        i: each for i, each in state.callbacks.items() if each.state == STANDBY or each.follows
+    }
+    for callback in state.callbacks.values():
+        callback.state = STANDBY
+        callback.told_event_id = callback.news_event_id
 
 
 def execution_closed(state: "AwaitedState", event_id: int, *, goes_on: bool) -> None:
     """What waits for the close is due, unless another run goes on; what waits for an update is due
     in any case, for the update ended with its run."""
     for callback in state.callbacks.values():
-        if callback.state != STANDBY:
-            continue
         if callback.update_id:
-            callback.state = SCHEDULED
+            if callback.state == STANDBY:
+                callback.state = SCHEDULED
         elif not goes_on:
-            callback.state = SCHEDULED
             callback.outcome_event_id = event_id
+            if callback.state == STANDBY:
+                callback.state = SCHEDULED
 
 
 def update_ended(
@@ -64,6 +98,15 @@ def update_ended(
 def apply_callback(state: "AwaitedState", record: r.CallbackRecord) -> None:
     callback = state.callbacks[record.callback_id]
     match record:
+        case r.CallbackTold():
+            callback.told_event_id = record.event_id
+            callback.attempt = 0
+            callback.last_attempt_ns = record.at_ns
+            callback.last_failure = record.failure
+            if not callback.has_news and not callback.outcome_event_id:
+                callback.state = STANDBY
+        case r.CallbackRemoved():
+            del state.callbacks[record.callback_id]
         case r.CallbackSucceeded():
             callback.state = SUCCEEDED
             callback.attempt += 1

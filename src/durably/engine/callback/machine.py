@@ -8,10 +8,20 @@
     scheduled     failed, to be retried   backing off   record CallbackAttemptFailed
     scheduled     failed for good         failed        record CallbackAttemptFailed
     backing off   due                     scheduled     record CallbackRescheduled
+    any           removed                 none          record CallbackRemoved
+
+Of one that follows:
+
+    standby       a change of the memo    scheduled     the event that changes it
+    scheduled     told of these changes   standby       record CallbackTold
+    scheduled     the same, after the     scheduled     record CallbackTold
+                  end or with more news
 
 Rule 1: a callback that is scheduled is an entry of the outbox; nothing else is.
 Rule 2: an answer to another attempt than the present one changes nothing.
 Rule 3: a run that continues as new or is retried hands its callbacks to the next; only the last calls.
+Rule 4: one that follows is told of what happened in its order: of the end last. What its receiver refuses for
+        good is left out, and what comes after it is told.
 
 Facts: CallbackInfo in temporal/api/workflow/v1/message.proto. Attempts are made at intervals that
 double, from a second to an hour, without an end.
@@ -62,20 +72,41 @@ def succeeded(t: Transition[AwaitedState], callback_id: str, attempt: int) -> No
         t.note(r.CallbackSucceeded(callback_id, t.now_ns))
 
 
+def told(
+    t: Transition[AwaitedState], callback_id: str, attempt: int, event_id: int, refused: str = ""
+) -> None:
+    """The receiver has taken all news up to this event; or the last of them it refuses for good."""
+    if _tried(t.state, callback_id, attempt) is None:
+        return
+    reason = _failure(refused, retryable=False) if refused else b""
+    t.note(r.CallbackTold(callback_id, event_id, t.now_ns, reason))
+    if t.state.callbacks[callback_id].state == SCHEDULED:
+        t.emit(InvokeCallback(callback_id))
+
+
+def removed(t: Transition[AwaitedState], callback_id: str) -> None:
+    """Who asked for it does not want it any more. Nothing happens if it is not there."""
+    if callback_id in t.state.callbacks:
+        t.note(r.CallbackRemoved(callback_id))
+
+
 def failed(
     t: Transition[AwaitedState], callback_id: str, attempt: int, message: str, *, retryable: bool
 ) -> None:
-    """The attempt failed; another follows if it may."""
+    """The attempt failed; another follows if it may. News that are refused for good are `told`."""
     if _tried(t.state, callback_id, attempt) is None:
         return
-    reason = failure.Failure(
+    next_ns = t.now_ns + interval_ns(attempt) if retryable else 0
+    reason = _failure(message, retryable=retryable)
+    t.note(r.CallbackAttemptFailed(callback_id, t.now_ns, reason, next_ns))
+    t.attend(next_ns)
+
+
+def _failure(message: str, *, retryable: bool) -> bytes:
+    return failure.Failure(
         message=message,
         application_failure_info=failure.ApplicationFailureInfo(non_retryable=not retryable),
-    )
-    next_ns = t.now_ns + interval_ns(attempt) if retryable else 0
-    encoded = reason.SerializeToString()
-    t.note(r.CallbackAttemptFailed(callback_id, t.now_ns, encoded, next_ns))
-    t.attend(next_ns)
+    ).SerializeToString()
 
 
 def interval_ns(attempt: int) -> int:

@@ -3,6 +3,8 @@
 Rule 1: only `apply.py` beside this file writes.
 Rule 2: BLOCKED is no state: it is SCHEDULED, seen while its destination gets no calls.
 
+Rule 3: one that follows is scheduled before the end, too, while there is news of which it was not told.
+
 Times are nanoseconds since the epoch; 0 means "not set".
 """
 
@@ -14,6 +16,10 @@ SCHEDULED = common_enums.CALLBACK_STATE_SCHEDULED
 BACKING_OFF = common_enums.CALLBACK_STATE_BACKING_OFF
 FAILED = common_enums.CALLBACK_STATE_FAILED
 SUCCEEDED = common_enums.CALLBACK_STATE_SUCCEEDED
+
+FOLLOWS_HEADER = "durably-follows"
+"""Header of a callback that is told of changes before the end, too: of which fields of the memo, with
+commas between them."""
 
 
 class Callback(Struct):
@@ -41,6 +47,17 @@ class Callback(Struct):
     """A serialized update.v1.Outcome that no event has: the update was rejected."""
     outcome_ns: int = 0
     """When it was."""
+    follows: tuple[str, ...] = ()
+    """Fields of the memo: of each event that changes one of them it is told, and then of the end."""
+    news_event_id: int = 0
+    """The last such event."""
+    told_event_id: int = 0
+    """Of the events up to this one it has been told, as far as they are news."""
+
+    @property
+    def has_news(self) -> bool:
+        """Before it is told of the end, it is told of these."""
+        return self.news_event_id > self.told_event_id
 
 
 def callback_id(request_id: str, index: int, update_id: str) -> str:
