@@ -138,13 +138,22 @@ class Queue:
             found = self.traffic[order.level] = _Traffic(now_ns)
         return found
 
+    @property
+    def unlimited(self) -> bool:
+        """Nearly all queues are: they have no rate."""
+        return self.rate.per_s is None and self.key_rate.per_s is None
+
     def ready_ns(self, order: TaskOrder) -> int:
         """From when the rates let a task of this order go."""
+        if self.unlimited:
+            return 0
         return max(self.rate.ready_ns(), self.key_rate.ready_ns(order.fairness_key))
 
     def given(self, order: TaskOrder, now_ns: int) -> None:
         """A task goes to a worker."""
         self.level(order, now_ns).given.count(now_ns)
+        if self.unlimited:
+            return
         self.rate.take(now_ns)
         self.key_rate.take(order.fairness_key, now_ns, self.weight(order))
 

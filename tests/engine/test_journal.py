@@ -1,6 +1,6 @@
 """Journals and snapshots: what is written is what is read, whatever it is."""
 
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -10,7 +10,7 @@ from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.engine import activity, deadlines
 from durably.engine import records as r
-from durably.engine.apply import apply_event, apply_record
+from durably.engine.apply import RECORDS, apply_event, apply_record
 from durably.engine.batch.state import BatchState
 from durably.engine.snapshot import STATES, decode_state, encode_state
 from durably.engine.state import Kind, ScheduledBy
@@ -44,6 +44,10 @@ def test_a_snapshot_of_a_message_is_a_message() -> None:
     state = fresh()
     state.memo.fields["m"].data = b"1"
     assert decode_state(encode_state(state)).memo == state.memo
+
+
+def test_every_record_changes_a_state() -> None:
+    assert set(get_args(r.AnyRecord)) == set(RECORDS)
 
 
 def test_every_record_comes_back_from_the_journal() -> None:

@@ -78,19 +78,18 @@ class App:
         except Refusal as refusal:
             await self._refuse(scope, send, refusal, grpc)
             return
+        answer = self._grpc if grpc else self._answer
         if caller is None:
-            await self._answer(scope, receive, send, grpc)
+            await answer(scope, receive, send)
             return
         before = CALLER.set(caller)
         try:
-            await self._answer(scope, receive, send, grpc)
+            await answer(scope, receive, send)
         finally:
             CALLER.reset(before)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, grpc: bool) -> None:
-        if grpc:
-            await self._grpc(scope, receive, send)
-            return
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What is not gRPC."""
         page = self._page(scope)
         if page is not None:
             await self._show(page, scope, receive, send)

@@ -5,7 +5,15 @@ Rule 1: a handler is cancelled when its caller goes away, so that a long poll le
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+)
 from typing import Any
 
 from google.protobuf.message import Message
@@ -40,6 +48,11 @@ class Headers(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         return self._raw[name.encode("latin-1")].decode("latin-1")
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As of any mapping; that one raises and catches KeyError for what is not there."""
+        found = self._raw.get(name.encode("latin-1"))
+        return default if found is None else found.decode("latin-1")
 
     def __iter__(self) -> Iterator[str]:
         return (name.decode("latin-1") for name in self._raw)
@@ -96,13 +109,19 @@ async def disconnected(receive: Receive) -> None:
         pass
 
 
-async def answer(
+def answer(
     rpc: Rpc, request: Message, call: Call, timeout_ns: int, receive: Receive
-) -> Message:
+) -> Awaitable[Message]:
     """Answer; a long poll within its deadline, and unless the caller goes away first."""
-    if not rpc.waits:
-        return await _refuse_bugs(rpc, request, call)
-    handling = asyncio.ensure_future(_refuse_bugs(rpc, request, call))
+    answering = _refuse_bugs(rpc, request, call)
+    return _while_there(answering, timeout_ns, receive) if rpc.waits else answering
+
+
+async def _while_there(
+    answering: Coroutine[Any, Any, Message], timeout_ns: int, receive: Receive
+) -> Message:
+    """Raises DeadlineExceeded, and ClientGone when the caller has gone."""
+    handling = asyncio.ensure_future(answering)
     watching = asyncio.ensure_future(disconnected(receive))
     try:
         timeout_s = timeout_ns / 1e9 if timeout_ns else None

@@ -9,7 +9,7 @@ overwritten instead of journal entries.
 """
 
 from collections.abc import Callable
-from typing import Any, assert_never, cast
+from typing import Any, assert_never, get_args
 
 from temporalio.api.activity.v1 import message_pb2 as activities
 from temporalio.api.common.v1 import message_pb2 as common
@@ -24,7 +24,6 @@ from temporalio.api.update.v1 import message_pb2 as update_messages
 
 from durably.engine import records as r
 from durably.engine.batch.apply import apply_batch
-from durably.engine.batch.state import BatchState
 from durably.engine.callback.apply import (
     apply_callback,
     attach,
@@ -34,9 +33,7 @@ from durably.engine.callback.apply import (
     update_ended,
 )
 from durably.engine.deployment.apply import apply_deployment
-from durably.engine.deployment.state import DeploymentState
 from durably.engine.schedule.apply import apply_schedule
-from durably.engine.schedule.state import ScheduleState
 from durably.engine.standalone.apply import activity_ended, activity_opened, apply_standalone
 from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.standalone_nexus.apply import (
@@ -50,7 +47,6 @@ from durably.engine.state import (
     PAUSED,
     RUNNING,
     Activity,
-    AwaitedState,
     Child,
     ExecutionState,
     ExternalCancel,
@@ -66,7 +62,7 @@ from durably.engine.state import (
     WorkflowState,
     WorkflowTask,
 )
-from durably.engine.version_sets.state import VersionSetsState, apply_version_sets
+from durably.engine.version_sets.state import apply_version_sets
 from durably.engine.versioning import apply as versioning
 
 RESET_POINTS_MAX = 100
@@ -727,56 +723,15 @@ _CHANGES: dict[int, _Change] = {
 
 def apply_record(state: ExecutionState, record: r.AnyRecord) -> None:
     """Apply one internal record."""
-    match record:
-        case r.Created():
-            state.namespace = record.namespace
-            state.create_request_id = record.request_id
-            if isinstance(state, WorkflowState):
-                state.scheduled_by = record.scheduled_by
-                state.started_by = record.started_by
-        case (
-            r.CallbackSucceeded()
-            | r.CallbackAttemptFailed()
-            | r.CallbackRescheduled()
-            | r.CallbackTold()
-            | r.CallbackRemoved()
-        ):
-            assert isinstance(state, AwaitedState)
-            apply_callback(state, record)
-        case (
-            r.ActivityStarted()
-            | r.ActivityRetryScheduled()
-            | r.ActivityRetryDispatched()
-            | r.ActivityPaused()
-            | r.ActivityUnpaused()
-            | r.ActivityReset()
-            | r.ActivityOptionsUpdated()
-        ):
-            assert isinstance(state, HistoryState)
-            _apply_activity(state, record)
-        case (
-            r.NexusAttemptFailed()
-            | r.NexusRetryDue()
-            | r.NexusCancelAttemptFailed()
-            | r.NexusCancelRetryDue()
-        ):
-            assert isinstance(state, HistoryState)
-            _apply_nexus(state.nexus_operations[record.scheduled_event_id], record)
-        case _ if isinstance(state, ScheduleState):
-            apply_schedule(state, cast(r.ScheduleRecord, record))
-        case _ if isinstance(state, BatchState):
-            apply_batch(state, cast(r.BatchRecord, record))
-        case _ if isinstance(state, DeploymentState):
-            apply_deployment(state, cast(r.DeploymentRecord, record))
-        case _ if isinstance(state, VersionSetsState):
-            apply_version_sets(state, cast(r.VersionSetsSet, record))
-        case _ if isinstance(state, StandaloneActivityState):
-            apply_standalone(state, cast(r.StandaloneRecord, record))
-        case _ if isinstance(state, StandaloneNexusState):
-            apply_standalone_nexus(state, cast(r.StandaloneNexusRecord, record))
-        case _:
-            assert isinstance(state, WorkflowState)
-            _apply_workflow(state, cast(r.WorkflowRecord, record))
+    RECORDS[type(record)](state, record)
+
+
+def _created(state: ExecutionState, record: r.Created) -> None:
+    state.namespace = record.namespace
+    state.create_request_id = record.request_id
+    if isinstance(state, WorkflowState):
+        state.scheduled_by = record.scheduled_by
+        state.started_by = record.started_by
 
 
 def _apply_activity(state: HistoryState, record: r.ActivityRecord) -> None:
@@ -806,7 +761,8 @@ def _apply_activity(state: HistoryState, record: r.ActivityRecord) -> None:
             assert_never(record)
 
 
-def _apply_nexus(operation: NexusOperation, record: r.NexusRecord) -> None:
+def _apply_nexus(state: HistoryState, record: r.NexusRecord) -> None:
+    operation = state.nexus_operations[record.scheduled_event_id]
     match record:
         case r.NexusAttemptFailed():
             operation.attempt += 1
@@ -828,10 +784,8 @@ def _apply_nexus(operation: NexusOperation, record: r.NexusRecord) -> None:
             assert_never(record)
 
 
-def _apply_workflow(state: WorkflowState, record: r.WorkflowRecord) -> None:
+def _apply_run(state: WorkflowState, record: r.RunRecord) -> None:
     match record:
-        case r.EventBuffered() | r.BufferFlushed() | r.BufferedTimerDropped():
-            _apply_buffer(state, record)
         case r.RequestSeen():
             _see_request(state, record.request_id)
         case r.UpdateAdmitted():
@@ -862,7 +816,7 @@ def _apply_workflow(state: WorkflowState, record: r.WorkflowRecord) -> None:
             state.policies_due.pop(record.initiated_event_id, None)
             state.children.pop(record.initiated_event_id, None)
         case _:
-            _apply_workflow_task(state, record)
+            assert_never(record)
 
 
 def _reset_from(state: WorkflowState, record: r.ResetFrom) -> None:
@@ -883,10 +837,7 @@ def _reset_from(state: WorkflowState, record: r.ResetFrom) -> None:
         activity.dispatched_ns = record.at_ns
 
 
-def _apply_buffer(
-    state: WorkflowState,
-    record: r.EventBuffered | r.BufferFlushed | r.BufferedTimerDropped,
-) -> None:
+def _apply_buffer(state: WorkflowState, record: r.BufferRecord) -> None:
     match record:
         case r.EventBuffered():
             event = history.HistoryEvent.FromString(record.event)
@@ -907,17 +858,7 @@ def _apply_buffer(
             assert_never(record)
 
 
-def _apply_workflow_task(
-    state: WorkflowState,
-    record: r.WorkflowTaskAttemptScheduled
-    | r.WorkflowTaskDispatched
-    | r.WorkflowTaskAttemptStarted
-    | r.WorkflowTaskAttemptEnded
-    | r.WorkflowTaskDropped
-    | r.WorkflowTaskBackoffEnded
-    | r.StickySet
-    | r.StickyCleared,
-) -> None:
+def _apply_workflow_task(state: WorkflowState, record: r.WorkflowTaskRecord) -> None:
     match record:
         case r.WorkflowTaskAttemptScheduled():
             state.workflow_task = WorkflowTask(
@@ -1083,3 +1024,21 @@ def apply_heartbeat(
     activity.heartbeats += 1
     if details is not None and details.payloads:
         activity.heartbeat_details = details
+
+
+RECORDS: dict[type[r.Record], Callable[[Any, Any], None]] = {
+    r.Created: _created,
+    r.VersionSetsSet: apply_version_sets,
+    **dict.fromkeys(get_args(r.WorkflowTaskRecord), _apply_workflow_task),
+    **dict.fromkeys(get_args(r.BufferRecord), _apply_buffer),
+    **dict.fromkeys(get_args(r.RunRecord), _apply_run),
+    **dict.fromkeys(get_args(r.ActivityRecord), _apply_activity),
+    **dict.fromkeys(get_args(r.NexusRecord), _apply_nexus),
+    **dict.fromkeys(get_args(r.CallbackRecord), apply_callback),
+    **dict.fromkeys(get_args(r.ScheduleRecord), apply_schedule),
+    **dict.fromkeys(get_args(r.BatchRecord), apply_batch),
+    **dict.fromkeys(get_args(r.DeploymentRecord), apply_deployment),
+    **dict.fromkeys(get_args(r.StandaloneRecord), apply_standalone),
+    **dict.fromkeys(get_args(r.StandaloneNexusRecord), apply_standalone_nexus),
+}
+"""Record -> what it changes. Looked up, not matched one after the other: each commit has some."""

@@ -710,7 +710,7 @@ CallbackRecord = (
 )
 """Of whatever calls back when it has ended."""
 
-WorkflowRecord = (
+WorkflowTaskRecord = (
     WorkflowTaskAttemptScheduled
     | WorkflowTaskDispatched
     | WorkflowTaskAttemptStarted
@@ -719,12 +719,14 @@ WorkflowRecord = (
     | WorkflowTaskBackoffEnded
     | StickySet
     | StickyCleared
-    | MoveStarted
+)
+
+BufferRecord = EventBuffered | BufferFlushed | BufferedTimerDropped
+
+RunRecord = (
+    MoveStarted
     | ActivitiesRerouted
     | TargetNoticed
-    | EventBuffered
-    | BufferFlushed
-    | BufferedTimerDropped
     | RequestSeen
     | UpdateAdmitted
     | UpdateAttached
@@ -735,6 +737,8 @@ WorkflowRecord = (
     | ScheduleReported
     | ParentClosePolicyApplied
 )
+
+WorkflowRecord = WorkflowTaskRecord | BufferRecord | RunRecord
 """Of workflows alone."""
 
 BatchRecord = (

@@ -77,6 +77,8 @@ class Execution(Generic[S]):
     """Journal written since the last snapshot."""
     snapshot_bytes: int = 0
     watchers: set[asyncio.Future[bool]] = field(default_factory=set)
+    close_watchers: set[asyncio.Future[bool]] = field(default_factory=set)
+    """Those who wait for the end alone: most who wait for a workflow do."""
     update_watchers: dict[str, set[asyncio.Future[bool]]] = field(default_factory=dict)
     """Those who wait for one update: hundreds of readers of a stream are not woken by all that happens
     in its workflow."""
@@ -91,6 +93,11 @@ class Execution(Generic[S]):
     """The latest that were rejected, and (None) those whose task failed with them: for callers that
     still wait; they are not in history."""
 
+    @property
+    def watched(self) -> bool:
+        """Whether somebody waits for it."""
+        return bool(self.watchers or self.close_watchers or self.update_watchers)
+
     def drop_updates(self, rejected: dict[str, failure.Failure], abandoned: list[str]) -> None:
         self.dropped_updates.update(rejected)
         self.dropped_updates.update(dict.fromkeys(abandoned))
@@ -98,11 +105,19 @@ class Execution(Generic[S]):
             del self.dropped_updates[next(iter(self.dropped_updates))]
 
     def wake_watchers(self) -> None:
-        watchers, self.watchers = self.watchers, set()
+        if self.watchers:
+            watchers, self.watchers = self.watchers, set()
+            _wake(watchers)
+        if self.close_watchers and self.state.closed:
+            self.wake_close_watchers()
+
+    def wake_close_watchers(self) -> None:
+        watchers, self.close_watchers = self.close_watchers, set()
         _wake(watchers)
 
     def wake_all(self) -> None:
         self.wake_watchers()
+        self.wake_close_watchers()
         self.wake_update_watchers(list(self.update_watchers))
 
     def wake_update_watchers(self, update_ids: Iterable[str]) -> None:

@@ -24,6 +24,7 @@ from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import RUNNING, ExecutionState, WorkflowState
 from durably.engine.version_sets.state import VersionSetsState
+from durably.engine.versioning.state import Versioning
 from durably.engine.versioning.version import AUTO_UPGRADE, PINNED
 from durably.errors import InvalidArgument
 from durably.service.namespaces import SYSTEM_TYPES
@@ -102,6 +103,8 @@ def _expect(value: Any, *kinds: type) -> Any:
 def _values(found: common.SearchAttributes) -> dict[str, object]:
     """Decoded by the type that each payload names itself."""
     values: dict[str, object] = {}
+    if not found.indexed_fields:
+        return values
     for name, payload in found.indexed_fields.items():
         kind = payload.metadata.get("type", b"").decode("utf-8", "replace")
         kind = PREDEFINED.get(name) or (kind if kind in KNOWN_TYPES else "")
@@ -296,73 +299,77 @@ WAITS_FOR = "DurablyWaitsFor"
 """`answer` of a workflow that has asked something, by the convention of its memo: the inbox lists them."""
 
 
-Own = dict[str, str | tuple[str, ...]]
-"""Search attributes that the server sets itself: name -> a keyword, or a list of them."""
+Own = tuple[tuple[str, str | tuple[str, ...]], ...]
+"""Search attributes that the server sets itself: name, and a keyword or a list of them."""
 
 
 def shown_attributes(state: WorkflowState) -> common.SearchAttributes:
     """The search attributes of a workflow, with those that the server sets itself."""
-    return _with_own(state, _own_attributes(state))
+    found = common.SearchAttributes()
+    found.CopyFrom(state.search_attributes)
+    found.MergeFrom(_own_message(_own_attributes(state)))
+    return found
 
 
 def _own_attributes(state: WorkflowState) -> Own:
     """Which builds have worked on a workflow, what of it is paused, why its worker cannot get on."""
+    asks = state.running and MEMO_QUESTIONS in state.memo.fields
+    own = (
+        (PAUSE_INFO, _pauses(state)),
+        (BUILD_IDS, tuple(state.build_ids)),
+        (PROBLEMS, tuple(state.reported_problems)),
+        (WAITS_FOR, "answer" if asks else ""),
+        *(_versions(state, state.versioning) if state.versioning is not None else ()),
+    )
+    return tuple((name, values) for name, values in own if values)
+
+
+def _pauses(state: WorkflowState) -> tuple[str, ...]:
     said = []
     if state.pause is not None:
         said.append(f"Workflow:{state.workflow_id}")
         if state.pause.reason:
             said.append(f"Reason:{state.pause.reason}")
     paused = (a.scheduled.activity_type.name for a in state.activities.values() if a.pause)
-    said += [f"property:activityType={name}" for name in dict.fromkeys(paused)]
-    own: Own = {
-        PAUSE_INFO: tuple(said),
-        BUILD_IDS: tuple(state.build_ids),
-        PROBLEMS: tuple(state.reported_problems),
-        WAITS_FOR: "answer" if state.running and MEMO_QUESTIONS in state.memo.fields else "",
-        **_versions(state),
-    }
-    return {name: values for name, values in own.items() if values}
+    return (*said, *(f"property:activityType={name}" for name in dict.fromkeys(paused)))
 
 
-def _with_own(state: WorkflowState, own: Own) -> common.SearchAttributes:
-    if not own:
-        return state.search_attributes
+@lru_cache(1024)
+def _own_message(own: Own) -> common.SearchAttributes:
+    """Made once, not to be changed: thousands of workflows have the same builds."""
     found = common.SearchAttributes()
-    found.CopyFrom(state.search_attributes)
-    for name, values in own.items():
-        found.indexed_fields[name].CopyFrom(_own_payload(name, values))
+    for name, values in own:
+        payload = found.indexed_fields[name]
+        payload.metadata["encoding"] = b"json/plain"
+        payload.metadata["type"] = PREDEFINED[name].encode()
+        payload.data = json.dumps(values, separators=(",", ":")).encode()
     return found
 
 
 @lru_cache(1024)
-def _own_payload(name: str, values: str | tuple[str, ...]) -> common.Payload:
-    """Made once: thousands of workflows have the same builds."""
-    return common.Payload(
-        metadata={"encoding": b"json/plain", "type": PREDEFINED[name].encode()},
-        data=json.dumps(values, separators=(",", ":")).encode(),
-    )
+def _own_encoded(own: Own) -> bytes:
+    """To stand behind other attributes: serialized messages in a row are one with the fields of all."""
+    return _own_message(own).SerializeToString()
 
 
 BEHAVIORS: dict[int, str] = {PINNED: "Pinned", AUTO_UPGRADE: "AutoUpgrade"}
 
 
-def _versions(state: WorkflowState) -> Own:
+def _versions(state: WorkflowState, versioning: Versioning) -> Own:
     """On which version of which deployment it is."""
-    found = state.versioning
-    if found is None:
-        return {}
-    version = found.shown_version
-    return {
-        "TemporalWorkerDeployment": version.deployment if version else state.deployment,
-        "TemporalWorkerDeploymentVersion": str(version) if version else "",
-        "TemporalWorkflowVersioningBehavior": BEHAVIORS.get(found.shown_behavior, ""),
-        "TemporalUsedWorkerDeploymentVersions": tuple(state.used_versions),
-    }
+    version = versioning.shown_version
+    return (
+        ("TemporalWorkerDeployment", version.deployment if version else state.deployment),
+        ("TemporalWorkerDeploymentVersion", str(version) if version else ""),
+        ("TemporalWorkflowVersioningBehavior", BEHAVIORS.get(versioning.shown_behavior, "")),
+        ("TemporalUsedWorkerDeploymentVersions", tuple(state.used_versions)),
+    )
 
 
 def _workflow_row(state: WorkflowState) -> VisibilityRow:
     started = state.started
     own = _own_attributes(state)
+    root = state.root
     return VisibilityRow(
         workflow_type=started.workflow_type.name,
         task_queue=started.task_queue.name,
@@ -375,13 +382,13 @@ def _workflow_row(state: WorkflowState) -> VisibilityRow:
         state_transitions=state.transitions,
         parent_workflow_id=started.parent_workflow_execution.workflow_id,
         parent_run_id=started.parent_workflow_execution.run_id,
-        root_workflow_id=state.root.workflow_id,
-        root_run_id=state.root.run_id,
+        root_workflow_id=root.workflow_id,
+        root_run_id=root.run_id,
         memo=state.memo.SerializeToString(),
-        search_attributes=_with_own(state, own).SerializeToString(),
+        search_attributes=state.search_attributes.SerializeToString() + _own_encoded(own),
         search_values=_values(state.search_attributes) | _own_values(own),
     )
 
 
 def _own_values(own: Own) -> dict[str, object]:
-    return {name: value if isinstance(value, str) else list(value) for name, value in own.items()}
+    return {name: value if isinstance(value, str) else list(value) for name, value in own}

@@ -105,8 +105,10 @@ class TaskQueues:
     async def fetch(self, part: QueueKey) -> None:
         """Before a poll waits: a task that others have, if there may be one, and none is here."""
         nodes = self._executions.nodes
+        if nodes is None:
+            return
         key = replace(part, version="")
-        while nodes is not None and key in self._elsewhere:
+        while key in self._elsewhere:
             if self._matching.queue(part).backlog:
                 return
             await self._claim(nodes, key, 1)

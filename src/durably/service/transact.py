@@ -320,7 +320,7 @@ class Executions:
             if len(self._cache) <= self.config.cached_executions_max:
                 return
             execution_id, execution = next(iter(self._cache.items()))
-            if execution.watchers or execution.update_watchers or _busy(execution):
+            if execution.watched or _busy(execution):
                 self._cache.move_to_end(execution_id)
             else:
                 self._forget(execution)
@@ -696,7 +696,8 @@ class Executions:
                 self.deliveries.put_nowait((execution.execution_id, effect))
         if execution.deadline_ns:
             self._arm(execution, self._wake_ns(execution))
-        execution.drop_updates(t.rejected, t.abandoned)
+        if t.rejected or t.abandoned:
+            execution.drop_updates(t.rejected, t.abandoned)
         if t.events:
             execution.committed_event_id = t.events[-1].event_id
         if t.events or t.state.closed or not isinstance(t.state, WorkflowState):
@@ -794,16 +795,20 @@ class Executions:
             yield page
             first_event_id = page[-1].event_id + 1
 
-    async def wait_for_change(self, execution: Execution[AnyState], timeout_s: float) -> bool:
-        """Wait until new events are committed, or any change of what is closed or is no workflow.
+    async def wait_for_change(
+        self, execution: Execution[AnyState], timeout_s: float, *, close_only: bool = False
+    ) -> bool:
+        """Wait until new events are committed, or any change of what is closed or is no workflow;
+        `close_only`: until it is closed.
 
-        False when `timeout_s` passes without any."""
+        False when `timeout_s` passes without any. True may come too early: look again."""
         watcher: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        execution.watchers.add(watcher)
+        watchers = execution.close_watchers if close_only else execution.watchers
+        watchers.add(watcher)
         try:
             return await self._woken(execution, watcher, timeout_s)
         finally:
-            execution.watchers.discard(watcher)
+            watchers.discard(watcher)
 
     async def _woken(
         self, execution: Execution[AnyState], watcher: asyncio.Future[bool], timeout_s: float

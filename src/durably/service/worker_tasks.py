@@ -4,7 +4,7 @@ Rule 1: a task that a poller is handed has been started in a committed transitio
 Rule 2: a row of the backlog whose task is stale is dropped, and the poll goes on.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from temporalio.api.common.v1 import message_pb2 as common
@@ -286,10 +286,10 @@ class WorkerTasks:
             response.workflow_task.CopyFrom(reply)
         return response
 
-    async def _completed(
+    def _completed(
         self, token: TaskToken, request: ws.RespondWorkflowTaskCompletedRequest
-    ) -> commands.CompletedTask:
-        return await self._transact(
+    ) -> Awaitable[commands.CompletedTask]:
+        return self._transact(
             token,
             lambda t: commands.complete_workflow_task(t, token.reference, request, self._context),
         )
@@ -315,7 +315,7 @@ class WorkerTasks:
 
         await self._transact(token, fail)
 
-    async def _transact(self, token: TaskToken, decide: Decide[R]) -> R:
+    def _transact(self, token: TaskToken, decide: Decide[R]) -> Awaitable[R]:
         """Decide for the execution of a token. Raises InvalidArgument if it is of another namespace than
         the token says: tokens are not signed, and who may call may do so in one namespace alone."""
 
@@ -324,7 +324,7 @@ class WorkerTasks:
                 raise InvalidArgument(OTHER_NAMESPACE)
             return decide(t)
 
-        return await self._executions.transact(token.execution_id, checked)
+        return self._executions.transact(token.execution_id, checked)
 
     async def respond_workflow_task_failed(
         self, request: ws.RespondWorkflowTaskFailedRequest, call: Call

@@ -510,7 +510,9 @@ class Workflows:
         give_up = loop.time() + seconds
         while not self._has_news(execution, token, close_only):
             left = give_up - loop.time()
-            if left <= 0 or not await self._executions.wait_for_change(execution, left):
+            if left <= 0 or not await self._executions.wait_for_change(
+                execution, left, close_only=close_only
+            ):
                 return
             execution = await self._executions.get(execution.execution_id)
 
