@@ -8,9 +8,7 @@ RUN = $(UV) run --frozen --all-extras
 # What runs on PostgreSQL too, beside the tests of stores and of several servers, which always do.
 ON_POSTGRES = tests/api/test_workflows.py tests/api/test_visibility.py tests/api/test_task_queues.py \
 	tests/api/test_standalone_activities.py tests/api/test_schedules.py tests/api/test_batches.py \
-	tests/api/test_namespace_deletion.py tests/store/test_retention.py tests/crash/test_kill.py \
-	--deselect tests/api/test_task_queues.py::test_the_order_is_kept_through_kill_9
-# Of the last: tasks of a server that died are taken by urgency alone, see docs/scaling.md.
+	tests/api/test_namespace_deletion.py tests/store/test_retention.py tests/crash/test_kill.py
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 20

@@ -7,8 +7,14 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durably.matching import POLLER_REMEMBERED_NS, SHUTDOWN_REMEMBERED_NS, Matching
-from durably.store.store import QueueKey, TaskKind
+from durably.matching import (
+    POLLER_REMEMBERED_NS,
+    SHUTDOWN_REMEMBERED_NS,
+    Matching,
+    QueueLimits,
+    whole,
+)
+from durably.store.store import QueueKey, TaskKind, TaskOrder, TaskRow
 
 QUEUE = QueueKey("namespace", TaskKind.WORKFLOW, "queue")
 STICKY = QueueKey("namespace", TaskKind.WORKFLOW, "sticky")
@@ -239,3 +245,37 @@ async def test_every_task_is_given_once(steps: list[tuple[str, int]]) -> None:
     for kind, which in steps:
         await trace.step(kind, which)
     assert sorted(await trace.given()) == list(range(1, trace.added + 1))
+
+
+def row(task_id: int, fairness_key: str = "") -> TaskRow:
+    return TaskRow(task_id, QUEUE, 1, 1, 1, task_id, order=TaskOrder(3, fairness_key))
+
+
+async def test_what_is_taken_over_has_its_turn_by_age() -> None:
+    matching = Matching(Clock())
+    for task in (row(5, "a"), row(6, "c")):
+        matching.add(QUEUE, task)
+    older = [row(1, "a"), row(2, "a"), row(3, "b"), row(5, "a")]
+    matching.take_over(QUEUE, older, whole)
+    given = [(await matching.poll(QUEUE, "w", None, LONG_S)).task_id for _ in range(5)]
+    assert given == [1, 3, 6, 2, 5]
+    assert matching.stats(QUEUE).backlog == 0
+
+
+async def test_nodes_divide_the_rates_of_a_queue() -> None:
+    clock = Clock()
+    clock.now_ns = 100_000_000_000
+    matching = Matching(clock)
+    part = QueueKey("namespace", TaskKind.WORKFLOW, "queue", "version")
+    matching.queue(part)
+    matching.configure(QUEUE, QueueLimits(per_s=4, key_per_s=2))
+    matching.divide(QUEUE, 2)
+    for key in (QUEUE, part):
+        queue = matching.queue(key)
+        assert (queue.rate.per_s, queue.key_rate.per_s, queue.limits.per_s) == (2, 1, 4)
+    matching.divide(QUEUE, 1)
+    assert matching.queue(part).rate.per_s == 4
+    matching.configure(QUEUE, QueueLimits())
+    matching.divide(QUEUE, 3)
+    assert matching.queue(QUEUE).rate.per_s is None
+    assert matching.queues() == [QUEUE]

@@ -15,7 +15,7 @@ from durably.engine.versioning.version import (
     encode_route,
 )
 from durably.errors import NewerBuildExists
-from durably.routing import UNROUTED, DeploymentRouting, Routes, routing_of
+from durably.routing import UNROUTED, DeploymentRouting, Routes, gone, routing_of
 from durably.store.store import QueueKey, TaskKind
 
 KEY = QueueKey("n", TaskKind.WORKFLOW, "q")
@@ -134,6 +134,10 @@ def test_a_deployment_without_queues_is_forgotten_and_so_is_a_namespace() -> Non
     routes = after(says(ONE))
     routes.deployment_changed(routing_of(DeploymentState("n", "default", "shop", "run")))
     assert routes.of(KEY) is None
+    routes = after(says(ONE), says(ELSE, name="mall", builds=frozenset({"1"})))
+    assert routes.deployments() == {("n", "shop"), ("n", "mall")}
+    routes.deployment_changed(gone("n", "mall"))
+    assert routes.deployments() == {("n", "shop")}
     routes = after(says(ONE))
     routes.sets_changed("n", "q", (("1", ("1",)),))
     routes.forget_namespace("other")

@@ -8,7 +8,8 @@ Rule 4: a backlog is a hint. Whether a task may still start is decided by its ex
 Rule 5: with worker versioning a queue has parts, one for the workers of each version. They have their
         own pollers and backlogs; configuration and rates are of the whole queue.
 Rule 6: tasks are given out no faster than the rates of their queue allow. Queries, and what was
-        given back, are not counted.
+        given back, are not counted. Where several nodes have workers for a queue, each has its share of
+        the rates.
 
 Items are opaque to this file, except rows of the store's `tasks` table: direct queries, and what a
 transition started for a reserved poller.
@@ -119,6 +120,8 @@ class Queue:
     limits: QueueLimits = field(default_factory=QueueLimits)
     worker_per_s: float | None = None
     """What the worker that polled last asks for."""
+    nodes: int = 1
+    """Among so many nodes the rates are divided."""
     rate: Limiter = field(default_factory=Limiter)
     key_rate: KeyLimiter = field(default_factory=KeyLimiter)
     traffic: dict[int, _Traffic] = field(default_factory=dict)
@@ -160,9 +163,12 @@ class Queue:
     def apply_rates(self, now_ns: int) -> None:
         """The configuration's rate goes before what workers ask for."""
         asked = self.limits.per_s
-        self.rate.set(self.worker_per_s if asked is None else asked, now_ns)
-        self.key_rate.set(self.limits.key_per_s, now_ns)
+        self.rate.set(self._share(self.worker_per_s if asked is None else asked), now_ns)
+        self.key_rate.set(self._share(self.limits.key_per_s), now_ns)
         self.backlog.reconsider()
+
+    def _share(self, per_s: float | None) -> float | None:
+        return per_s if per_s is None else per_s / self.nodes
 
     def next(self, now_ns: int) -> Any:
         """The item to give out now, taken from the backlog; None if there is none, or a rate
@@ -225,6 +231,7 @@ class Matching:
         return Queue(
             limits=whole.limits,
             worker_per_s=whole.worker_per_s,
+            nodes=whole.nodes,
             rate=whole.rate,
             key_rate=whole.key_rate,
         )
@@ -322,6 +329,23 @@ class Matching:
             queue.limits = limits
             queue.apply_rates(now_ns)
 
+    def divide(self, key: QueueKey, nodes: int) -> None:
+        """Workers wait for this queue at so many nodes, this one among them: each has its share of the
+        rates."""
+        if self.queue(key).nodes == nodes:
+            return
+        now_ns = self._clock()
+        family = self._family(key)
+        for queue in family:
+            queue.nodes = nodes
+            queue.apply_rates(now_ns)
+        for queue in family:
+            self._serve(queue)
+
+    def take_over(self, key: QueueKey, rows: Iterable[TaskRow], place: Place) -> None:
+        """Tasks that other nodes had: they have their turns by age, among those that are here."""
+        self._fill(key, rows, place)
+
     def reroute(self, key: QueueKey, place: Place) -> None:
         """The traffic of a queue is divided anew: what waits goes to the part it is for now."""
         parts = self._parts.get(key, [])
@@ -334,14 +358,16 @@ class Matching:
         if any(place(key, item) != part for part, item in waiting):
             self._fill(key, (), place)
 
-    def _fill(self, key: QueueKey, older: Iterable[TaskRow], place: Place) -> None:
-        """Put all that waits, and what is older, into the parts that it is for."""
+    def _fill(self, key: QueueKey, more: Iterable[TaskRow], place: Place) -> None:
+        """Put all that waits, and more, into the parts that it is for; the oldest tasks first."""
         items: list[Any] = []
         for queue in self._family(key):
             items += queue.backlog.items()
             queue.backlog = Backlog()
-        tasks = sorted((each for each in items if isinstance(each, TaskRow)), key=_task_id)
-        for item in (*older, *tasks, *(each for each in items if not isinstance(each, TaskRow))):
+        here = (each for each in items if isinstance(each, TaskRow))
+        tasks = {each.task_id: each for each in (*more, *here)}
+        others = (each for each in items if not isinstance(each, TaskRow))
+        for item in (*sorted(tasks.values(), key=_task_id), *others):
             queue = self.queue(place(key, item))
             order = item.order if isinstance(item, TaskRow) else DEFAULT_ORDER
             queue.backlog.add(item, queue.weight(order))
@@ -503,6 +529,10 @@ class Matching:
         if queue is None or queue.backlog:
             return 0
         return sum(not poll.result.done() for poll in queue.waiting)
+
+    def queues(self) -> list[QueueKey]:
+        """All queues, without their parts."""
+        return [key for key in self._queues if not key.version]
 
     def idle_queues(self) -> list[QueueKey]:
         """The queues on which polls wait because nothing is there."""

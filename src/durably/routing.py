@@ -56,6 +56,11 @@ def routing_of(state: DeploymentState) -> DeploymentRouting:
     )
 
 
+def gone(namespace_id: str, name: str) -> DeploymentRouting:
+    """What a deployment says that is not there any more: nothing."""
+    return DeploymentRouting(namespace_id, name, None, 0, None, 0.0, 0, 0, {})
+
+
 UNROUTED = Notice(None, 0)
 """To workers without versioning."""
 
@@ -148,6 +153,14 @@ class Routes:
             if not queue.deployments:
                 del self._queues[key]
         return list(changed)
+
+    def deployments(self) -> set[tuple[str, str]]:
+        """(namespace id, name) of those that have a say in any queue."""
+        return {
+            (key.namespace_id, name)
+            for key, queue in self._queues.items()
+            for name in queue.deployments
+        }
 
     def sets_changed(
         self, namespace_id: str, queue: str, sets: tuple[BuildSet, ...]

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, assert_never
 
+from durably.engine.state import Kind
 from durably.errors import Refusal
 from durably.matching import POLLER_REMEMBERED_NS
 from durably.service.deployments import Deployments
@@ -42,6 +43,7 @@ from durably.service.worker_tasks import WorkerTasks
 logger = logging.getLogger(__name__)
 
 LOOK_INTERVAL_S = 1.0
+ROUTING_KINDS = (Kind.DEPLOYMENT, Kind.VERSION_SETS)
 
 
 class Neighbours:
@@ -70,6 +72,7 @@ class Neighbours:
         self._queries = queries
         self._nexus_tasks = nexus_tasks
         self._worker_tasks = worker_tasks
+        self._routing_stamp: tuple[int, ...] = ()
         self._beat_wanted = asyncio.Event()
         self._beside: set[asyncio.Task[None]] = set()
 
@@ -94,7 +97,10 @@ class Neighbours:
         if nodes.others:
             present = self._executions.matching.present()
             await nodes.exchange_pollers(present, self._executions.clock(), POLLER_REMEMBERED_NS)
+        self._task_queues.divide_rates()
+        if nodes.others:
             await self._refresh_namespaces()
+            await self._check_routing()
 
     async def look(self) -> None:
         """Look for tasks that nobody told of, and after requests that nobody answers, until
@@ -159,6 +165,14 @@ class Neighbours:
     async def _refresh_routing(self) -> None:
         await self._deployments.open()
         await self._version_sets.open()
+
+    async def _check_routing(self) -> None:
+        """A server may have died between a change of routing and the word about it."""
+        namespaces = [each.namespace_id for each in self._namespaces.existing()]
+        stamp = await self._nodes.board.stamp(namespaces, ROUTING_KINDS)
+        if stamp != self._routing_stamp:
+            await self._refresh_routing()
+            self._routing_stamp = stamp
 
     async def _take_letters(self) -> None:
         for letter in await self._nodes.take_letters():

@@ -45,7 +45,7 @@ from durably.errors import (
     Unavailable,
 )
 from durably.matching import POLLER_REMEMBERED_NS
-from durably.routing import routing_of
+from durably.routing import gone, routing_of
 from durably.service.admission import Call
 from durably.service.execution import Execution
 from durably.service.ids import new_id
@@ -89,10 +89,20 @@ class Deployments:
         )
 
     async def open(self) -> None:
-        """Read how the traffic of task queues is divided, before anybody polls them."""
+        """Read how the traffic of task queues is divided: before anybody polls them, and again when
+        another server has changed it."""
+        there: set[tuple[str, str]] = set()
         async for found in self._executions.all_of_kind(Kind.DEPLOYMENT):
             if found.state.running:
+                there.add((found.state.namespace_id, found.state.workflow_id))
                 self._divide(routing_of(found.state))
+        for namespace_id, name in self._routes.deployments() - there:
+            await self._look_after(namespace_id, name)
+
+    async def _look_after(self, namespace_id: str, name: str) -> None:
+        """A deployment that was not listed: it is gone, or has just been made."""
+        last = await self._executions.find_of_kind(Kind.DEPLOYMENT, namespace_id, name)
+        self._divide(gone(namespace_id, name) if last is None else routing_of(last.state))
 
     # --- Polls --------------------------------------------------------------------------------
 
@@ -160,7 +170,7 @@ class Deployments:
         def has_pollers(version: DeploymentVersion) -> bool:
             name = Version(state.workflow_id, version.build_id)
             return any(
-                self._matching.polled_within(
+                self._executions.polled_within(
                     self._part(state.namespace_id, queue, name), POLLER_REMEMBERED_NS
                 )
                 for queue in version.queues

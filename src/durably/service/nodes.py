@@ -350,6 +350,11 @@ class Nodes:
     async def claim(self, queue: QueueKey, limit: int) -> list[TaskRow]:
         return await self.board.claim(queue, self.node, limit)
 
+    async def claim_left(self, queue: QueueKey, limit: int) -> list[TaskRow]:
+        """Only tasks that no server has, or one that has been silent for longer than it should be."""
+        silent_s = BEATS_ALONE * self._config.node_beat_s
+        return await self.board.claim_left(queue, self.node, limit, silent_s)
+
     def doubt(self, task_ids: Iterable[int]) -> None:
         """These may have been added in this server's name, by a commit that nobody heard the end of."""
         self._doubted += task_ids
@@ -369,6 +374,14 @@ class Nodes:
             if row.at_ns >= since:
                 return row.node
         return 0
+
+    def polled_at(self, queue: QueueKey, within_ns: int, now_ns: int) -> int:
+        """At how many other servers workers waited for this queue so lately, of whatever version."""
+        if not self.others:
+            return 0
+        since = now_ns - within_ns
+        rows = self._rows(queue, of_all=True)
+        return len({row.node for row in rows if row.at_ns >= since})
 
     def _rows(self, queue: QueueKey, *, of_all: bool) -> list["PollerRow"]:
         parts = self._parts.get(replace(queue, version=""), ()) if of_all else (queue,)

@@ -37,6 +37,8 @@ UNLIMITED_PER_S = 100_000.0
 """What is shown of a queue that nothing limits: the default of the API's own server."""
 BUILD_IDS_ASKED_MAX = 5
 """The reachability of so many builds may be asked for at once."""
+DIVIDED_NS = 30_000_000_000
+"""A server whose workers have not polled a queue for so long leaves its share of the rates to others."""
 RESERVED_PREFIX = "/_sys/"
 
 RateUpdate = ws.UpdateTaskQueueConfigRequest.RateLimitUpdate
@@ -96,6 +98,7 @@ class TaskQueues:
                 break
         else:
             self._elsewhere.add(key)
+        self._matching.divide(key, self._polled_at(nodes, key))
         if not self._matching.queue(key).loaded:
             self._matching.load(key, found, _limits(config), self._executions.place)
             return
@@ -118,10 +121,25 @@ class TaskQueues:
         found = await nodes.claim(key, limit)
         if len(found) == limit:
             self._elsewhere.add(key)
-        for row in found:
-            self._matching.add(self._executions.place(key, row), row)
+        if len(found) == limit and any(row.order.fairness_key for row in found):
+            await self._take_left(nodes, key, found)
+        else:
+            for row in found:
+                self._matching.add(self._executions.place(key, row), row)
         if self._matching.stats(key, of_all=True).backlog:
             nodes.say(waiting(key))
+
+    async def _take_left(self, nodes: Nodes, key: QueueKey, found: list[TaskRow]) -> None:
+        """Whose turn it is among fairness keys is known to who has all their tasks: take those that
+        nobody has, or a server that is silent, together with what was found."""
+        taken, full = list(found), True
+        try:
+            while full:
+                page = await nodes.claim_left(key, BACKLOG_PAGE)
+                taken += page
+                full = len(page) == BACKLOG_PAGE
+        finally:
+            self._matching.take_over(key, taken, self._executions.place)
 
     async def task_waits(self, key: QueueKey) -> None:
         """Another server says so: polls that wait here for this queue get it, or one of them."""
@@ -146,6 +164,17 @@ class TaskQueues:
             return
         for key in await nodes.board.waiting(queues, nodes.node):
             await self.task_waits(key)
+
+    def divide_rates(self) -> None:
+        """Among the servers at which workers wait for a queue, as they are known now."""
+        nodes = self._executions.nodes
+        if nodes is not None:
+            for key in self._matching.queues():
+                self._matching.divide(key, self._polled_at(nodes, key))
+
+    def _polled_at(self, nodes: Nodes, key: QueueKey) -> int:
+        """At how many servers workers wait for a queue, this one among them."""
+        return 1 + nodes.polled_at(key, DIVIDED_NS, self._executions.clock())
 
     async def configured(self, key: QueueKey) -> None:
         """Another server has changed the configuration of a queue."""

@@ -202,7 +202,11 @@ class Executions:
                     kind, namespace.namespace_id, everything, LISTED_PAGE, after
                 )
                 for row in page:
-                    yield await self.known(row.execution_id)
+                    try:
+                        found = await self.get(row.execution_id)
+                    except NotFound:
+                        continue
+                    yield found
                 if not after:
                     break
 

@@ -46,19 +46,26 @@ CLEAN = """WITH gone AS (DELETE FROM nodes
 # The versions that executions have now.
 VERSIONS = """SELECT execution_id, version FROM executions
     WHERE shard = $1 AND execution_id = ANY($2::bigint[])"""
+# Changes when any execution of these kinds in these namespaces does.
+STAMP = """SELECT count(*), coalesce(sum(version), 0)::bigint, coalesce(max(execution_id), 0)
+    FROM executions WHERE shard = ANY($3::int[]) AND namespace_id = ANY($1::text[])
+    AND kind = ANY($2::int[])"""
 # Executions of one part of all that want attention.
 DUE_OF_PART = """SELECT execution_id, next_deadline_ns FROM executions
     WHERE next_deadline_ns > 0 AND next_deadline_ns <= $1 AND execution_id % $3 = $4
     ORDER BY next_deadline_ns LIMIT $2"""
-# The most urgent tasks of a queue that another server has, or none; and where they are.
-CLAIMABLE = """SELECT shard FROM tasks WHERE namespace_id = $1 AND kind = $2 AND queue = $3 AND node <> $4
-    ORDER BY level, task_id LIMIT $5"""
+# Servers that have said lately that they are there.
+PRESENT = "SELECT node FROM nodes WHERE seen_at > clock_timestamp() - make_interval(secs => $1)"
+# The most urgent tasks of a queue that none of these servers has; and where they are.
+CLAIMABLE = """SELECT shard FROM tasks WHERE namespace_id = $1 AND kind = $2 AND queue = $3
+    AND node <> ALL($4::bigint[]) ORDER BY level, task_id LIMIT $5"""
 # Those of one shard: from now on this server has them.
 CLAIM_TASKS = """WITH chosen AS (SELECT t.task_id, e.workflow_id FROM tasks t
         LEFT JOIN executions e ON e.shard = $6 AND e.execution_id = t.execution_id
-        WHERE t.shard = $6 AND t.namespace_id = $1 AND t.kind = $2 AND t.queue = $3 AND t.node <> $4
+        WHERE t.shard = $6 AND t.namespace_id = $1 AND t.kind = $2 AND t.queue = $3
+            AND t.node <> ALL($4::bigint[])
         ORDER BY t.level, t.task_id LIMIT $5 FOR UPDATE OF t SKIP LOCKED)
-    UPDATE tasks t SET node = $4 FROM chosen WHERE t.shard = $6 AND t.task_id = chosen.task_id
+    UPDATE tasks t SET node = $7 FROM chosen WHERE t.shard = $6 AND t.task_id = chosen.task_id
     RETURNING t.task_id, t.execution_id, t.scheduled_event_id, t.stamp, t.created_ns, t.sticky,
         t.level, t.fairness_key, t.weight, t.route, chosen.workflow_id"""
 # Tasks that this server may have added without knowing: nobody has them.
@@ -160,6 +167,12 @@ class PostgresNodes:
             found.setdefault(shards.of_id(number), []).append(number)
         return found.items()
 
+    async def stamp(self, namespace_ids: Sequence[str], kinds: Sequence[int]) -> tuple[int, ...]:
+        """The same as before if no execution of these kinds was made, changed or deleted since."""
+        shards = range(self._store.shards.count)
+        row = await self._store.reading(lambda c: c.fetchrow(STAMP, namespace_ids, kinds, shards))
+        return tuple(row)
+
     async def load_after(self, execution_id: int, version: int) -> StoredExecution | None:
         return await self._store.load_after(execution_id, version)
 
@@ -174,22 +187,36 @@ class PostgresNodes:
 
     async def claim(self, queue: QueueKey, node: int, limit: int) -> list[TaskRow]:
         """Up to so many tasks of the queue that this server had not; the most urgent first."""
+        return await self._claim(queue, node, limit, [node])
+
+    async def claim_left(
+        self, queue: QueueKey, node: int, limit: int, silent_s: float
+    ) -> list[TaskRow]:
+        """The same of tasks that no server has that was there in the last `silent_s`."""
+        present = await self._store.reading(partial(_rows, PRESENT, (silent_s,)))
+        return await self._claim(queue, node, limit, [node, *(row[0] for row in present)])
+
+    async def _claim(
+        self, queue: QueueKey, node: int, limit: int, not_of: Sequence[int]
+    ) -> list[TaskRow]:
         key = (queue.namespace_id, int(queue.kind), queue.name)
         found = await asyncio.gather(
             *(
-                self._store.reading(partial(_rows, CLAIM_TASKS, (*key, node, count, shard)))
-                for shard, count in (await self._claimable(key, node, limit)).items()
+                self._store.reading(partial(_rows, CLAIM_TASKS, (*key, not_of, count, shard, node)))
+                for shard, count in (await self._claimable(key, not_of, limit)).items()
             )
         )
         rows = [row for each in found for row in each]
         rows.sort(key=lambda row: (row[6], row[0]))
         return [task_row(queue, row) for row in rows]
 
-    async def _claimable(self, key: tuple[str, int, str], node: int, limit: int) -> dict[int, int]:
+    async def _claimable(
+        self, key: tuple[str, int, str], not_of: Sequence[int], limit: int
+    ) -> dict[int, int]:
         """How many of the most urgent tasks lie in which shard."""
         if self._store.shards.count == 1:
             return {0: limit}
-        rows = await self._store.reading(partial(_rows, CLAIMABLE, (*key, node, limit)))
+        rows = await self._store.reading(partial(_rows, CLAIMABLE, (*key, not_of, limit)))
         return Counter(row[0] for row in rows)
 
     async def release(self, task_ids: Sequence[int]) -> None:
