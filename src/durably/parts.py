@@ -92,6 +92,7 @@ class NexusParts:
     tasks: NexusTasks
     system: SystemOperations
     calls: NexusCalls
+    dispatch: NexusDispatch
     deliveries: NexusDeliveries
     watch: NexusWatch
     callbacks: CallbackDeliveries
@@ -193,6 +194,7 @@ async def _nexus(ground: Ground, core: Core) -> NexusParts:
         tasks=tasks,
         system=system,
         calls=NexusCalls(namespaces, endpoints, dispatch, completions, tokens, clock, config),
+        dispatch=dispatch,
         deliveries=NexusDeliveries(executions, endpoints, dispatch, tokens, core.breakers, system),
         watch=NexusWatch(executions, endpoints, dispatch, core.breakers),
         callbacks=CallbackDeliveries(executions, http, core.breakers, completions),

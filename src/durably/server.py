@@ -29,6 +29,7 @@ from durably.edge.health import Health
 from durably.edge.http_json import HttpJson
 from durably.edge.nexus import Nexus
 from durably.edge.nexus_operations import OperationRoutes
+from durably.edge.nexus_services import ServiceRoutes
 from durably.edge.reflection import Reflection
 from durably.edge.traffic import Traffic
 from durably.logs import without_password
@@ -36,6 +37,7 @@ from durably.matching import Matching
 from durably.parts import Ground, Parts, build
 from durably.service import admission
 from durably.service.access import Access
+from durably.service.discovery import Discovery
 from durably.service.durable_calls import DurableCalls
 from durably.service.exposures import Exposures
 from durably.service.followers import Followers
@@ -173,8 +175,11 @@ class Server:
         ask = admission.answers_for_caller(table)
         console = self._console(ask, access) if self.config.console else None
         calls = DurableCalls(ask)
-        agents = await self._agents(stack, parts, calls)
-        nexus = Nexus(parts.nexus.calls, self._operations(stack, table, calls), self.config)
+        exposures = Exposures(parts.core.namespaces)
+        agents = await self._agents(stack, parts, calls, exposures)
+        operations = self._operations(stack, table, calls)
+        discovery = Discovery(exposures, parts.nexus.endpoints, parts.nexus.dispatch, self.config)
+        nexus = Nexus(parts.nexus.calls, operations, ServiceRoutes(discovery), self.config)
         app = App(Gate(self.config, access), grpc, http, nexus, agents, pages, console)
         await self._listen(stack, app, executions.matching, health)
 
@@ -191,12 +196,16 @@ class Server:
         return OperationRoutes(operations, streams, self.config)
 
     async def _agents(
-        self, stack: contextlib.AsyncExitStack, parts: Parts, calls: DurableCalls
+        self,
+        stack: contextlib.AsyncExitStack,
+        parts: Parts,
+        calls: DurableCalls,
+        exposures: Exposures,
     ) -> Agents:
         """MCP and A2A. Their SDKs are loaded beside, where something is exposed already."""
         agents = Agents(
             calls,
-            Exposures(parts.core.namespaces),
+            exposures,
             PushConfigs(parts.core.executions, parts.core.namespaces),
             await RequestStates.of_store(parts.core.executions.store),
             self.config,

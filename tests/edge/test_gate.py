@@ -17,6 +17,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from google.protobuf.empty_pb2 import Empty
+from temporalio.api.operatorservice.v1 import request_response_pb2 as ops
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
@@ -158,6 +159,8 @@ def every_route() -> list[tuple[str, str]]:
     by_endpoint = "/nexus/endpoints/e/services/s/o"
     for base in (by_queue, by_endpoint):
         found += [("POST", base), ("POST", f"{base}/cancel")]
+    nexus = "/namespaces/default/nexus"
+    found += [("GET", f"{nexus}/{path}") for path in ("operations", "services", "services/x")]
     found += [("POST", "/mcp/default"), ("GET", "/mcp/default")]
     card = "/a2a/default/agent/.well-known/agent-card.json"
     found += [
@@ -320,6 +323,20 @@ async def test_operations_need_a_role(guarded: Guarded) -> None:
         for token, expected in (("writer", (404, 409)), ("reader", (403,)), ("team", (403,))):
             status, _, said = await guarded.ask("POST", path, token, b"{}", **one)
             assert status in expected, (path, token, said)
+
+
+async def test_services_need_a_role(guarded: Guarded) -> None:
+    """Who may only read has nobody outside asked."""
+    admin = await guarded.client("admin")
+    request = ops.CreateNexusEndpointRequest()
+    request.spec.name = "tools"
+    request.spec.target.external.url = "mcp+https://tools.example/mcp"
+    await admin.operator_service.create_nexus_endpoint(request)
+    listed = "/namespaces/default/nexus/services"
+    for token, expected in (("reader", 200), ("writer", 200), ("team", 403), ("", 401)):
+        assert (await guarded.ask("GET", listed, token))[0] == expected
+    for token, expected in (("reader", 403), ("team", 403), ("", 401)):
+        assert (await guarded.ask("GET", f"{listed}/tools", token))[0] == expected
 
 
 async def test_push_configs_need_a_role(guarded: Guarded) -> None:

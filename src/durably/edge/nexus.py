@@ -7,6 +7,7 @@
     POST /namespaces/{ns}/nexus/callback        with the header Temporal-Callback-Token
     POST /nexus/callback                        the token says which namespace
     GET  /namespaces/{ns}/nexus/operations      standalone operations: `nexus_operations`
+    GET  /namespaces/{ns}/nexus/services        what there is to call: `nexus_services`
 
 Rule 1: nothing is decided here: a request is read, one function is called, its outcome is written.
 Rule 2: the token by which a caller is known here is not passed on to the worker.
@@ -38,6 +39,7 @@ from durably.edge.calls import (
 from durably.edge.nexus_operations import Asked, OperationRoutes
 from durably.edge.nexus_output import Stream, send_stream
 from durably.edge.nexus_replies import Answer, of_outcome, of_refusal, refused, send_answer
+from durably.edge.nexus_services import ServiceRoutes
 from durably.engine import nexus_outcome
 from durably.errors import Refusal
 from durably.service import nexus_links
@@ -54,7 +56,8 @@ QUEUES = re.compile(r"/namespaces/([^/]+)/task-queues/([^/]+)/nexus-services/(.*
 ENDPOINTS = re.compile(r"/nexus/endpoints/([^/]+)/services/(.*)")
 CALLBACK = re.compile(r"/namespaces/([^/]+)/nexus/callback|/nexus/callback")
 OPERATIONS = re.compile(r"/namespaces/([^/]+)/nexus/operations(/.*)?")
-PATHS = (QUEUES, ENDPOINTS, CALLBACK, OPERATIONS)
+SERVICES = re.compile(r"/namespaces/([^/]+)/nexus/services(/.*)?")
+PATHS = (QUEUES, ENDPOINTS, CALLBACK, OPERATIONS, SERVICES)
 
 FAILURE_SUPPORT = "temporal-nexus-failure-support"
 """Header of callers that understand whole failures; others get the cause alone."""
@@ -63,9 +66,16 @@ FAILURE_SUPPORT = "temporal-nexus-failure-support"
 class Nexus:
     """Answers requests whose path is one of those above."""
 
-    def __init__(self, calls: NexusCalls, operations: OperationRoutes, config: Config) -> None:
+    def __init__(
+        self,
+        calls: NexusCalls,
+        operations: OperationRoutes,
+        services: ServiceRoutes,
+        config: Config,
+    ) -> None:
         self._calls = calls
         self._operations = operations
+        self._services = services
         self._bytes_max = config.message_bytes_max
 
     def serves(self, scope: Scope) -> bool:
@@ -124,6 +134,11 @@ class Nexus:
         if operations is not None:
             return await self._operations.of_namespace(
                 unquote(operations[1]), _names(operations[2] or ""), asked
+            )
+        services = SERVICES.fullmatch(path)
+        if services is not None:
+            return await self._services.of_namespace(
+                unquote(services[1]), _names(services[2] or ""), asked
             )
         queue, endpoint = QUEUES.fullmatch(path), ENDPOINTS.fullmatch(path)
         reads = asked.method == "GET" and asked.has_token

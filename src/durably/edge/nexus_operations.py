@@ -42,7 +42,6 @@ from durably.service.operation_output import OutputStreams, Told
 
 WAIT = "durably-wait"
 KNOWN = "durably-known-questions"
-PAGE_SIZE = 100
 RUNNING = "running"
 INPUT_REQUIRED = "input_required"
 STATUSES = {
@@ -100,7 +99,7 @@ class OperationRoutes:
                 which = Standalone(namespace, operation_id, asked.query.get("runId", ""))
                 return await self._of_one(which, rest, asked)
             case _:
-                raise _wrong_method(asked)
+                raise requests.wrong_method(asked.method)
 
     async def of_token(self, target: Target, names: list[str], asked: Asked) -> Answer | Stream:
         """What is below `{base}`; the token says which operation it is about."""
@@ -123,7 +122,7 @@ class OperationRoutes:
                 seen = await self._operations.answer(which, key, _response(asked))
                 return _standing(seen, 200)
             case _, [] | ["result" | "output"] | ["questions", _]:
-                raise _wrong_method(asked)
+                raise requests.wrong_method(asked.method)
             case _:
                 raise HandlerError("NOT_FOUND", "not found")
 
@@ -150,7 +149,7 @@ class OperationRoutes:
     async def _list(self, namespace: str, asked: Asked) -> Answer:
         query = asked.query
         found = await self._operations.listed(
-            namespace, query.get("query", ""), _page_size(query), _page(query)
+            namespace, query.get("query", ""), requests.page_size(query), requests.page(query)
         )
         shown: dict[str, Any] = {"operations": [_row(each) for each in found.operations]}
         if found.next_page_token:
@@ -159,10 +158,6 @@ class OperationRoutes:
 
 
 # --- Requests ---------------------------------------------------------------------------------
-
-
-def _wrong_method(asked: Asked) -> HandlerError:
-    return HandlerError("BAD_REQUEST", f'invalid request method: "{asked.method}"')
 
 
 def _known(asked: Asked) -> frozenset[str]:
@@ -177,20 +172,6 @@ def _response(asked: Asked) -> Any:
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         message = 'an answer is JSON: {"action": "accept", "content": {...}}; or its action is decline or cancel'
         raise HandlerError("BAD_REQUEST", message) from error
-
-
-def _page_size(query: Mapping[str, str]) -> int:
-    text = query.get("pageSize", str(PAGE_SIZE))
-    if not (text.isascii() and text.isdigit() and 0 < len(text) < 7):
-        raise HandlerError("BAD_REQUEST", "pageSize is a number")
-    return int(text)
-
-
-def _page(query: Mapping[str, str]) -> bytes:
-    try:
-        return base64.b64decode(query.get("nextPageToken", ""), altchars=b"-_", validate=True)
-    except ValueError as error:
-        raise HandlerError("BAD_REQUEST", "nextPageToken is not one of this server") from error
 
 
 # --- Replies ----------------------------------------------------------------------------------

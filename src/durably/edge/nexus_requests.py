@@ -3,6 +3,7 @@
 Facts: https://github.com/nexus-rpc/api/blob/main/SPEC.md.
 """
 
+import base64
 import json
 import re
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from durably.service.nexus_content import from_content, is_json, links_of_header
 TIMEOUT = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)")
 UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0}
 TOKEN_HEADER = "nexus-operation-token"
+PAGE_SIZE = 100
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
@@ -40,6 +42,26 @@ def query_of(scope: Scope) -> dict[str, str]:
     """Of a name that is repeated the first."""
     text = bytes(scope.get("query_string", b"")).decode("latin-1")
     return {name: values[0] for name, values in parse_qs(text).items()}
+
+
+def page_size(query: Mapping[str, str]) -> int:
+    """Of a list that is read in pages. Raises HandlerError."""
+    text = query.get("pageSize", str(PAGE_SIZE))
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 7):
+        raise HandlerError("BAD_REQUEST", "pageSize is a number")
+    return int(text) or PAGE_SIZE
+
+
+def page(query: Mapping[str, str]) -> bytes:
+    """Where the page begins; empty: it is the first. Raises HandlerError."""
+    try:
+        return base64.b64decode(query.get("nextPageToken", ""), altchars=b"-_", validate=True)
+    except ValueError as error:
+        raise HandlerError("BAD_REQUEST", "nextPageToken is not one of this server") from error
+
+
+def wrong_method(method: str) -> HandlerError:
+    return HandlerError("BAD_REQUEST", f'invalid request method: "{method}"')
 
 
 def token_of(headers: dict[str, str], query: Mapping[str, str]) -> str:

@@ -179,7 +179,7 @@ class NexusDispatch:
             case AgentTarget():
                 caller = self._agents[target.protocol]
                 if request.operation == OPERATION_DISCOVER:
-                    return _told(await caller.offered(target, timeout_s))
+                    return _told(await self.offered(target, timeout_s))
                 return await caller.start_operation(target, request, header, timeout_s)
             case _:
                 assert_never(target)
@@ -206,6 +206,10 @@ class NexusDispatch:
                 return await self._cancel_at_agent(target, request.operation_token, timeout_s)
             case _:
                 assert_never(target)
+
+    async def offered(self, target: AgentTarget, timeout_s: float) -> list[Offered] | Refused:
+        """The operations that can be called there."""
+        return await self._agents[target.protocol].offered(target, timeout_s)
 
     async def look(self, target: AgentTarget, token: str, timeout_s: float) -> Look:
         """How an operation stands whose handler does not call back."""

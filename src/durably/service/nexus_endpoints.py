@@ -132,6 +132,12 @@ class NexusEndpoints(Shared):
             found = self.find(endpoint_id, name)
         return found
 
+    async def current(self) -> list[Endpoint]:
+        """All of them, those too that another server has made a moment ago."""
+        if self.may_have_changed():
+            await self.refresh()
+        return list(self._by_id.values())
+
     # --- RPCs ---------------------------------------------------------------------------------
 
     async def create_nexus_endpoint(
