@@ -70,14 +70,11 @@ install-frameworks: install ## Install the agent frameworks of examples/framewor
 	  $(UV) sync --project examples/frameworks --frozen --only-group $$name --quiet || exit 1; \
 	done
 
-# Twenty hand-overs within the ten seconds that a task has: too slow on Citus, see docs/scaling.md.
-IN_TIME = tests/nodes/test_nodes.py::test_a_poll_gets_what_another_server_commits
-
 test-citus: install ## Run the suites of PostgreSQL on Citus: a coordinator and two workers; needs Citus.
 	$(RUN) pytest -m citus --timeout=600 tests/citus
 	$(RUN) pytest --store=citus --shards=8 --timeout=600 -k "not file and not memory" tests/store/test_store.py
 	$(RUN) pytest --store=citus --shards=8 --timeout=600 tests/store/test_postgres.py tests/store/test_differential.py \
-	  tests/nodes tests/crash/test_kill_nodes.py -m "not pgbouncer" --deselect $(IN_TIME)
+	  tests/nodes tests/crash/test_kill_nodes.py -m "not pgbouncer"
 	$(RUN) pytest --store=citus --shards=8 --timeout=600 $(ON_POSTGRES)
 
 test-pgbouncer: install ## Test servers behind PgBouncer, Debian's where there is none, apt-get and root are there.

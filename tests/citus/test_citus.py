@@ -9,6 +9,7 @@ import pytest
 from durably.config import Config
 from durably.store.opening import open_store
 from durably.store.postgres import PostgresStore
+from durably.store.postgres_connections import Connection
 from durably.store.store import Commit
 from tests.citus.cluster import CitusCluster, CitusNode, prepare
 from tests.conftest import eventually
@@ -82,13 +83,32 @@ async def test_a_commit_is_one_transaction_at_one_worker(cluster: CitusCluster) 
     again = [Commit([write(n, 1)]) for n in range(1, EXECUTIONS + 1)]
     await asyncio.gather(*map(store.commit, again))
     await asyncio.gather(*(store.delete_execution(n) for n in range(1, EXECUTIONS + 1)))
-    await store.close()
+    written = [node.log.stat().st_size for node in cluster.workers]
     for node, offset in zip(cluster.workers, made, strict=True):
         said = node.statements(offset)
         assert any("SELECT public.write_group" in each for each in said)
         assert any("DELETE FROM public.executions" in each for each in said)
         assert not [each for each in said if "PREPARE TRANSACTION" in each]
         assert not [each for each in said if "statement: BEGIN" in each]
+    await store.delete_namespace("of-all-shards")  # The one thing that is: the log would show it.
+    await store.close()
+    for node, offset in zip(cluster.workers, written, strict=True):
+        said = node.statements(offset)
+        assert any("PREPARE TRANSACTION" in each for each in said)
+        assert any("statement: BEGIN" in each for each in said)
+
+
+async def test_no_connection_looks_for_shards_to_hide(cluster: CitusCluster) -> None:
+    """Where one does, what the driver asks of the catalog takes a second."""
+    store = await opened(await asyncio.to_thread(cluster.database))
+    found: list[str] = []
+
+    async def look(connection: Connection) -> None:
+        found.append(await connection.fetchval("SHOW citus.override_table_visibility"))
+
+    await asyncio.gather(store.reading(look), store.searching(look), store.writer.do(look))
+    await store.close()
+    assert found == ["off"] * 3
 
 
 async def test_a_worker_that_dies_is_waited_for(cluster: CitusCluster) -> None:

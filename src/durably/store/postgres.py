@@ -17,6 +17,7 @@ import asyncpg
 from durably.config import Config
 from durably.errors import InvalidArgument, Unavailable
 from durably.logs import without_password
+from durably.store import postgres_citus
 from durably.store.filter_dialects import POSTGRES, Dialect
 from durably.store.postgres_connections import (
     BROKEN,
@@ -128,9 +129,10 @@ class PostgresStore:
     dialect: Dialect = POSTGRES
     shared = True
 
-    def __init__(self, url: str, config: Config) -> None:
-        self.connector = Connector(url, config)
-        self.layout = Layout()
+    def __init__(self, url: str, config: Config, layout: Layout) -> None:
+        first = postgres_citus.HIDE_NO_SHARDS if layout.distributed else ""
+        self.connector = Connector(url, config, first)
+        self.layout = layout
         self.writes = Writes()
         self.writer: Writer
         self._config = config
@@ -142,10 +144,9 @@ class PostgresStore:
     async def open(cls, url: str, config: Config) -> "PostgresStore":
         """Open `postgresql://...`; an empty database gets its tables. Raises StoreTooNew, StoreTooOld,
         Unavailable if nothing answers there."""
-        store = cls(url, config)
         async with opened(url, config) as connection:
             await check(connection, url)
-            store.layout = await layout(connection)
+            store = cls(url, config, await layout(connection))
         try:
             store._pool = await store.connector.pool(config.postgres_reading_connections_max)
             store._searching = await store.connector.pool(SEARCHING_CONNECTIONS_MAX)

@@ -20,6 +20,9 @@ CLAIMED = "SELECT unnest(claimants)"
 RACES = {CLAIM.name: "claimants", REPLACE.name: "claimants", ADVANCE.name: "winners"}
 """Parts that say who has won, and where that is noted."""
 
+# The driver asks once per connection what arrays are made of. That takes a second where Citus hides its
+# shards from who looks at the catalog, and milliseconds where it does not.
+HIDE_NO_SHARDS = "SET citus.override_table_visibility TO off"
 # Lay a function beside the tables, so that a call of it goes to the worker of its shard.
 DISTRIBUTE_FUNCTION = """SELECT create_distributed_function($1::text::regprocedure, 'in_shard',
     colocate_with := 'executions')"""

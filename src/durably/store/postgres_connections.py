@@ -50,11 +50,12 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
 
 
 class Connector:
-    """Opens connections, again and again if need be."""
+    """Opens connections, again and again if need be; `first` is what is said on each before all else."""
 
-    def __init__(self, url: str, config: Config) -> None:
+    def __init__(self, url: str, config: Config, first: str = "") -> None:
         self._url = url
         self._config = config
+        self._first = first
 
     def arguments(self) -> dict[str, Any]:
         prepared = self._config.postgres_prepared_statements
@@ -72,11 +73,23 @@ class Connector:
     async def connect(self, url: str = "") -> Connection:
         """To the store; to `url` if one is given."""
         arguments = self.arguments()
-        return await asyncpg.connect(**(arguments | {"dsn": url} if url else arguments))
+        connection = await asyncpg.connect(**(arguments | {"dsn": url} if url else arguments))
+        await self._begin(connection)
+        return connection
+
+    async def _begin(self, connection: Connection) -> None:
+        if not self._first:
+            return
+        try:
+            await connection.execute(self._first)
+        except BaseException:
+            connection.terminate()
+            raise
 
     def pool(self, connections_max: int) -> Any:
         return asyncpg.create_pool(
             **self.arguments(),
+            init=self._begin,
             min_size=0,
             max_size=connections_max,
             max_inactive_connection_lifetime=60.0,
