@@ -82,6 +82,9 @@ class Pair:
 
     @property
     def ratio(self) -> float:
+        """ValueError where the load was so small that the kernel, which counts in ticks, counted nothing."""
+        if not self.counted_s or not self.uncounted_s:
+            raise ValueError("the load is too small to measure CPU by it: make --scale larger")
         return self.counted_s / self.uncounted_s
 
 

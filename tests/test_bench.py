@@ -1,15 +1,19 @@
 """The benchmarks run: tiny loads against durably alone. Nothing is asserted about time."""
 
 import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
+import httpx
 import pytest
 
-from bench import aims, metrics, report
+from bench import aims, loads, metrics, report
 from bench.__main__ import LOADS
 from bench.loads import READERS
 from bench.measure import measure, percentile
 from bench.operations import OPERATIONS_OF_ONE
-from bench.servers import COMMANDS
+from bench.servers import COMMANDS, BenchServer, durably_command
 
 
 @pytest.mark.parametrize(
@@ -69,12 +73,47 @@ def test_what_a_protocol_costs_is_told_beside_the_call_alone() -> None:
     assert sentence.startswith("by MCP: +5.0 ms at p50 (1.5 times), +1.50 ms of server CPU")
 
 
-async def test_metrics_are_weighed_against_none_in_pairs() -> None:
-    for counted_first in (True, False):
-        pair = await metrics.measure_pair(LOADS["signals"], 0.3, counted_first=counted_first)
-        assert pair.counted_s > 0
-        assert pair.uncounted_s > 0
-        assert pair.ratio == pair.counted_s / pair.uncounted_s
+def _counts_nothing(store: Path, port: int) -> list[str]:
+    """With the page, so that one sees that it has nothing to show."""
+    return [sys.executable, "-m", "bench.uncounted_server", *durably_command(store, port)[3:]]
+
+
+async def test_a_load_is_the_same_while_metrics_are_read() -> None:
+    load = metrics.scraped(LOADS["signals"])
+    measured = await measure(load, "counted", COMMANDS["durably"], scale=3 / load.size)
+    assert (measured.done, measured.actions) == (3, 1 + 3)
+
+
+@pytest.mark.parametrize(
+    ("command", "answers"), [(metrics.uncounted_command, False), (_counts_nothing, True)]
+)
+async def test_a_server_without_metrics_counts_nothing(
+    tmp_path: Path, command: Callable[[Path, int], list[str]], answers: bool
+) -> None:
+    server = BenchServer(command, tmp_path / "store.db")
+    try:
+        client = await server.answer()
+        await loads.starts(client, 3)
+        async with httpx.AsyncClient(base_url=f"http://{server.address}", timeout=60) as http:
+            page = await http.get("/metrics")
+        assert (page.status_code == 200) == answers
+        if answers:
+            counted = [
+                line
+                for line in page.text.splitlines()
+                if line.startswith(("service_requests_total", "durably_commit_seconds_count"))
+            ]
+            assert counted
+            assert all(line.endswith(" 0.0") for line in counted)
+    finally:
+        server.process.stop()
+
+
+def test_what_is_too_small_to_measure_is_refused() -> None:
+    assert metrics.Pair(0.002, 0.001).ratio == 2
+    for pair in (metrics.Pair(0.002, 0.0), metrics.Pair(0.0, 0.002)):
+        with pytest.raises(ValueError, match="larger"):
+            _ = pair.ratio
 
 
 @pytest.mark.parametrize(
