@@ -12,7 +12,7 @@ from temporalio.client import WorkflowHistory
 
 from durably.agents.calls import Tokens
 from durably.edge.console import agent
-from durably.edge.console.agent_run import UNREADABLE, AgentRun, ChildRun, Said, Turn
+from durably.edge.console.agent_run import ENCRYPTED, UNREADABLE, AgentRun, ChildRun, Said, Turn
 from tests.agents.endpoint import ANSWER, ARGUMENTS, MODEL
 from tests.console.test_timeline import Told
 
@@ -154,7 +154,9 @@ def test_what_cannot_be_read_is_said_so() -> None:
     assert under_way.unreadable == ""
     told("ACTIVITY_TASK_COMPLETED", scheduled_event_id=scheduled, result=secret)
     (turn,) = read(told.events)
-    assert turn.unreadable == UNREADABLE
+    assert turn.unreadable == ENCRYPTED
+    called(told, "invoke_model_activity", values(), "of no known shape")
+    assert read(told.events)[-1].unreadable == UNREADABLE
 
 
 def test_a_call_that_fails_and_one_under_way() -> None:

@@ -20,6 +20,11 @@ class Opaque:
     size_bytes: int
 
 
+def is_encrypted(encoding: str) -> bool:
+    """By what codecs call their encoding; `binary/encrypted` is what the SDKs' examples say."""
+    return "encrypt" in encoding.lower()
+
+
 def read(payload: common.Payload) -> Json | Opaque:
     encoding = payload.metadata.get("encoding", b"").decode("utf-8", "replace")
     if encoding == "binary/null":

@@ -13,7 +13,7 @@ from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.agents.calls import Call, Json, ModelCall, Part, ToolCall
 from durably.agents.decoders import decode
-from durably.agents.payloads import Opaque, read_all
+from durably.agents.payloads import Opaque, is_encrypted, read_all
 
 ENDS = {
     "activity_task_completed_event_attributes": "completed",
@@ -40,6 +40,8 @@ class Step:
     status: str = "pending"
     """pending, completed, failed, timed out or canceled."""
     failure_type: str = ""
+    is_encrypted: bool = False
+    """One of its arguments is, or its result."""
     calls: list[Call] = field(default_factory=list)
 
     @property
@@ -114,6 +116,7 @@ class StepReader:
             scheduled_ns=nanoseconds(event.event_time),
         )
         inputs = read_all(scheduled.input.payloads)
+        step.is_encrypted = any(map(_is_encrypted, inputs))
         self._pending[event.event_id] = Pending(step, inputs, self._claim(step, inputs))
 
     def _end(self, event: history.HistoryEvent, kind: str) -> Step | None:
@@ -127,6 +130,7 @@ class StepReader:
         output: Json | Opaque = None
         if step.status == "completed":
             output = next(iter(read_all(ended.result.payloads)), None)
+            step.is_encrypted = step.is_encrypted or _is_encrypted(output)
         elif step.status in ("failed", "timed out"):
             step.failure_type = failure_type(ended.failure)
         step.calls = self._calls(found, output)
@@ -163,6 +167,10 @@ class StepReader:
         if found is not None:
             self._asked.remove(found)
         return found
+
+
+def _is_encrypted(value: Json | Opaque) -> bool:
+    return isinstance(value, Opaque) and is_encrypted(value.encoding)
 
 
 def _identified(call: Call, asked: Asked | None) -> Call:

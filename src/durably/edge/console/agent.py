@@ -1,24 +1,50 @@
-"""The agent run: what one workflow's models were asked and answered, the tools they used, what it cost."""
+"""The agent run: what one workflow's models were asked and answered, the tools they used, what it cost.
 
+Rule 1: what is encrypted, the browser decodes by the codec server, if there is one: it takes the encrypted
+        payloads from here, and sends outlines back (`encrypted`), with which the page is drawn for it
+        alone. Of these nothing is kept.
+"""
+
+import asyncio
 import importlib.util
+import json
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
 from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from durably.agents import vocabulary
 from durably.agents.steps import Step
+from durably.edge.console import encrypted
 from durably.edge.console.agent_run import AgentRun, ChildRun, Turn, cost_of, tokens_of
-from durably.edge.console.folds import Folds, Run, events_max_of
+from durably.edge.console.folds import EVENTS_PER_READ, Folds, Run, events_from, events_max_of
 from durably.edge.console.paging import page_start
-from durably.edge.console.site import Site
+from durably.edge.console.payloads import for_codec
+from durably.edge.console.site import Site, body_of
 from durably.edge.console.workflow import describe, head_of, run_of, until_changed
-from durably.errors import NotFound
+from durably.errors import InvalidArgument, NotFound
 
 CALLS_PER_PAGE = 50
 FAMILY_MAX = 50
 """Descendants whose calls are added up."""
+DECODED_EVENTS_MAX = 5_000
+"""Of a run with encrypted payloads: what comes after that, browsers do not decode."""
+LOCKED_BYTES_PER_ANSWER = 2 * 1024 * 1024
+"""A browser is given so many encrypted bytes at once, and the last payload whole."""
+OUTLINES_BYTES_MAX = 8 * 1024 * 1024
+WORDS = json.dumps(
+    {
+        "words": sorted(vocabulary.WORDS),
+        "counts": sorted(vocabulary.COUNTS),
+        "names": sorted(vocabulary.NAMES),
+        "flags": sorted(vocabulary.FLAGS),
+        "content": sorted(vocabulary.CONTENT),
+    }
+)
+"""What a browser may say of what it decoded."""
 
 
 class Agent:
@@ -29,13 +55,20 @@ class Agent:
     def routes(self) -> list[Route]:
         base = "/ui/{namespace:segment}/workflows/{workflow_id:segment}/{run_id:segment}"
         page = self._site.page("agent.html", "workflows", self._load, ("agent",), self._wait)
-        return [Route(base + "/agent", page)]
+        return [
+            Route(base + "/agent", page),
+            Route(base + "/agent/locked", self._locked),
+            Route(base + "/agent/decoded", self._decoded, methods=["POST"]),
+        ]
 
     async def _load(self, request: Request) -> dict[str, Any]:
+        found, complete = await self._runs.read(run_of(request), events_max_of(request))
+        return await self._values(request, found, complete)
+
+    async def _values(self, request: Request, found: AgentRun, complete: bool) -> dict[str, Any]:
         run = run_of(request)
         description = await describe(self._site, run)
         events_max = events_max_of(request)
-        found, complete = await self._runs.read(run, events_max)
         calls = found.turns()
         family = await self._family(run, found, calls, events_max)
         head = head_of(run, description, "agent", self._site.clock())
@@ -57,6 +90,10 @@ class Agent:
             "events_read": found.next_event_id - 1,
             "complete": complete,
             "next_event_id": found.next_event_id,
+            "locked": found.locked,
+            "decoded": 0,
+            "words": WORDS,
+            "decoded_max": DECODED_EVENTS_MAX,
             "is_final": complete and family["complete"] and not head["is_open"],
         }
 
@@ -81,8 +118,8 @@ class Agent:
             waiting += inner.children
             turns = inner.turns()
             calls += turns
-            rows.append({"child": child, **_summed(turns)})
-        rows = [row for row in rows if row["calls"]]
+            rows.append({"child": child, "locked": inner.locked, **_summed(turns)})
+        rows = [row for row in rows if row["calls"] or row["locked"]]
         return {
             "rows": rows,
             "whole": _summed(calls),
@@ -100,9 +137,59 @@ class Agent:
         inner, complete = await self._runs.read(place, events_max)
         return inner, max(1, inner.next_event_id - before), complete
 
+    # --- What is encrypted --------------------------------------------------------------------
+
+    async def _locked(self, request: Request) -> Response:
+        """The encrypted payloads of some events, from one on, as a codec server takes them; and the types of
+        the activities, which a model may call as its tools."""
+        asked = request.query_params.get("from", "1")
+        if not (asked.isascii() and asked.isdigit()) or not 0 < int(asked) < 2**31:
+            raise InvalidArgument("write the first event as a number: ?from=1")
+        first, size = int(asked), 0
+        page = await events_from(self._site, run_of(request), first, EVENTS_PER_READ)
+        found: dict[str, Any] = {}
+        types: set[str] = set()
+        for event in page.history.events:
+            if size >= LOCKED_BYTES_PER_ANSWER or event.event_id > DECODED_EVENTS_MAX:
+                break
+            first = event.event_id + 1
+            types.add(event.activity_task_scheduled_event_attributes.activity_type.name)
+            for payload in encrypted.locked(event):
+                size += len(payload.data)
+                found[encrypted.key(payload)] = for_codec(payload)
+        is_all = not page.next_page_token and first > page.history.events[-1].event_id
+        complete = is_all or first > DECODED_EVENTS_MAX
+        types.discard("")
+        answer = {"payloads": found, "types": sorted(types), "next": first, "complete": complete}
+        return JSONResponse(answer)
+
+    async def _decoded(self, request: Request) -> Response:
+        """The conversation as it is with outlines of what was encrypted."""
+        outlines = outlines_of(await body_of(request, OUTLINES_BYTES_MAX))
+        run, found, complete = run_of(request), AgentRun(), False
+        while not complete and found.next_event_id <= DECODED_EVENTS_MAX:
+            page = await events_from(self._site, run, found.next_event_id, EVENTS_PER_READ)
+            events = encrypted.outlined(page.history.events, outlines)
+            await asyncio.to_thread(found.add, events)
+            complete = not page.next_page_token
+        frame = {"namespace": run.namespace, "now_ns": self._site.clock()}
+        values = frame | await self._values(request, found, complete) | {"decoded": len(outlines)}
+        return HTMLResponse(self._site.part("agent", values)["html"])
+
     async def _wait(self, request: Request, values: dict[str, Any]) -> None:
         if values["complete"]:
             await until_changed(self._site, run_of(request), values["next_event_id"])
+
+
+def outlines_of(body: bytes) -> dict[str, str]:
+    """By the key of the payload that each is of."""
+    try:
+        found = json.loads(body)["outlines"]
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise InvalidArgument('expected JSON: {"outlines": {KEY: TEXT}}') from error
+    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
+        raise InvalidArgument('expected JSON: {"outlines": {KEY: TEXT}}')
+    return found
 
 
 def lasted_ns(step: Step) -> int:

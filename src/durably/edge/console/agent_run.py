@@ -17,13 +17,15 @@ from temporalio.api.history.v1 import message_pb2 as history
 from durably.agents.calls import Message, ModelCall, Part, Tokens, ToolCall
 from durably.agents.prices import cost_usd
 from durably.agents.steps import Step, StepReader
+from durably.edge.console import encrypted
 from durably.edge.console.payloads import visible
 from durably.edge.console.timeline import line_of
 
 TEXT_CHARS_MAX = 8_000
 SEEN_BEFORE = ("assistant",)
 """Roles whose messages were shown as the replies of earlier calls."""
-UNREADABLE = "It cannot be read here: it is encrypted, or of a shape that is not known."
+ENCRYPTED = "Encrypted: only its codec can read it."
+UNREADABLE = "It cannot be read: it is of a shape that is not known."
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ class AgentRun:
 
     children: list[ChildRun] = field(default_factory=list)
     next_event_id: int = 1
+    locked: int = 0
+    """How many payloads of its activities are encrypted."""
     _reader: StepReader = field(default_factory=StepReader)
     _turns: list[Turn] = field(default_factory=list)
     _used: list[Used] = field(default_factory=list)
@@ -97,6 +101,7 @@ class AgentRun:
     def add(self, events: Iterable[history.HistoryEvent]) -> None:
         for event in events:
             self.next_event_id = event.event_id + 1
+            self.locked += sum(1 for _ in encrypted.locked(event))
             self._note(event)
             step = self._reader.take(event)
             if step is not None:
@@ -164,7 +169,7 @@ class AgentRun:
             tokens=call.tokens or Tokens(),
             cost=cost_usd(call, step.scheduled_ns),
             note=note,
-            unreadable="" if known else UNREADABLE,
+            unreadable="" if known else ENCRYPTED if step.is_encrypted else UNREADABLE,
         )
 
     def _new(self, call: ModelCall) -> list[Said]:

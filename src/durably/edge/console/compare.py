@@ -152,7 +152,10 @@ class Compare:
         asked = [request.query_params.get(name, "") for name in ("l", "r")]
         steps = [self._known(*each) for each in zip(runs, asked, strict=True)]
         # A call of a model beside one that failed has no reply to be read: then both are shown as they are.
-        as_calls = all(step.turns for step in steps if step)
+        # What is encrypted is shown as payloads, which the browser's codec decodes.
+        as_calls = all(
+            step.turns and not any(turn.unreadable for turn in step.turns) for step in steps if step
+        )
         sides = [
             await self._content(run, step, as_calls) if step else None
             for run, step in zip(runs, steps, strict=True)

@@ -17,6 +17,8 @@ from google.protobuf.message import Message
 from markupsafe import Markup, escape
 from temporalio.api.common.v1 import message_pb2 as common
 
+from durably.agents.payloads import is_encrypted as is_of_a_codec
+
 PARSED_BYTES_MAX = 256 * 1024
 """A larger payload is not parsed to be indented: that would hold up the server."""
 DECODED_BYTES_MAX = 256 * 1024
@@ -74,15 +76,17 @@ def shown(payload: common.Payload, chars_max: int = SHOWN_CHARS_MAX) -> Shown:
 
 
 def is_encrypted(payload: common.Payload) -> bool:
-    """By what codecs call their encoding; `binary/encrypted` is what the SDKs' examples say."""
-    return b"encrypt" in payload.metadata.get("encoding", b"").lower()
+    return is_of_a_codec(payload.metadata.get("encoding", b"").decode("ascii", "replace"))
 
 
 def _for_codec(payload: common.Payload) -> str:
-    if len(payload.data) > DECODED_BYTES_MAX:
-        return ""
+    return "" if len(payload.data) > DECODED_BYTES_MAX else json.dumps(for_codec(payload))
+
+
+def for_codec(payload: common.Payload) -> dict[str, Any]:
+    """As the JSON that a codec server takes."""
     metadata = {name: base64.b64encode(each).decode() for name, each in payload.metadata.items()}
-    return json.dumps({"metadata": metadata, "data": base64.b64encode(payload.data).decode()})
+    return {"metadata": metadata, "data": base64.b64encode(payload.data).decode()}
 
 
 def _json(data: bytes, encoding: str, chars_max: int) -> Shown:

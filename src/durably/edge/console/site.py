@@ -229,15 +229,21 @@ async def form_of(request: Request) -> dict[str, str]:
 
 
 async def fields_of(request: Request) -> list[tuple[str, str]]:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > FORM_BYTES_MAX:
-            raise InvalidArgument(f"the form has more than {FORM_BYTES_MAX} bytes")
+    body = await body_of(request, FORM_BYTES_MAX)
     try:
         return parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict")
     except ValueError as error:
         raise InvalidArgument("the form is not URL-encoded UTF-8") from error
+
+
+async def body_of(request: Request, bytes_max: int) -> bytes:
+    """What was sent. InvalidArgument for more than that."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > bytes_max:
+            raise InvalidArgument(f"what was sent has more than {bytes_max} bytes")
+    return bytes(body)
 
 
 def arguments(text: str) -> list[Any]:

@@ -215,11 +215,17 @@ function put(part) {
   document.dispatchEvent(new CustomEvent("part", { detail: part.id }));
 }
 
+document.addEventListener("shows", (event) => put(event.detail));
+
 function connect() {
   if (source || ended || document.hidden) return;
   source = new EventSource(location.pathname + location.search);
   source.addEventListener("open", () => tell("on", "Live"));
-  source.addEventListener("part", (event) => put(JSON.parse(event.data)));
+  source.addEventListener("part", (event) => {
+    const part = JSON.parse(event.data);
+    // Another script may show it in its own way, and tell what it made of it by "shows".
+    if (document.dispatchEvent(new CustomEvent("comes", { detail: part, cancelable: true }))) put(part);
+  });
   source.addEventListener("final", () => finish("ended", "Ended"));
   source.addEventListener("gone", () => finish("off", "It is not there any more"));
   source.addEventListener("error", () => tell("off", "Connecting again"));
