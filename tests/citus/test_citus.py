@@ -10,7 +10,7 @@ from durably.config import Config
 from durably.store.opening import open_store
 from durably.store.postgres import PostgresStore
 from durably.store.postgres_connections import Connection
-from durably.store.store import Commit
+from durably.store.store import Commit, NamespaceRow
 from tests.citus.cluster import CitusCluster, CitusNode, prepare
 from tests.conftest import eventually
 from tests.store.test_postgres import acknowledged, check
@@ -33,8 +33,8 @@ def cluster() -> Iterator[CitusCluster]:
         made.remove()
 
 
-async def opened(url: str) -> PostgresStore:
-    store = await open_store(url, Config(postgres_unavailable_s=120.0))
+async def opened(url: str, **settings: int) -> PostgresStore:
+    store = await open_store(url, Config(postgres_unavailable_s=120.0, **settings))  # type: ignore[arg-type]
     assert isinstance(store, PostgresStore)
     assert store.layout.distributed
     return store
@@ -121,6 +121,42 @@ async def test_a_worker_that_dies_is_waited_for(cluster: CitusCluster) -> None:
     await load.goes_on()
     await load.end()
     await store.close()
+
+
+async def test_a_worker_that_is_down_holds_up_no_commit_of_another(cluster: CitusCluster) -> None:
+    """However few connections there are: none waits for it."""
+    url = await asyncio.to_thread(cluster.database)
+    store = await opened(url, postgres_writing_connections_max=2)
+    dead, standing = cluster.workers
+    of_dead, of_standing = await lying(url, dead), await lying(url, standing)
+    assert len(of_dead) > 2
+    await asyncio.gather(*(acknowledged(store, n, 1) for n in (*of_dead, *of_standing)))
+    await asyncio.to_thread(dead.stop, "immediate")
+    waiting = [store.commit(Commit([write(n, 1)])) for n in of_dead]
+    row = NamespaceRow("known", "known", 1, b"")
+    async with asyncio.timeout(100):  # Less than the others are tried for.
+        for version in range(1, 6):
+            units = [Commit([write(n, version)]) for n in of_standing]
+            await asyncio.gather(*map(store.commit, units))
+        await store.put_namespace(row, 0)
+    assert not [each for each in waiting if each.done()]
+    assert await store.namespaces() == [row]
+    await asyncio.to_thread(dead.start)
+    await asyncio.gather(*waiting)
+    await store.close()
+
+
+async def lying(url: str, node: CitusNode) -> list[int]:
+    """An execution of each shard that lies at a worker."""
+    coordinator = await asyncpg.connect(url)
+    rows = await coordinator.fetch(
+        """SELECT n FROM generate_series(0, 7) n JOIN citus_shards s
+            ON s.shardid = get_shard_id_for_distribution_column('executions', n)
+        WHERE s.nodeport = $1""",
+        node.port,
+    )
+    await coordinator.close()
+    return [8 + row[0] for row in rows]
 
 
 async def test_shards_move_to_a_new_worker_under_load(cluster: CitusCluster) -> None:

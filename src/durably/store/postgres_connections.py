@@ -2,10 +2,13 @@
 
 Rule 1: connections come back by themselves, after pauses that grow and differ; who waits longer than
         `postgres_unavailable_s` is told so.
-Rule 2: nothing needs a session of its own but listening: everything else goes through PgBouncer in
+Rule 2: who waits for a database to come back holds no connection meanwhile: what goes to the other
+        databases of Citus needs it.
+Rule 3: nothing needs a session of its own but listening: everything else goes through PgBouncer in
         transaction mode (`postgres_prepared_statements=0` where that does not keep statements).
 """
 
+import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Iterable
@@ -94,6 +97,66 @@ class Connector:
             max_size=connections_max,
             max_inactive_connection_lifetime=60.0,
         )
+
+
+class Turn:
+    """Of one who writes: it begins and ends, and in between there is a connection."""
+
+    def __init__(self, connections: "WritingConnections") -> None:
+        self._connections = connections
+        self._connection: Connection = None
+        self._again = False
+
+    async def begin(self, *, again: bool = False) -> None:
+        """`again`: for what could not be written the last time. That takes half of the connections at
+        most, so that a database which does not even refuse holds up only itself."""
+        if again:
+            await self._connections.again.acquire()
+        self._again = again
+        await self._connections.free.acquire()
+
+    def end(self) -> None:
+        if self._connection is not None:
+            self._connections.idle.append(self._connection)
+            self._connection = None
+        self._connections.free.release()
+        if self._again:
+            self._connections.again.release()
+
+    async def connection(self) -> Connection:
+        """Raises what BROKEN lists."""
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._connections.taken()
+        return self._connection
+
+    def broken(self, error: BaseException) -> None:
+        """The connection is no more; unless it is the coordinator's word that a worker's is broken."""
+        if self._connection is not None and not isinstance(error, asyncpg.PostgresError):
+            self._connection.terminate()
+            self._connection = None
+
+
+class WritingConnections:
+    """So many at most, for whoever has a turn."""
+
+    def __init__(self, connector: Connector, connections_max: int) -> None:
+        self._connector = connector
+        self.free = asyncio.Semaphore(connections_max)
+        self.again = asyncio.Semaphore(max(1, connections_max // 2))
+        self.idle: list[Connection] = []
+
+    async def taken(self) -> Connection:
+        """One that was used before, if there is one that still stands."""
+        while self.idle:
+            connection = self.idle.pop()
+            if not connection.is_closed():
+                return connection
+        return await self._connector.connect()
+
+    async def close(self) -> None:
+        """When nobody has a turn any more."""
+        for connection in self.idle:
+            await close(connection)
 
 
 def pauses() -> Iterable[float]:

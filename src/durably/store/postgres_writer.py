@@ -2,11 +2,13 @@
 
 Rule 1: units of one shard are written in the order of the calls, one group at a time: meanwhile the next
         ones gather. Groups of different shards are written side by side, each over a connection of its
-        own: no transaction of an execution spans two shards.
+        own: no transaction of an execution spans two shards. Shards take turns with the connections.
 Rule 2: a lost race concerns its unit alone. A group that would be torn is written unit by unit.
 Rule 3: when a connection breaks in the middle of a commit, the group is written again: what it wrote
         the first time is known by its tag. What cannot be known is Unavailable, never acknowledged.
-Rule 4: what belongs to no execution is written with the first shard, in its turn.
+Rule 4: what waits for a database to come back has no connection meanwhile; only its shard waits.
+Rule 5: what belongs to no execution is written in its turn, too: that of the one shard there is, else in
+        one of its own, which waits for no worker of Citus.
 """
 
 import asyncio
@@ -28,7 +30,8 @@ from durably.store.postgres_connections import (
     UNDONE,
     Connection,
     Connector,
-    close,
+    Turn,
+    WritingConnections,
     pauses,
 )
 from durably.store.postgres_group import Group, alone, won_of
@@ -85,26 +88,27 @@ Work = _Unit | _Deletion | _Errand
 
 
 class Writer:
-    """All that a store writes: a queue for each shard, and lanes that take their turns with them."""
+    """All that a store writes: a queue for each shard, each written by a lane while it has something."""
 
     def __init__(
-        self, connector: Connector, layout: Layout, writes: Writes, lanes: int, unavailable_s: float
+        self,
+        connector: Connector,
+        layout: Layout,
+        writes: Writes,
+        connections_max: int,
+        unavailable_s: float,
     ) -> None:
         self.layout = layout
         self.shards = shards = layout.shards
         self.node = 0
-        self.closing = False
-        self._queues: list[deque[Work]] = [deque() for _ in range(shards.count)]
-        self._waiting: asyncio.Queue[int] = asyncio.Queue()
-        """Shards in which something is to be written, and which no lane has; CLOSED at the end."""
-        self._taken = [False] * shards.count
-        """Whether a shard waits, or a lane has it."""
-        self._lanes = [
-            asyncio.create_task(
-                _Lane(connector, self, writes, unavailable_s).run(), name="postgres writer"
-            )
-            for _ in range(min(lanes, shards.count))
-        ]
+        self.writes = writes
+        self.unavailable_s = unavailable_s
+        self._closing = False
+        self._errands = 0 if shards.count == 1 else shards.count
+        """The place among the lanes of what belongs to no execution."""
+        self._connections = WritingConnections(connector, min(connections_max, shards.count))
+        self._lanes = [_Lane(self, self._connections, n) for n in range(self._errands + 1)]
+        self._writing: set[asyncio.Task[None]] = set()
 
     def commit(self, unit: Commit) -> asyncio.Future[None]:
         """ValueError for a unit of several shards."""
@@ -129,80 +133,66 @@ class Writer:
 
     def do(self, write: Callable[[Connection], Awaitable[None]]) -> asyncio.Future[None]:
         done = self._future()
-        return self._submit(0, _Errand(write, done), done)
+        return self._submit(self._errands, _Errand(write, done), done)
 
     def _future(self) -> asyncio.Future[None]:
         return asyncio.get_running_loop().create_future()
 
-    def _submit(self, shard: int, work: Work, done: asyncio.Future[None]) -> asyncio.Future[None]:
-        if self.closing:
+    def _submit(self, place: int, work: Work, done: asyncio.Future[None]) -> asyncio.Future[None]:
+        if self._closing:
             done.set_exception(Unavailable("the server is shutting down"))
             return done
-        self._queues[shard].append(work)
-        if not self._taken[shard]:
-            self._taken[shard] = True
-            self._waiting.put_nowait(shard)
+        lane = self._lanes[place]
+        lane.queue.append(work)
+        if not lane.writing:
+            lane.writing = True
+            task = asyncio.create_task(lane.run(), name="postgres writer")
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
         return done
-
-    async def take(self) -> int:
-        """A shard in which something waits, for one lane; CLOSED if no more will come."""
-        return await self._waiting.get()
-
-    def queue(self, shard: int) -> deque[Work]:
-        return self._queues[shard]
-
-    def give_back(self, shard: int) -> None:
-        """The shards take turns."""
-        if self._queues[shard]:
-            self._waiting.put_nowait(shard)
-        else:
-            self._taken[shard] = False
 
     async def close(self) -> None:
         """Write what waits, and close the connections."""
-        self.closing = True
-        for _ in self._lanes:
-            self._waiting.put_nowait(CLOSED)
-        await asyncio.gather(*self._lanes)
+        self._closing = True
+        await asyncio.gather(*self._writing)
+        await self._connections.close()
 
 
 class _Lane:
-    """One connection that writes: one group after the other."""
+    """Writes what waits in one shard: one group after the other, each in a turn of its own."""
 
-    def __init__(
-        self, connector: Connector, writer: Writer, writes: Writes, unavailable_s: float
-    ) -> None:
-        self._connector = connector
+    def __init__(self, writer: Writer, connections: WritingConnections, shard: int) -> None:
+        self.queue: deque[Work] = deque()
+        self.writing = False
         self._writer = writer
-        self._writes = writes
-        self._unavailable_s = unavailable_s
-        self._connection: Connection = None
+        self._shard = shard
+        self._turn = Turn(connections)
 
     async def run(self) -> None:
-        """Write what waits, until the store is closed and nothing waits any more."""
-        while (shard := await self._writer.take()) != CLOSED:
-            queue = self._writer.queue(shard)
-            await self._write_some(shard, queue)
-            while queue and self._writer.closing:
-                await self._write_some(shard, queue)
-            self._writer.give_back(shard)
-        if self._connection is not None:
-            await close(self._connection)
+        """Until nothing waits any more."""
+        while self.queue:
+            await self._turn.begin()
+            try:
+                await self._write_some()
+            finally:
+                self._turn.end()
+        self.writing = False
 
-    async def _write_some(self, shard: int, queue: deque[Work]) -> None:
-        match queue[0]:
+    async def _write_some(self) -> None:
+        match self.queue[0]:
             case _Unit():
-                await self._write_group(*self._take_group(shard, queue))
+                await self._write_group(*self._take_group())
             case _Deletion():
-                await self._delete(shard, self._take_deletions(queue))
+                await self._delete(self._take_deletions())
             case _Errand() as errand:
-                queue.popleft()
+                self.queue.popleft()
                 await self._do(errand)
 
-    def _take_group(self, shard: int, queue: deque[Work]) -> tuple[Group, list[_Unit]]:
+    def _take_group(self) -> tuple[Group, list[_Unit]]:
         """The units that wait, as many as fit into one statement."""
         tag = int.from_bytes(os.urandom(8), "big", signed=True)
-        group = Group(tag, shard, self._writer.node)
+        group = Group(tag, self._shard, self._writer.node)
+        queue = self.queue
         taken: list[_Unit] = []
         while queue and isinstance(queue[0], _Unit):
             work = queue[0]
@@ -217,7 +207,8 @@ class _Lane:
             taken.append(work)
         return group, taken
 
-    def _take_deletions(self, queue: deque[Work]) -> list[_Deletion]:
+    def _take_deletions(self) -> list[_Deletion]:
+        queue = self.queue
         taken: list[_Deletion] = []
         while queue and len(taken) < DELETED_TOGETHER_MAX:
             work = queue[0]
@@ -236,11 +227,12 @@ class _Lane:
         except Exception as error:
             logger.error("commit of %d units failed: %r", len(taken), error)
             ends = [_unwritable(error)] * len(taken)
-        self._writes.seconds.observe(time.perf_counter() - began_s)
-        self._writes.units.observe(len(taken))
+        writes = self._writer.writes
+        writes.seconds.observe(time.perf_counter() - began_s)
+        writes.units.observe(len(taken))
         for work, end in zip(taken, ends, strict=True):
-            self._writes.conflicts += isinstance(end, Conflict)
-            self._writes.failed_units += isinstance(end, Unavailable)
+            writes.conflicts += isinstance(end, Conflict)
+            writes.failed_units += isinstance(end, Unavailable)
             _end(work.done, end)
 
     async def _outcome(
@@ -308,11 +300,11 @@ class _Lane:
         values = postgres_citus.values(group.tag, group.shard, group.columns())
         return postgres_citus.call(), values
 
-    async def _delete(self, shard: int, taken: list[_Deletion]) -> None:
+    async def _delete(self, taken: list[_Deletion]) -> None:
         ids = [work.execution_id for work in taken]
         end: BaseException | None = None
         try:
-            await self._retried(lambda c: c.execute(DELETE_EXECUTIONS, shard, ids))
+            await self._retried(lambda c: c.execute(DELETE_EXECUTIONS, self._shard, ids))
         except Exception as error:
             end = _unwritable(error)
         for work in taken:
@@ -333,27 +325,22 @@ class _Lane:
         _end(errand.done, end)
 
     async def _retried(self, write: Callable[[Connection], Awaitable[R]]) -> R:
-        """Write over this connection; over a new one if it breaks."""
+        """Write over the connection of this turn; over another, in another turn, if it breaks."""
         loop = asyncio.get_running_loop()
-        give_up = loop.time() + self._unavailable_s
+        give_up = loop.time() + self._writer.unavailable_s
         for pause_s in pauses():
             try:
-                if self._connection is None or self._connection.is_closed():
-                    self._connection = await self._connector.connect()
-                return await write(self._connection)
+                return await write(await self._turn.connection())
             except (*BROKEN, *UNDONE) as error:
-                if loop.time() >= give_up:
-                    raise
                 if not isinstance(error, UNDONE):
                     logger.warning("the connection to PostgreSQL broke: %r", error)
-                    await self._disconnect()
+                    self._turn.broken(error)
+                if loop.time() >= give_up:
+                    raise
+            self._turn.end()
             await asyncio.sleep(pause_s)
+            await self._turn.begin(again=True)
         raise AssertionError
-
-    async def _disconnect(self) -> None:
-        broken, self._connection = self._connection, None
-        if broken is not None:
-            broken.terminate()
 
 
 def _undermined(unit: Commit) -> bool:
