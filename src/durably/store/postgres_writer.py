@@ -43,8 +43,6 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R")
 
 DELETED_TOGETHER_MAX = 500
-CLOSED = -1
-"""Instead of a shard: a lane need not wait any longer."""
 
 # --- Statements, each with what it is for ---------------------------------------------------------
 
