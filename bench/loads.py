@@ -86,9 +86,12 @@ async def timed(call: Callable[[], Awaitable[object]]) -> float:
 
 
 async def together(
-    calls: int, call: Callable[[int], Awaitable[object]], give_up: float = math.inf
+    calls: int,
+    call: Callable[[int], Awaitable[object]],
+    give_up: float = math.inf,
+    in_flight: int = IN_FLIGHT,
 ) -> list[float]:
-    """The latencies of calls 0..calls-1, at most IN_FLIGHT at once, none begun after `give_up`."""
+    """The latencies of calls 0..calls-1, so many at once at most, none begun after `give_up`."""
     numbers = iter(range(calls))
     latencies: list[float] = []
 
@@ -99,7 +102,7 @@ async def together(
             latencies.append(await timed(lambda number=number: call(number)))  # type: ignore[misc]
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(min(IN_FLIGHT, calls)):
+        for _ in range(min(in_flight, calls)):
             group.create_task(caller())
     return latencies
 
@@ -109,16 +112,18 @@ async def run_steps(client: Client, steps: int) -> list[int]:
 
 
 async def one_activity(client: Client, workflows: int) -> Outcome:
-    return await _workflows_of(client, workflows, steps=1)
+    return await workflows_of(client, workflows, steps=1)
 
 
 async def twenty_activities(client: Client, workflows: int) -> Outcome:
-    return await _workflows_of(client, workflows, steps=20)
+    return await workflows_of(client, workflows, steps=20)
 
 
-async def _workflows_of(client: Client, workflows: int, steps: int) -> Outcome:
+async def workflows_of(
+    client: Client, workflows: int, steps: int, in_flight: int = IN_FLIGHT
+) -> Outcome:
     began = time.perf_counter()
-    latencies = await together(workflows, lambda _: run_steps(client, steps))
+    latencies = await together(workflows, lambda _: run_steps(client, steps), in_flight=in_flight)
     return Outcome(workflows, workflows * (1 + steps), time.perf_counter() - began, latencies)
 
 

@@ -64,7 +64,8 @@ def _account() -> pwd.struct_passwd | None:
 class PostgresServer:
     """A server with a folder of its own; it can be stopped as if its machine had failed."""
 
-    def __init__(self, *, fsync: bool = False, shards: int = 1) -> None:
+    def __init__(self, *, fsync: bool = False, shards: int = 1, settings: str = "") -> None:
+        """`settings`: more lines for postgresql.conf; the last one of a name counts."""
         self.port = free_port()
         self.shards = shards
         """Of a database for which nobody says how many."""
@@ -74,6 +75,7 @@ class PostgresServer:
         self._binaries = binaries()
         self._account = _account()
         self._fsync = fsync
+        self._settings = settings
 
     def create(self) -> "PostgresServer":
         if self._account is not None:
@@ -93,7 +95,7 @@ class PostgresServer:
         )
         with (self._data / "postgresql.conf").open("a") as settings:
             settings.write(SETTINGS.format(fsync="on" if self._fsync else "off"))
-            settings.write(f"port = {self.port}\n")
+            settings.write(f"port = {self.port}\n{self._settings}\n")
         return self
 
     def start(self) -> "PostgresServer":
@@ -108,6 +110,15 @@ class PostgresServer:
         if self.running():
             self.stop("immediate")
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def pid(self) -> int:
+        """Of the process whose children all others are."""
+        return int((self._data / "postmaster.pid").read_text().splitlines()[0])
+
+    def version(self) -> str:
+        command = [str(self._binaries / "postgres"), "--version"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     def url(self, database: str = "postgres", role: str = "durably") -> str:
         return f"postgresql://{role}@127.0.0.1:{self.port}/{database}"
