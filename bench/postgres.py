@@ -1,9 +1,10 @@
-"""`python -m bench.postgres`: durably, DBOS and Temporal's dev server on the same steps; several servers.
+"""`make bench-postgres`: durably, DBOS and Temporal's dev server on the same steps; several servers.
 
 Rule: all in one run and in turn, so that a slow or busy machine weighs on all; ratios are what to quote.
 """
 
 import asyncio
+import sys
 from enum import StrEnum
 from typing import Annotated
 
@@ -51,7 +52,8 @@ def run(
     for sentence in postgres_report.verdicts(compared, spread_out):
         out.print(sentence)
     if write:
-        RESULTS.write_text(postgres_report.markdown(compared, spread_out, facts))
+        command = " ".join(["python -m bench.postgres", *sys.argv[1:]])
+        RESULTS.write_text(postgres_report.markdown(compared, spread_out, facts, command))
         out.print(f"Written: {RESULTS}")
 
 
@@ -83,19 +85,23 @@ async def compare(
 
 async def spread_load(
     postgres: PostgresServer, spreads: list[str], scale: float
-) -> list[NodeFigures]:
+) -> list[list[NodeFigures]]:
     """Each load through 1, 2 and 3 servers."""
-    found = []
+    spread_out = []
     for name, spread in SPREADS.items():
         if spreads and name not in spreads:
             continue
+        found = []
         for nodes in range(1, NODES_MAX + 1):
             with out.status(f"{spread.title} through {nodes} servers"):
                 found.append(await measure_nodes(spread, nodes, postgres, scale))
-    out.print(
-        postgres_report.table("Servers on one PostgreSQL", *postgres_report.node_cells(found))
-    )
-    return found
+        spread_out.append(found)
+        out.print(
+            postgres_report.table(
+                postgres_report.node_title(found), *postgres_report.node_cells(found)
+            )
+        )
+    return spread_out
 
 
 if __name__ == "__main__":
