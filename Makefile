@@ -1,6 +1,6 @@
 # Every target has a sentence; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential test-citus test-pgbouncer frameworks install-frameworks mcp-conformance bench bench-postgres bench-metrics soak build clean
+.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential test-citus test-pgbouncer frameworks install-frameworks mcp-conformance bench bench-postgres bench-citus bench-metrics soak build clean
 
 UV = $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN = $(UV) run --frozen --all-extras
@@ -92,6 +92,9 @@ bench: install ## Run the benchmarks against Temporal's dev server and write ben
 
 bench-postgres: install ## Measure durably, DBOS and several servers on PostgreSQL; write bench/RESULTS-POSTGRES.md.
 	$(RUN) --group bench python -m bench.postgres --write
+
+bench-citus: install ## Measure the same load on one PostgreSQL and on Citus; write bench/RESULTS-CITUS.md; needs Citus.
+	$(RUN) python -m bench.citus --write
 
 soak: install ## Let tables on PostgreSQL fill and be emptied for SOAK_SECONDS (600), and watch their sizes.
 	SOAK_SECONDS=$${SOAK_SECONDS:-600} $(RUN) pytest --timeout=7200 -s tests/store/test_bloat.py

@@ -14,6 +14,7 @@ import httpx
 import psutil  # type: ignore[import-untyped]
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.citus.cluster import CitusCluster
 from tests.postgres import PostgresServer
 
 SETTINGS = """
@@ -80,8 +81,18 @@ def created() -> PostgresServer:
     return PostgresServer(fsync=True, settings=SETTINGS).create().start()
 
 
+def machines(cluster: PostgresServer) -> list[PostgresServer]:
+    """Itself, and with Citus its workers."""
+    return [cluster, *cluster.workers] if isinstance(cluster, CitusCluster) else [cluster]
+
+
 def cpu_s(cluster: PostgresServer) -> float:
-    postmaster = psutil.Process(cluster.pid)
+    """Of all its machines."""
+    return sum(_cpu_s(machine) for machine in machines(cluster))
+
+
+def _cpu_s(machine: PostgresServer) -> float:
+    postmaster = psutil.Process(machine.pid)
     times = postmaster.cpu_times()
     found = times.user + times.system + times.children_user + times.children_system
     for child in postmaster.children(recursive=True):
@@ -94,12 +105,18 @@ def cpu_s(cluster: PostgresServer) -> float:
 
 
 async def counters(cluster: PostgresServer, database: str) -> Counters:
-    connection = await asyncpg.connect(cluster.url())
+    """Of all its machines together."""
+    each = [await _counters(machine, database) for machine in machines(cluster)]
+    return Counters(*(sum(getattr(one, field.name) for one in each) for field in fields(Counters)))
+
+
+async def _counters(machine: PostgresServer, database: str) -> Counters:
+    connection = await asyncpg.connect(machine.url())
     try:
         row = await connection.fetchrow(COUNTERS, database)
     finally:
         await connection.close()
-    return Counters(cpu_s(cluster), *map(float, row.values()))
+    return Counters(_cpu_s(machine), *map(float, row.values()))
 
 
 async def tables(url: str) -> list[Mapping[str, object]]:

@@ -158,11 +158,10 @@ def verdicts(
                 continue
             commits = each.commits.transitions / each.actions
             transactions = each.postgres.transactions / each.actions
+            title = f"{each.system}, {each.work.title}"
             sentences += [
-                _verdict(each.work.title, "commits per action", commits, COMMITS_AIM),
-                _verdict(
-                    each.work.title, "transactions per action", transactions, TRANSACTIONS_AIM
-                ),
+                _verdict(title, "commits per action", commits, COMMITS_AIM),
+                _verdict(title, "transactions per action", transactions, TRANSACTIONS_AIM),
             ]
     for found in chain.from_iterable(nodes):
         if found.nodes > 1 and found.spread.normal:
@@ -192,10 +191,12 @@ def markdown(
     nodes: Sequence[Sequence[NodeFigures]],
     facts: dict[str, str],
     command: str,
+    title: str = "Results on PostgreSQL",
+    notes: str = NOTES,
 ) -> str:
-    """The whole of bench/RESULTS-POSTGRES.md. `command` is what makes it again."""
-    lines = ["# Results on PostgreSQL", "", f"Written by `{command}`; do not edit.", ""]
-    lines += [NOTES, "", "## Aims", ""]
+    """The whole of a file of results. `command` is what makes it again."""
+    lines = [f"# {title}", "", f"Written by `{command}`; do not edit.", ""]
+    lines += [notes, "", "## Aims", ""]
     lines += [f"- {sentence}" for sentence in verdicts(works, nodes)]
     for figures in works:
         work = figures[0].work

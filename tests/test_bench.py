@@ -8,12 +8,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bench import aims, loads, metrics, report
+from bench import aims, loads, metrics, postgres_report, report
 from bench.__main__ import LOADS
 from bench.loads import READERS
 from bench.measure import measure, percentile
+from bench.nodes import SPREADS, measure_nodes
 from bench.operations import OPERATIONS_OF_ONE
 from bench.servers import COMMANDS, BenchServer, durably_command
+from bench.systems import SYSTEMS, Work
+from bench.words import measure_words
+from tests.postgres import PostgresServer
 
 
 @pytest.mark.parametrize(
@@ -114,6 +118,38 @@ def test_what_is_too_small_to_measure_is_refused() -> None:
     for pair in (metrics.Pair(0.002, 0.0), metrics.Pair(0.0, 0.002)):
         with pytest.raises(ValueError, match="larger"):
             _ = pair.ratio
+
+
+async def test_what_an_action_costs_on_postgres_is_reported(postgres: PostgresServer) -> None:
+    figures = await SYSTEMS["durably"](Work("few", 2, 2, 3), postgres, 0.0)
+    assert figures.actions == 3 * (1 + 2)
+    assert figures.commits is not None
+    # A start, a workflow task before and after each of two activities, and what activities say.
+    assert figures.commits.transitions >= figures.actions
+    assert 0 < figures.commits.groups <= figures.commits.transitions
+    header, rows = postgres_report.cells([figures])
+    assert header == ["measure", "durably"]
+    assert {row[0] for row in rows} == {line.measure for line in postgres_report.LINES}
+    text = postgres_report.markdown([[figures]], [], {"cores": "2"}, "the command")
+    assert "Written by `the command`" in text
+    assert "## 3 workflows of 2 steps, 2 at once" in text
+
+
+async def test_a_load_goes_through_several_servers(postgres: PostgresServer) -> None:
+    spread = SPREADS["one-step"]
+    figures = await measure_nodes(spread, 2, postgres, scale=4 / spread.size)
+    assert figures.outcome.actions == 4 * 2
+    assert figures.commits.transitions >= figures.outcome.actions
+    header, rows = postgres_report.node_cells([figures])
+    assert header == ["measure", "2 servers"]
+    assert len(rows) == len(postgres_report.NODE_LINES)
+    (sentence,) = postgres_report.verdicts([], [[figures]])
+    assert "2 servers: conflicts per transition" in sentence
+
+
+async def test_words_reach_every_listener(postgres: PostgresServer) -> None:
+    figures = await measure_words(postgres, 3, notifications=5, words=7, idle_s=0.1)
+    assert (figures.listeners, figures.words) == (3, 5 * 7)
 
 
 @pytest.mark.parametrize(
