@@ -25,8 +25,7 @@ def facts() -> dict[str, str]:
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "commit": commit(),
         "CPU": cpu_model(),
-        "cores": f"{psutil.cpu_count(logical=True)}, load average before the run "
-        + " ".join(f"{load:.1f}" for load in os.getloadavg()),
+        "cores": cores(),
         "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
         "system": platform.platform(),
         "file system": file_system(folder),
@@ -34,6 +33,19 @@ def facts() -> dict[str, str]:
         "Python": platform.python_version(),
         "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
     }
+
+
+def cores() -> str:
+    """How many, and whether others used them when the run began."""
+    count, loads = psutil.cpu_count(logical=True), os.getloadavg()
+    averages = " ".join(f"{load:.1f}" for load in loads)
+    found = f"{count}, load average before the run {averages}"
+    if loads[0] > count / 2:
+        found += (
+            " (the machine was busy with other things: throughput and latencies say little,"
+            " CPU and bytes per action say more)"
+        )
+    return found
 
 
 def commit() -> str:

@@ -6,6 +6,7 @@ Rule: all in one run and in turn, so that a slow or busy machine weighs on all; 
 import asyncio
 import sys
 from enum import StrEnum
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -47,6 +48,7 @@ def run(
         )
         spread_out = asyncio.run(spread_load(postgres, _names(spread), scale)) if nodes else []
         facts["PostgreSQL"] = postgres.version()
+        facts["DBOS"] = version("dbos")
     finally:
         postgres.remove()
     for sentence in postgres_report.verdicts(compared, spread_out):
