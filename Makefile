@@ -91,10 +91,10 @@ bench: install ## Run the benchmarks against Temporal's dev server and write ben
 	$(RUN) python -m bench --write
 
 bench-postgres: install ## Measure durably, DBOS and several servers on PostgreSQL; write bench/RESULTS-POSTGRES.md.
-	$(RUN) --group bench python -m bench.postgres --write
+	$(RUN) --group bench python -m bench.postgres --scale $${SCALE:-1} --write
 
 bench-citus: install ## Measure the same load on one PostgreSQL and on Citus; write bench/RESULTS-CITUS.md; needs Citus.
-	$(RUN) python -m bench.citus --write
+	$(RUN) python -m bench.citus --scale $${SCALE:-1} --write
 
 soak: install ## Let tables on PostgreSQL fill and be emptied for SOAK_SECONDS (600), and watch their sizes.
 	SOAK_SECONDS=$${SOAK_SECONDS:-600} $(RUN) pytest --timeout=7200 -s tests/store/test_bloat.py

@@ -53,7 +53,9 @@ def run(
             store.remove()
     if write:
         command = " ".join(["python -m bench.citus", *sys.argv[1:]])
-        text = postgres_report.markdown(compared, [], facts, command, "Results on Citus", NOTES)
+        text = postgres_report.markdown(
+            compared, [], facts, command, title="Results on Citus", notes=NOTES
+        )
         RESULTS.write_text(text)
         out.print(f"Written: {RESULTS}")
 

@@ -16,6 +16,7 @@ from bench import cluster, machine, postgres_report
 from bench.nodes import SPREADS, NodeFigures, measure_nodes
 from bench.servers import ROOT
 from bench.systems import SYSTEMS, WORKS, Figures
+from bench.words import LISTENERS, NOTIFICATIONS, WORDS, WordFigures, measure_words
 from tests.postgres import PostgresServer
 
 RESULTS = ROOT / "bench" / "RESULTS-POSTGRES.md"
@@ -36,6 +37,7 @@ def run(
     ] = None,
     systems: Annotated[bool, typer.Option(help="Compare the systems.")] = True,
     nodes: Annotated[bool, typer.Option(help="Compare 1, 2 and 3 servers.")] = True,
+    words: Annotated[bool, typer.Option(help="Measure what servers tell each other.")] = True,
     scale: Annotated[float, typer.Option(min=0.001, help="Size of each load; 1 is all.")] = 1.0,
     write: Annotated[bool, typer.Option(help="Write bench/RESULTS-POSTGRES.md.")] = False,
 ) -> None:
@@ -47,6 +49,7 @@ def run(
             asyncio.run(compare(postgres, _names(work), _names(only), scale)) if systems else []
         )
         spread_out = asyncio.run(spread_load(postgres, _names(spread), scale)) if nodes else []
+        told = asyncio.run(tell(postgres, scale)) if words else []
         facts["PostgreSQL"] = postgres.version()
         facts["DBOS"] = version("dbos")
     finally:
@@ -55,7 +58,9 @@ def run(
         out.print(sentence)
     if write:
         command = " ".join(["python -m bench.postgres", *sys.argv[1:]])
-        RESULTS.write_text(postgres_report.markdown(compared, spread_out, facts, command))
+        RESULTS.write_text(
+            postgres_report.markdown(compared, spread_out, facts, command, words=told)
+        )
         out.print(f"Written: {RESULTS}")
 
 
@@ -104,6 +109,19 @@ async def spread_load(
             )
         )
     return spread_out
+
+
+async def tell(postgres: PostgresServer, scale: float) -> list[WordFigures]:
+    """Words of many commits, to a few and to many."""
+    notifications = max(1, round(NOTIFICATIONS * scale))
+    found = []
+    for listeners in LISTENERS:
+        with out.status(f"Words to {listeners}"):
+            found.append(await measure_words(postgres, listeners, notifications, WORDS))
+    out.print(
+        postgres_report.table(postgres_report.word_title(found), *postgres_report.word_cells(found))
+    )
+    return found
 
 
 if __name__ == "__main__":

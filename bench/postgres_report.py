@@ -11,6 +11,7 @@ from rich.table import Table
 
 from bench.nodes import NodeFigures
 from bench.systems import Figures
+from bench.words import WordFigures
 
 COMMITS_AIM = 2.0
 TRANSACTIONS_AIM = 1.0
@@ -31,7 +32,9 @@ NOTES = """\
   small loads show large steps.
 - Through several servers: each has a worker and a client of its own; a workflow is started through one server and its
   result is asked of the next. Everything shares the cores of one machine, so that more servers are no faster here: what
-  the tables show is what each action costs more."""
+  the tables show is what each action costs more.
+- Words are what servers tell each other of their commits, by notifications that all hear. They are sent here by four
+  connections, as fast as they go, to one server and to plain connections that listen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,27 @@ def node_title(figures: Sequence[NodeFigures]) -> str:
     return f"{figures[0].size:,} {figures[0].spread.title}, through several servers"
 
 
+def word_cells(figures: Sequence[WordFigures]) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        ["notifications/s", *(f"{each.notifications / each.seconds:,.0f}" for each in figures)],
+        [
+            "CPU of PostgreSQL per notification, µs",
+            *(f"{1e6 * each.postgres_cpu_s / each.notifications:,.0f}" for each in figures),
+        ],
+        [
+            "CPU of a server that hears, per word, µs",
+            *(f"{1e6 * each.server_cpu_s / each.words:.2f}" for each in figures),
+        ],
+    ]
+    listeners = [f"{each.listeners} listening" for each in figures]
+    return ["measure", *listeners], rows
+
+
+def word_title(figures: Sequence[WordFigures]) -> str:
+    each = figures[0]
+    return f"{each.notifications:,} notifications of {each.words // each.notifications} words"
+
+
 def verdicts(
     works: Sequence[Sequence[Figures]], nodes: Sequence[Sequence[NodeFigures]]
 ) -> list[str]:
@@ -191,6 +215,8 @@ def markdown(
     nodes: Sequence[Sequence[NodeFigures]],
     facts: dict[str, str],
     command: str,
+    *,
+    words: Sequence[WordFigures] = (),
     title: str = "Results on PostgreSQL",
     notes: str = NOTES,
 ) -> str:
@@ -203,6 +229,8 @@ def markdown(
         lines += ["", f"## {work.workflows:,} {work.title}", "", *_markdown(*cells(figures))]
     for spread_out in nodes:
         lines += ["", f"## {node_title(spread_out)}", "", *_markdown(*node_cells(spread_out))]
+    if words:
+        lines += ["", f"## {word_title(words)}", "", *_markdown(*word_cells(words))]
     lines += ["", "## Machine", "", *(f"- {name}: {value}" for name, value in facts.items())]
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""`python -m bench.words`: what it costs that servers on one PostgreSQL tell each other of every change.
+"""What it costs that servers on one PostgreSQL tell each other of every change.
 
 Every group commit is followed by one notification, with a word for each execution in it, to every server. So
 each server hears of what all others do: this is what grows with their number, and no table of three shows it.
@@ -14,13 +14,9 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import asyncpg
 import msgspec
-import typer
-from rich.console import Console
-from rich.table import Table
 
 from bench import cluster
 from bench.servers import BenchServer
@@ -32,12 +28,14 @@ from durably.store.postgres_nodes import CHANNEL, PostgresNodes
 from tests.postgres import PostgresServer
 
 LISTENERS = (1, 20, 60)
+NOTIFICATIONS = 4000
+WORDS = 40
+"""In each notification: less than the 150 or so that it holds."""
 SPEAKERS = 4
 NOBODYS_NODE = 1_000_000
 EXECUTION = 2**60
 IDLE_S = 5.0
 HEARD_TIMEOUT_S = 60.0
-out = Console(highlight=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,36 +48,6 @@ class WordFigures:
     seconds: float
     postgres_cpu_s: float
     server_cpu_s: float
-
-
-def run(
-    notifications: Annotated[int, typer.Option(min=1, help="How many are sent.")] = 4000,
-    words: Annotated[int, typer.Option(min=1, max=150, help="In each of them.")] = 40,
-) -> None:
-    """Notifications to a server and to 0, 19 and 59 more connections."""
-    postgres = cluster.created()
-    try:
-        found = [
-            asyncio.run(measure_words(postgres, listeners, notifications, words))
-            for listeners in LISTENERS
-        ]
-    finally:
-        postgres.remove()
-    table = Table(
-        "listeners",
-        "notifications/s",
-        "CPU of PostgreSQL per notification, µs",
-        "CPU of a server per word, µs",
-        title=f"{notifications:,} notifications of {words} words",
-    )
-    for each in found:
-        table.add_row(
-            f"{each.listeners}",
-            f"{each.notifications / each.seconds:,.0f}",
-            f"{1e6 * each.postgres_cpu_s / each.notifications:,.0f}",
-            f"{1e6 * each.server_cpu_s / each.words:.2f}",
-        )
-    out.print(table)
 
 
 async def measure_words(
@@ -143,7 +111,3 @@ async def _say(board: PostgresNodes, notifications: int, words: int) -> None:
             await board.say([msgspec.json.encode((NOBODYS_NODE, told)).decode()])
 
     await asyncio.gather(*(speak() for _ in range(SPEAKERS)))
-
-
-if __name__ == "__main__":
-    typer.run(run)

@@ -150,6 +150,9 @@ async def test_a_load_goes_through_several_servers(postgres: PostgresServer) -> 
 async def test_words_reach_every_listener(postgres: PostgresServer) -> None:
     figures = await measure_words(postgres, 3, notifications=5, words=7, idle_s=0.1)
     assert (figures.listeners, figures.words) == (3, 5 * 7)
+    text = postgres_report.markdown([], [], {}, "the command", words=[figures])
+    assert "## 5 notifications of 7 words" in text
+    assert "| measure | 3 listening |" in text
 
 
 @pytest.mark.parametrize(
