@@ -191,8 +191,9 @@ def shown(seen: Seen) -> dict[str, Any]:
     told: dict[str, Any] = {"id": seen.operation_id} if seen.operation_id else {}
     told |= seen.called
     told["state"] = state_of(seen)
-    told["created"] = rfc3339(seen.created_ns)
-    if seen.ended:
+    if seen.created_ns:
+        told["created"] = rfc3339(seen.created_ns)
+    if seen.ended and seen.changed_ns:
         told["closed"] = rfc3339(seen.changed_ns)
     if seen.questions:
         told["questions"] = msgspec.to_builtins(seen.questions)

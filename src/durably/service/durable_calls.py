@@ -37,6 +37,7 @@ from durably.errors import (
     WorkflowExecutionAlreadyStarted,
 )
 from durably.service import nexus_tokens
+from durably.service.nexus_tokens import OfWorkflow
 from durably.service.run_history import Answers, closing_event, page, piece_of
 from durably.service.tokens import HistoryPageToken
 from durably.waits import first_done
@@ -435,11 +436,11 @@ class DurableCalls:
 
     async def _behind(self, operation_token: str) -> Seen | None:
         """The workflow that an operation is made of, if its token names one that the caller may read."""
-        named = nexus_tokens.workflow_of(operation_token)
-        if named is None:
+        named = nexus_tokens.made_of(operation_token)
+        if not isinstance(named, OfWorkflow):
             return None
         try:
-            return await self.look_at_workflow(*named)
+            return await self.look_at_workflow(named.namespace, named.workflow_id)
         except Refusal:
             return None
 

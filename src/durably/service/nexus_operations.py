@@ -1,8 +1,8 @@
 """Operations as their callers ask for them: how each stands, how it ended, what it waits for.
 
     standalone    an execution of this server, by its id
-    started       what a worker's operation goes on as, by the token that its start returned: a workflow,
-                  if the token names one (`nexus_tokens`)
+    started       what a worker's operation goes on as, by the token that its start returned: the workflow, the
+                  standalone activity or the update that the token names (`nexus_tokens`)
 
 Rule 1: all is asked of the server's own RPCs, as the caller: who may not read an execution learns nothing of it.
 Rule 2: nothing is kept here: any server of the store can answer.
@@ -10,15 +10,17 @@ Rule 3: what waits for a person says so, and ends no wait twice for the same que
 """
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
-from durably.service import access, nexus_tokens
+from durably.service import access, nexus_backing, nexus_tokens
 from durably.service.access import Role
 from durably.service.durable_calls import DurableCalls, Seen
 from durably.service.nexus_calls import HandlerError
+from durably.service.nexus_tokens import MadeOf, OfActivity, OfUpdate, OfWorkflow
 from durably.service.run_history import Answers
 from durably.waits import first_done
 
@@ -32,27 +34,21 @@ class Standalone:
     run_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class OfWorkflow:
-    namespace: str
-    workflow_id: str
+Which = Standalone | MadeOf
 
 
-Which = Standalone | OfWorkflow
-
-
-def of_token(namespace: str, token: str) -> OfWorkflow:
+def of_token(namespace: str, token: str) -> MadeOf:
     """What goes on under a token, started by a handler of this namespace. Raises HandlerError."""
-    named = nexus_tokens.workflow_of(token)
+    named = nexus_tokens.made_of(token)
     if named is None:
         raise HandlerError(
             "NOT_IMPLEMENTED",
-            "this operation token names no workflow: how the operation stands is known to its handler"
-            " alone; its completion callback says how it ends",
+            "this operation token names no workflow, activity or update: how the operation stands is known"
+            " to its handler alone; its completion callback says how it ends",
         )
-    if named[0] != namespace:
+    if named.namespace != namespace:
         raise HandlerError("NOT_FOUND", "this operation token is of another namespace")
-    return OfWorkflow(*named)
+    return named
 
 
 class NexusOperations:
@@ -71,6 +67,20 @@ class NexusOperations:
                 )
             case OfWorkflow():
                 return await self._calls.look_at_workflow(which.namespace, which.workflow_id)
+            case OfActivity():
+                return await nexus_backing.look_at_activity(self._answers, which)
+            case OfUpdate():
+                return await nexus_backing.look_at_update(self._answers, which)
+
+    def news(self, which: Which, seen: Seen) -> Coroutine[Any, Any, None]:
+        """Until something has happened since; or for as long as a long poll lasts."""
+        match which:
+            case OfActivity():
+                return nexus_backing.activity_moved(self._answers, which)
+            case OfUpdate():
+                return nexus_backing.update_moved(self._answers, which)
+            case _:
+                return self._calls.wait_for_news(which.namespace, seen)
 
     async def wait(
         self, which: Which, seconds: float, known: frozenset[str], stop: asyncio.Event
@@ -84,8 +94,7 @@ class NexusOperations:
             left = give_up - loop.time()
             if left <= 0 or stop.is_set():
                 break
-            waiting = self._calls.wait_for_news(which.namespace, seen)
-            news, _ = await first_done(waiting, stop.wait(), seconds=left)
+            news, _ = await first_done(self.news(which, seen), stop.wait(), seconds=left)
             if news.done():
                 news.result()
             seen = await self.look(which)

@@ -16,7 +16,8 @@ from durably.agents.convention import Piece
 from durably.errors import NotFound, ResourceExhausted
 from durably.service.durable_calls import Behind, DurableCalls, Seen
 from durably.service.followers import Batch, Followers, Reader
-from durably.service.nexus_operations import NexusOperations, OfWorkflow, Standalone, Which
+from durably.service.nexus_operations import NexusOperations, Standalone, Which
+from durably.service.nexus_tokens import OfWorkflow
 from durably.service.run_history import Answers
 from durably.service.tokens import HistoryPageToken
 from durably.waits import first_done
@@ -92,8 +93,8 @@ class OutputStreams:
         match which:
             case Standalone():
                 await self._calls.wait_for_operation(which.namespace, seen)
-            case OfWorkflow():
-                await self._calls.wait_for_news(which.namespace, seen)
+            case _:
+                await self._operations.news(which, seen)
 
     def reader(self, workflow: Behind, place: HistoryPageToken) -> Reader:
         names = (workflow.namespace, workflow.workflow_id)
@@ -224,3 +225,5 @@ def _workflow(which: Which, seen: Seen) -> Behind | None:
             assert seen.place is not None
             names = (which.namespace, which.workflow_id)
             return Behind(*names, seen.first_run_id, seen.place)
+        case _:
+            return None

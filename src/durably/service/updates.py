@@ -190,17 +190,22 @@ class Updates:
             raise WorkflowNotReady(
                 "Unable to perform workflow execution update due to unexpected workflow task failure."
             )
-        if state.closed and seen_waiting:
-            return await self._ended_with_workflow(execution, update_id)
+        if state.closed:
+            return await self._ended_with_workflow(execution, update_id, seen_waiting)
         raise NotFound(f'update "{update_id}" not found')
 
-    async def _ended_with_workflow(self, execution: Execution, update_id: str) -> Progress:
-        """The run closed under a waiting caller: what became of the update is in its history."""
+    async def _ended_with_workflow(
+        self, execution: Execution, update_id: str, seen_waiting: bool
+    ) -> Progress:
+        """The run has closed: what became of the update is in its history. `seen_waiting`: it closed under a
+        waiting caller, and the update was there before."""
         async for page in self._executions.history_pages(execution, 1, 1 << 22):
             for event in page:
                 accepted = event.workflow_execution_update_accepted_event_attributes
                 if accepted.protocol_instance_id == update_id:
                     return COMPLETED, update_messages.Outcome(failure=update.closed_failure())
+        if not seen_waiting:
+            raise NotFound(f'update "{update_id}" not found')
         if execution.state.successor_run_id:
             raise _RunContinued
         raise NotFound("workflow update was aborted by closing workflow")
