@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
@@ -27,6 +28,11 @@ class Clock:
 
     def __call__(self) -> int:
         return self.now_ns
+
+
+def row(task_id: int, fairness_key: str = "") -> TaskRow:
+    """A task that was created at the time of its id."""
+    return TaskRow(task_id, QUEUE, 1, 1, 1, task_id, order=TaskOrder(3, fairness_key))
 
 
 async def settle() -> None:
@@ -247,10 +253,6 @@ async def test_every_task_is_given_once(steps: list[tuple[str, int]]) -> None:
     assert sorted(await trace.given()) == list(range(1, trace.added + 1))
 
 
-def row(task_id: int, fairness_key: str = "") -> TaskRow:
-    return TaskRow(task_id, QUEUE, 1, 1, 1, task_id, order=TaskOrder(3, fairness_key))
-
-
 async def test_what_is_taken_over_has_its_turn_by_age() -> None:
     matching = Matching(Clock())
     for task in (row(5, "a"), row(6, "c")):
@@ -279,3 +281,75 @@ async def test_nodes_divide_the_rates_of_a_queue() -> None:
     matching.divide(QUEUE, 3)
     assert matching.queue(QUEUE).rate.per_s is None
     assert matching.queues() == [QUEUE]
+
+
+async def test_a_task_is_kept_once_however_often_it_is_added() -> None:
+    """Servers that share a store may take a task from each other and back."""
+    matching = Matching(Clock())
+    task = row(1)
+    for _ in range(2):
+        matching.add(QUEUE, task)
+    matching.add(QUEUE, task, first=True)
+    assert matching.stats(QUEUE).backlog == 1
+    assert await matching.poll(QUEUE, "w", None, LONG_S) is task
+    assert await matching.poll(QUEUE, "w", None, 0) is None
+
+
+async def test_what_waits_for_long_is_given_up_in_its_order() -> None:
+    matching = Matching(Clock())
+    part = replace(QUEUE, version="version")
+    tasks = [row(task_id) for task_id in (1, 2, 3)]
+    for task in tasks:
+        matching.add(QUEUE, task)
+    matching.add(part, row(1))
+    assert matching.give_up(QUEUE, 5, 0) == []
+    assert matching.give_up(QUEUE, 1, 2) == tasks[:1]
+    assert matching.give_up(QUEUE, 5, 2) == tasks[1:2]
+    assert matching.give_up(replace(QUEUE, version="unknown"), 5, 2) == []
+    assert matching.stats(QUEUE).backlog == matching.stats(part).backlog == 1
+    assert await matching.poll(QUEUE, "w", None, LONG_S) is tasks[2]
+
+
+async def test_what_was_given_back_is_given_up_first() -> None:
+    matching = Matching(Clock())
+    tasks = [row(task_id) for task_id in (1, 2)]
+    matching.add(QUEUE, tasks[0])
+    matching.add(QUEUE, tasks[1], first=True)
+    assert matching.give_up(QUEUE, 1, 2) == [tasks[1]]
+
+
+async def test_a_query_is_not_given_up() -> None:
+    matching = Matching(Clock())
+    query, task = object(), row(1)
+    matching.add(QUEUE, query)
+    matching.add(QUEUE, task)
+    assert matching.give_up(QUEUE, 5, 10) == []
+    assert await matching.poll(QUEUE, "w", None, LONG_S) is query
+    assert await matching.poll(QUEUE, "w", None, LONG_S) is task
+
+
+async def test_what_a_rate_holds_back_is_not_given_up() -> None:
+    """Its key may have no more tasks, wherever they are."""
+    clock = Clock()
+    clock.now_ns = 1_000_000_000
+    matching = Matching(clock)
+    matching.configure(QUEUE, QueueLimits(key_per_s=0))
+    task = row(1, "a")
+    matching.add(QUEUE, task)
+    assert await matching.poll(QUEUE, "w", None, 0) is None
+    assert matching.give_up(QUEUE, 5, 10) == []
+    assert matching.stats(QUEUE).backlog == 1
+    matching.configure(QUEUE, QueueLimits())
+    assert await matching.poll(QUEUE, "w", None, LONG_S) is task
+
+
+async def test_polls_that_wait_are_counted_by_part() -> None:
+    matching = Matching(Clock())
+    part, empty = (replace(QUEUE, version=version) for version in ("one", "two"))
+    matching.queue(empty)
+    polls = [polling(matching, key) for key in (QUEUE, part, part)]
+    await settle()
+    assert matching.idle_parts(QUEUE) == [(QUEUE, 1), (part, 2)]
+    assert matching.idle_parts(STICKY) == []
+    matching.end_all_polls()
+    await asyncio.gather(*polls)

@@ -5,7 +5,9 @@ Rule 2: within a level the fairness keys take turns. A task's turn is one step a
         its key, and not before the turn that was given out last; a step is 1 / weight. So a key that
         has many tasks waits for itself, and a key that had none comes at once.
 Rule 3: within a key, first come first served.
-Rule 4: adding and taking cost the logarithm of the number of keys that have tasks here, however many
+Rule 4: a task is here once, however often it is added: servers may take a task from each other and
+        back.
+Rule 5: adding and taking cost the logarithm of the number of keys that have tasks here, however many
         tasks there are. A key that may not have a task yet is set aside until it may.
 
 Direct items (queries) are not tasks: they take turns with the tasks of the default level, and are in
@@ -66,6 +68,8 @@ class Backlog:
         """Behind what waits already, as the item's order says."""
         task = isinstance(item, TaskRow)
         order = item.order if task else DEFAULT_ORDER
+        if task and item.task_id in self._created.get(order.level, ()):
+            return
         order_key = (order.level, order.fairness_key, task)
         lane = self._lanes.get(order_key)
         if lane is None:
@@ -80,11 +84,13 @@ class Backlog:
 
     def add_first(self, item: Any) -> None:
         """Before everything: it had been given out."""
-        self._first.appendleft(item)
         if isinstance(item, TaskRow):
             created = self._created.setdefault(item.order.level, OrderedDict())
+            if item.task_id in created:
+                return
             created[item.task_id] = item.created_ns
             created.move_to_end(item.task_id, last=False)
+        self._first.appendleft(item)
 
     def remove(self, item: Any) -> bool:
         """Take a direct item out again, if it is still here."""

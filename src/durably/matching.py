@@ -206,6 +206,11 @@ def _task_id(task: TaskRow) -> int:
     return task.task_id
 
 
+def _at_once(fairness_key: str) -> int:
+    """From when a key's tasks may be given out, where no rate is asked."""
+    return 0
+
+
 class Matching:
     """All task queues of this node."""
 
@@ -307,6 +312,22 @@ class Matching:
         """Take an item out of the backlog again (a query whose caller gave up)."""
         whole_key = replace(key, version="") if key.version else key
         return any(queue.backlog.remove(item) for queue in self._family(whole_key))
+
+    def give_up(self, part: QueueKey, count: int, created_before_ns: int) -> list[TaskRow]:
+        """Up to so many tasks of this part of a queue, in their order, as long as the oldest one was
+        created before then: they leave this node."""
+        found: list[TaskRow] = []
+        backlog = self._queues[part].backlog if part in self._queues else Backlog()
+        while len(found) < count and 0 < backlog.oldest_ns() <= created_before_ns:
+            item = backlog.take_first()
+            if item is None:
+                item = backlog.take(self._clock(), _at_once)
+            if not isinstance(item, TaskRow):
+                if item is not None:
+                    backlog.add_first(item)  # A query is answered by whoever has it.
+                break
+            found.append(item)
+        return found
 
     def load(
         self, key: QueueKey, rows: Iterable[TaskRow], limits: QueueLimits, place: Place
@@ -522,6 +543,11 @@ class Matching:
         if key not in self._queues:
             return 0
         return sum(len(queue.waiting) for queue in self._family(key) if not queue.backlog)
+
+    def idle_parts(self, key: QueueKey) -> list[tuple[QueueKey, int]]:
+        """The parts of this queue on which polls wait because nothing is there to be given; how many."""
+        parts = (key, *self._parts.get(key, ()))
+        return [(part, count) for part in parts if (count := self.idle_in(part))]
 
     def idle_in(self, part: QueueKey) -> int:
         """How many polls wait on this part of a queue, because nothing is there to be given."""

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
+import asyncpg
 import pytest
 import pytest_asyncio
 from temporalio import activity, workflow
@@ -21,6 +22,10 @@ from tests.conftest import eventually
 from tests.postgres import PostgresServer
 
 NODES = 3
+WORDS_OF_A_LATER_VERSION = (
+    """[1000000,[["no such word",1],["w","","kind"],["s","","a worker",""]]]"""
+)
+"""What a server says: the last of it means that a worker ends."""
 
 
 @activity.defn
@@ -67,9 +72,13 @@ class Listener:
             raise ApplicationError("not that")
 
 
+@pytest.fixture
+def url(postgres: PostgresServer) -> str:
+    return postgres.database()
+
+
 @pytest_asyncio.fixture
-async def servers(postgres: PostgresServer) -> AsyncIterator[list[Server]]:
-    url = postgres.database()
+async def servers(url: str) -> AsyncIterator[list[Server]]:
     async with contextlib.AsyncExitStack() as stack:
         found = [await stack.enter_async_context(Server(store=url, port=0, node_beat_s=0.3))]
         more = (
@@ -206,3 +215,48 @@ async def test_a_poll_gets_what_another_server_commits(clients: list[Client]) ->
             "T", id=f"{queue}-{round_}", task_queue=queue
         )
         assert (await waiting).workflow_execution.workflow_id == f"{queue}-{round_}"
+
+
+async def test_a_server_that_is_behind_lets_others_have_its_tasks(clients: list[Client]) -> None:
+    """What it keeps for a worker that polled it, and does not come again."""
+    queue = f"q-{uuid.uuid4()}"
+    poll = ws.PollWorkflowTaskQueueRequest(
+        namespace="default", task_queue=taskqueue.TaskQueue(name=queue), identity="w"
+    )
+    names = [f"{queue}-{number}" for number in range(4)]
+    got = []
+
+    async def take(client: Client) -> None:
+        reply = await client.workflow_service.poll_workflow_task_queue(poll)
+        got.append(reply.workflow_execution.workflow_id)
+
+    await clients[0].start_workflow("T", id=names[0], task_queue=queue)
+    await take(clients[0])
+    for name in names[1:]:
+        await clients[0].start_workflow("T", id=name, task_queue=queue)
+    for client in (clients[1], clients[2], clients[1]):
+        await take(client)
+    assert sorted(got) == names
+
+
+async def test_one_word_that_is_not_understood_hides_no_other(
+    clients: list[Client], url: str
+) -> None:
+    poll = ws.PollWorkflowTaskQueueRequest(
+        namespace="default",
+        task_queue=taskqueue.TaskQueue(name=f"q-{uuid.uuid4()}"),
+        identity="w",
+        worker_instance_key="a worker",
+    )
+    waiting = asyncio.create_task(clients[0].workflow_service.poll_workflow_task_queue(poll))
+    connection = await asyncpg.connect(url)
+    try:
+
+        async def is_answered() -> bool:
+            await connection.execute("SELECT pg_notify('durably', $1)", WORDS_OF_A_LATER_VERSION)
+            return waiting.done()
+
+        await eventually(is_answered, 60)
+    finally:
+        await connection.close()
+    assert not (await waiting).task_token

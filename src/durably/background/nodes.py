@@ -18,6 +18,7 @@ from durably.service.nexus_endpoints import NexusEndpoints
 from durably.service.nexus_tasks import NexusTasks
 from durably.service.nodes import (
     AnyWord,
+    Behind,
     Changed,
     Configured,
     Joined,
@@ -31,7 +32,9 @@ from durably.service.nodes import (
     QueryAsked,
     RoutingChanged,
     Waiting,
+    Wanted,
     WorkerShutDown,
+    part_of,
     queue_of,
 )
 from durably.service.queries import Queries
@@ -132,6 +135,10 @@ class Neighbours:
             case NexusWaits():
                 if self._nexus_tasks.offers is not None:
                     self._nexus_tasks.offers.heard(word)
+            case Behind():
+                self._task_queues.other_is_behind(queue_of(word))
+            case Wanted(count=count):
+                self._do(self._task_queues.let_go(part_of(word), count))
             case Configured():
                 self._do(self._task_queues.configured(queue_of(word)))
             case NamespacesChanged():

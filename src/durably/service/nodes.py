@@ -10,7 +10,7 @@ Rule 3: a server that is alone says nothing and asks nothing of others: it works
 import asyncio
 import logging
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -36,6 +36,8 @@ BEATS_ALONE = 1.5
 """For so many beats a server that saw nobody else may think that it is alone."""
 BEATS_BETWEEN_CLEANINGS = 15
 """What workers leave behind is looked through after so many beats."""
+LEFT_TO_HOLDER_NS = 100_000_000
+"""So long a task is left to the workers of the server that keeps it, before others are asked."""
 PUBLISHED_AGAIN_NS = 3_000_000_000
 """A poller that goes on waiting is told of again after this time."""
 
@@ -73,6 +75,24 @@ class NexusWaits(Word, frozen=True, array_like=True, tag="x"):
     namespace_id: str
     queue: str
     version: str
+
+
+class Behind(Word, frozen=True, array_like=True, tag="b"):
+    """Tasks that a server keeps for its own workers wait for long: it would give some away."""
+
+    namespace_id: str
+    kind: int
+    queue: str
+
+
+class Wanted(Word, frozen=True, array_like=True, tag="a"):
+    """So many polls wait elsewhere: who is behind with this part of a queue lets as many tasks go."""
+
+    namespace_id: str
+    kind: int
+    queue: str
+    version: str
+    count: int
 
 
 class Configured(Word, frozen=True, array_like=True, tag="q"):
@@ -142,6 +162,8 @@ AnyWord = (
     Changed
     | Waiting
     | NexusWaits
+    | Behind
+    | Wanted
     | Configured
     | NamespacesChanged
     | RoutingChanged
@@ -153,7 +175,8 @@ AnyWord = (
 GONE = 2**62
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(tuple[int, list[AnyWord]])
+_decoder = msgspec.json.Decoder(tuple[int, list[msgspec.Raw]])
+_word_decoder = msgspec.json.Decoder(AnyWord)
 _letter_encoder = msgspec.msgpack.Encoder()
 _letter_decoder = msgspec.msgpack.Decoder(Letter)
 
@@ -173,6 +196,8 @@ class Nodes:
         self._alone_until = 0.0
         self._beats = 0
         self._unsaid: dict[AnyWord, None] = {}
+        self._later: dict[AnyWord, float] = {}
+        """Words that may be true later, each with the time at which it is looked at last."""
         self._versions: dict[int, int] = {}
         self._saying: asyncio.Task[None] | None = None
         self._asked: dict[int, asyncio.Future[int | None]] = {}
@@ -214,6 +239,7 @@ class Nodes:
                 await self.workers.clean(config.worker_remembered_s, config.workers_max)
 
     async def leave(self) -> None:
+        self._later.clear()
         await self.board.left(self.node)
         self._unsaid[Joined()] = None
         await self._say_all()
@@ -238,6 +264,29 @@ class Nodes:
             return
         self._unsaid[word] = None
         self._say_soon()
+
+    def say_later(self, word: AnyWord, holds: Callable[[], bool]) -> None:
+        """After LEFT_TO_HOLDER_NS, if it holds then. Asked for again before, it is also looked at so
+        long after that."""
+        if self.alone():
+            return
+        loop = asyncio.get_running_loop()
+        waits = word in self._later
+        self._later[word] = loop.time() + LEFT_TO_HOLDER_NS / 1e9
+        if not waits:
+            loop.call_at(self._later[word], self._say_if, word, holds)
+
+    def _say_if(self, word: AnyWord, holds: Callable[[], bool]) -> None:
+        at = self._later.get(word)
+        if at is None:
+            return  # This server leaves.
+        loop = asyncio.get_running_loop()
+        if at > loop.time():
+            loop.call_at(at, self._say_if, word, holds)
+        else:
+            del self._later[word]
+        if holds():
+            self.say(word)
 
     def say_changed(self, execution_id: int, version: int) -> None:
         if self.alone():
@@ -281,13 +330,22 @@ class Nodes:
             yield f"[{self.node},[{','.join(parts)}]]"
 
     def understood(self, text: str) -> list[AnyWord]:
-        """What another server said; nothing if it was this one."""
+        """What another server said; nothing if it was this one. A server of another version may know
+        words that this one does not, among those that both know."""
         try:
-            node, words = _decoder.decode(text)
+            node, encoded = _decoder.decode(text)
         except msgspec.MsgspecError:
-            logger.warning("a word of another server was not understood: %.100s", text)
+            logger.warning("words of another server were not understood: %.100s", text)
             return []
-        return words if node != self.node else []
+        if node == self.node:
+            return []
+        words: list[AnyWord] = []
+        for each in encoded:
+            try:
+                words.append(_word_decoder.decode(each))
+            except msgspec.MsgspecError:
+                logger.warning("a word of another server was not understood: %.100r", bytes(each))
+        return words
 
     # --- Letters ------------------------------------------------------------------------------
 
@@ -347,8 +405,14 @@ class Nodes:
 
     # --- Tasks --------------------------------------------------------------------------------
 
-    async def claim(self, queue: QueueKey, limit: int) -> list[TaskRow]:
-        return await self.board.claim(queue, self.node, limit)
+    async def claim(
+        self, queue: QueueKey, limit: int, *, of_others_before_ns: int = 0
+    ) -> list[TaskRow]:
+        """Up to so many tasks that no server has that is there. `of_others_before_ns`: also those that
+        another has since before then, which does not know that they are taken: two that go for the
+        same task lose a race."""
+        before_ns = of_others_before_ns
+        return await self.board.claim(queue, self.node, limit, self.others, before_ns)
 
     async def claim_left(self, queue: QueueKey, limit: int) -> list[TaskRow]:
         """Only tasks that no server has, or one that has been silent for longer than it should be."""
@@ -356,13 +420,14 @@ class Nodes:
         return await self.board.claim_left(queue, self.node, limit, silent_s)
 
     def doubt(self, task_ids: Iterable[int]) -> None:
-        """These may have been added in this server's name, by a commit that nobody heard the end of."""
+        """These are in this server's name and not in its memory: it gave them up, or nobody heard the end
+        of the commit that added them."""
         self._doubted += task_ids
 
     async def release_doubted(self) -> None:
         while self._doubted:
             doubted = self._doubted[:1000]
-            await self.board.release(doubted)
+            await self.board.release(doubted, self.node)
             del self._doubted[: len(doubted)]
 
     # --- Pollers ------------------------------------------------------------------------------
@@ -438,6 +503,14 @@ def waiting(queue: QueueKey) -> Waiting:
     return Waiting(queue.namespace_id, int(queue.kind), queue.name)
 
 
+def behind(queue: QueueKey) -> Behind:
+    return Behind(queue.namespace_id, int(queue.kind), queue.name)
+
+
+def wanted(part: QueueKey, count: int) -> Wanted:
+    return Wanted(part.namespace_id, int(part.kind), part.name, part.version, count)
+
+
 def configured(queue: QueueKey) -> Configured:
     return Configured(queue.namespace_id, int(queue.kind), queue.name)
 
@@ -448,5 +521,9 @@ def asked_at(question_id: str) -> int:
     return int(node) if node.isdecimal() else 0
 
 
-def queue_of(word: Waiting | Configured) -> QueueKey:
+def queue_of(word: Waiting | Behind | Configured) -> QueueKey:
     return QueueKey(word.namespace_id, TaskKind(word.kind), word.queue)
+
+
+def part_of(word: Wanted) -> QueueKey:
+    return QueueKey(word.namespace_id, TaskKind(word.kind), word.queue, word.version)

@@ -24,7 +24,14 @@ from durably.routing import SET_PREFIX, QueueRouting
 from durably.service.admission import Call
 from durably.service.describe import set_time
 from durably.service.namespaces import Namespaces
-from durably.service.nodes import Nodes, configured, waiting
+from durably.service.nodes import (
+    LEFT_TO_HOLDER_NS,
+    Nodes,
+    behind,
+    configured,
+    waiting,
+    wanted,
+)
 from durably.service.transact import Executions
 from durably.store import visibility_query
 from durably.store.filter_syntax import quoted
@@ -57,7 +64,9 @@ class TaskQueues:
         self._config = executions.config
         self._address = address
         self._elsewhere: set[QueueKey] = set()
-        """Queues of which others may have tasks, or nobody."""
+        """Queues that may have tasks which nobody has."""
+        self._asked: dict[QueueKey, int] = {}
+        """Queues of which other servers had tasks at the last look, and when they were asked for some."""
         self._claiming: set[QueueKey] = set()
 
     async def load(self, key: QueueKey) -> None:
@@ -106,7 +115,7 @@ class TaskQueues:
             self._matching.add(self._executions.place(key, row), row)
 
     async def fetch(self, part: QueueKey) -> None:
-        """Before a poll waits: a task that others have, if there may be one, and none is here."""
+        """Before a poll waits: a task that nobody has, if there may be one, and none is here."""
         nodes = self._executions.nodes
         if nodes is None:
             return
@@ -116,9 +125,11 @@ class TaskQueues:
                 return
             await self._claim(nodes, key, 1)
 
-    async def _claim(self, nodes: Nodes, key: QueueKey, limit: int) -> None:
+    async def _claim(
+        self, nodes: Nodes, key: QueueKey, limit: int, of_others_before_ns: int = 0
+    ) -> None:
         self._elsewhere.discard(key)
-        found = await nodes.claim(key, limit)
+        found = await nodes.claim(key, limit, of_others_before_ns=of_others_before_ns)
         if len(found) == limit:
             self._elsewhere.add(key)
         if len(found) == limit and any(row.order.fairness_key for row in found):
@@ -126,8 +137,11 @@ class TaskQueues:
         else:
             for row in found:
                 self._matching.add(self._executions.place(key, row), row)
+        self._say_if_behind(nodes, key)
+
+    def _say_if_behind(self, nodes: Nodes, key: QueueKey) -> None:
         if self._matching.stats(key, of_all=True).backlog:
-            nodes.say(waiting(key))
+            nodes.say_later(behind(key), lambda: self._executions.is_behind(key))
 
     async def _take_left(self, nodes: Nodes, key: QueueKey, found: list[TaskRow]) -> None:
         """Whose turn it is among fairness keys is known to who has all their tasks: take those that
@@ -141,29 +155,57 @@ class TaskQueues:
         finally:
             self._matching.take_over(key, taken, self._executions.place)
 
-    async def task_waits(self, key: QueueKey) -> None:
-        """Another server says so: polls that wait here for this queue get it, or one of them."""
+    def other_is_behind(self, key: QueueKey) -> None:
+        """Another server says so: ask for as many tasks as polls wait here."""
+        nodes = self._executions.nodes
+        if nodes is not None:
+            for part, count in self._matching.idle_parts(key):
+                nodes.say(wanted(part, count))
+
+    async def let_go(self, part: QueueKey, count: int) -> None:
+        """Workers of another server want tasks: give up what those that poll here are behind with."""
+        nodes = self._executions.nodes
+        before_ns = self._executions.clock() - LEFT_TO_HOLDER_NS
+        tasks = self._matching.give_up(part, count, before_ns)
+        if nodes is None or not tasks:
+            return
+        nodes.doubt(task.task_id for task in tasks)
+        await nodes.release_doubted()
+        key = replace(part, version="")
+        self._elsewhere.add(key)
+        nodes.say(waiting(key))
+        self._say_if_behind(nodes, key)
+
+    async def task_waits(self, key: QueueKey, of_others_before_ns: int = 0) -> None:
+        """There is one that nobody has: polls that wait here for this queue get it, or one of them; or
+        one that another server has since before that time."""
         nodes = self._executions.nodes
         self._elsewhere.add(key)
-        wanted = self._matching.idle(key)
-        if nodes is None or not wanted or key in self._claiming:
+        idle = self._matching.idle(key)
+        if nodes is None or not idle or key in self._claiming:
             return
         self._claiming.add(key)
         try:
-            while wanted and key in self._elsewhere:
-                await self._claim(nodes, key, wanted)
-                wanted = self._matching.idle(key)
+            while idle and key in self._elsewhere:
+                await self._claim(nodes, key, idle, of_others_before_ns)
+                idle = self._matching.idle(key)
         finally:
             self._claiming.discard(key)
 
     async def look(self) -> None:
-        """For all queues on which polls wait: are there tasks that nobody told of?"""
+        """For all queues on which polls wait: are there tasks that nobody told of? A server that has
+        some is asked for them; what was made before it was asked, and is still there at the next look,
+        is taken from it: it may be dead."""
         nodes = self._executions.nodes
         queues = self._matching.idle_queues()
+        asked, self._asked = self._asked, {}
         if nodes is None or not queues:
             return
+        now_ns = self._executions.clock()
         for key in await nodes.board.waiting(queues, nodes.node):
-            await self.task_waits(key)
+            self._asked[key] = now_ns
+            self.other_is_behind(key)
+            await self.task_waits(key, asked.get(key, 0))
 
     def divide_rates(self) -> None:
         """Among the servers at which workers wait for a queue, as they are known now."""

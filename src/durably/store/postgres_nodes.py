@@ -9,7 +9,7 @@ Rule 2: what is said of a moment is said by the database's clock.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -56,20 +56,23 @@ DUE_OF_PART = """SELECT execution_id, next_deadline_ns FROM executions
     ORDER BY next_deadline_ns LIMIT $2"""
 # Servers that have said lately that they are there.
 PRESENT = "SELECT node FROM nodes WHERE seen_at > clock_timestamp() - make_interval(secs => $1)"
-# The most urgent tasks of a queue that none of these servers has; and where they are.
+# The most urgent tasks of a queue that none of these servers has, or another one than $6 and they were
+# created before $7; and where they are.
 CLAIMABLE = """SELECT shard FROM tasks WHERE namespace_id = $1 AND kind = $2 AND queue = $3
-    AND node <> ALL($4::bigint[]) ORDER BY level, task_id LIMIT $5"""
+    AND (node <> ALL($4::bigint[]) OR (node <> $6 AND created_ns < $7))
+    ORDER BY level, task_id LIMIT $5"""
 # Those of one shard: from now on this server has them.
 CLAIM_TASKS = """WITH chosen AS (SELECT t.task_id, e.workflow_id FROM tasks t
         LEFT JOIN executions e ON e.shard = $6 AND e.execution_id = t.execution_id
         WHERE t.shard = $6 AND t.namespace_id = $1 AND t.kind = $2 AND t.queue = $3
-            AND t.node <> ALL($4::bigint[])
+            AND (t.node <> ALL($4::bigint[]) OR (t.node <> $7 AND t.created_ns < $8))
         ORDER BY t.level, t.task_id LIMIT $5 FOR UPDATE OF t SKIP LOCKED)
     UPDATE tasks t SET node = $7 FROM chosen WHERE t.shard = $6 AND t.task_id = chosen.task_id
     RETURNING t.task_id, t.execution_id, t.scheduled_event_id, t.stamp, t.created_ns, t.sticky,
         t.level, t.fairness_key, t.weight, t.route, chosen.workflow_id"""
-# Tasks that this server may have added without knowing: nobody has them.
-RELEASE_TASKS = "UPDATE tasks SET node = 0 WHERE shard = $1 AND task_id = ANY($2::bigint[])"
+# Tasks that this server has, and perhaps does not know of: nobody has them.
+RELEASE_TASKS = """UPDATE tasks SET node = 0
+    WHERE shard = $1 AND task_id = ANY($2::bigint[]) AND node = $3"""
 # Which of these queues have tasks that this server does not have.
 WAITING = """SELECT q.namespace_id, q.kind, q.queue
     FROM unnest($1::text[], $2::int[], $3::text[]) AS q(namespace_id, kind, queue)
@@ -185,43 +188,52 @@ class PostgresNodes:
 
     # --- Tasks --------------------------------------------------------------------------------
 
-    async def claim(self, queue: QueueKey, node: int, limit: int) -> list[TaskRow]:
-        """Up to so many tasks of the queue that this server had not; the most urgent first."""
-        return await self._claim(queue, node, limit, [node])
+    async def claim(
+        self,
+        queue: QueueKey,
+        node: int,
+        limit: int,
+        others: Sequence[int],
+        of_others_before_ns: int,
+    ) -> list[TaskRow]:
+        """Up to so many tasks of the queue that neither this server nor these others had, or that others
+        had which were created before that time; the most urgent first."""
+        return await self._claim(queue, node, limit, [node, *others], of_others_before_ns)
 
     async def claim_left(
         self, queue: QueueKey, node: int, limit: int, silent_s: float
     ) -> list[TaskRow]:
         """The same of tasks that no server has that was there in the last `silent_s`."""
         present = await self._store.reading(partial(_rows, PRESENT, (silent_s,)))
-        return await self._claim(queue, node, limit, [node, *(row[0] for row in present)])
+        return await self._claim(queue, node, limit, [node, *(row[0] for row in present)], 0)
 
     async def _claim(
-        self, queue: QueueKey, node: int, limit: int, not_of: Sequence[int]
+        self, queue: QueueKey, node: int, limit: int, not_of: Sequence[int], before_ns: int
     ) -> list[TaskRow]:
         key = (queue.namespace_id, int(queue.kind), queue.name)
-        found = await asyncio.gather(
-            *(
-                self._store.reading(partial(_rows, CLAIM_TASKS, (*key, not_of, count, shard, node)))
-                for shard, count in (await self._claimable(key, not_of, limit)).items()
-            )
-        )
+        claimable = await self._claimable((*key, not_of, limit), node, before_ns)
+
+        def claim(shard: int, count: int) -> Awaitable[list[Any]]:
+            values = (*key, not_of, count, shard, node, before_ns)
+            return self._store.reading(partial(_rows, CLAIM_TASKS, values))
+
+        found = await asyncio.gather(*(claim(*each) for each in claimable.items()))
         rows = [row for each in found for row in each]
         rows.sort(key=lambda row: (row[6], row[0]))
         return [task_row(queue, row) for row in rows]
 
     async def _claimable(
-        self, key: tuple[str, int, str], not_of: Sequence[int], limit: int
+        self, asked: tuple[str, int, str, Sequence[int], int], node: int, before_ns: int
     ) -> dict[int, int]:
         """How many of the most urgent tasks lie in which shard."""
         if self._store.shards.count == 1:
-            return {0: limit}
-        rows = await self._store.reading(partial(_rows, CLAIMABLE, (*key, not_of, limit)))
+            return {0: asked[-1]}
+        rows = await self._store.reading(partial(_rows, CLAIMABLE, (*asked, node, before_ns)))
         return Counter(row[0] for row in rows)
 
-    async def release(self, task_ids: Sequence[int]) -> None:
+    async def release(self, task_ids: Sequence[int], node: int) -> None:
         for shard, ids in self._by_shard(task_ids):
-            await self._store.reading(partial(_rows, RELEASE_TASKS, (shard, ids)))
+            await self._store.reading(partial(_rows, RELEASE_TASKS, (shard, ids, node)))
 
     async def waiting(self, queues: Sequence[QueueKey], node: int) -> list[QueueKey]:
         columns = [
