@@ -104,11 +104,40 @@ class Twice:
             workflow.continue_as_new(left - 1)
 
 
+STEPS = 4
+SPANS_OF_A_STEP = 3
+"""The activity and its two attempts."""
+
+
+@workflow.defn
+class Steps:
+    """A step for each signal, and one signal more to end."""
+
+    def __init__(self) -> None:
+        self._told = 0
+
+    @workflow.signal
+    def go_on(self) -> None:
+        self._told += 1
+
+    @workflow.run
+    async def run(self) -> None:
+        for number in range(STEPS):
+            await workflow.wait_condition(lambda asked=number: self._told > asked)  # type: ignore[misc]
+            await workflow.execute_activity(
+                flaky,
+                SECRET,
+                start_to_close_timeout=timedelta(seconds=30),
+                retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=10)),
+            )
+        await workflow.wait_condition(lambda: self._told > STEPS)
+
+
 def worker(client: Client) -> Worker:
     return Worker(
         client,
         task_queue="q",
-        workflows=[Parent, Child, Doomed, Twice],
+        workflows=[Parent, Child, Doomed, Steps, Twice],
         activities=[flaky, hopeless, plain_model_call],
         workflow_runner=UnsandboxedWorkflowRunner(),
     )
@@ -145,8 +174,10 @@ def tree(spans: list[Span]) -> dict[str, str]:
 
 
 async def received(found: Receiver, count: int) -> None:
+    """Different ones."""
+
     async def enough() -> bool:
-        return len(found.spans) >= count
+        return len({(span.trace_id, span.span_id) for span in found.spans}) >= count
 
     await eventually(enough, 60)
 
@@ -373,6 +404,76 @@ async def test_every_span_arrives_once_through_kills(tmp_path: Path) -> None:
             span.SerializeToString(deterministic=True)
         )
     assert all(len(different) == 1 for different in by_id.values())
+
+
+async def test_what_has_ended_is_sent_while_the_run_goes_on_and_once_through_kills(
+    tmp_path: Path,
+) -> None:
+    """Each step is sent when it has ended; the run itself, which they hang below, comes last."""
+    with over_grpc() as receiver:
+        options = ("--set", f"traces_endpoint={receiver.endpoint}")
+        server = ServerProcess(
+            tmp_path / "store.db", *options, "--set", "traces_interval_s=0.05"
+        ).start()
+        try:
+            client = await Client.connect(server.address)
+            async with worker(client):
+                handle = await client.start_workflow(Steps.run, id="s", task_queue="q")
+                for number in range(1, STEPS + 1):
+                    await handle.signal(Steps.go_on)
+                    await received(receiver, SPANS_OF_A_STEP * number)
+                    if number % 2:
+                        server.kill()
+                        server.start()
+                assert not receiver.named("workflow Steps")
+                await handle.signal(Steps.go_on)
+                await handle.result()
+                await received(receiver, SPANS_OF_A_STEP * STEPS + 1)
+                # What is not followed any more leaves nothing behind.
+                await client.execute_workflow(Twice.run, 0, id="last", task_queue="q")
+                await received(receiver, SPANS_OF_A_STEP * STEPS + 2)
+        finally:
+            server.kill()
+    (run,) = receiver.named("workflow Steps")
+    steps = receiver.named("activity flaky")
+    assert {span.parent_span_id for span in steps} == {run.span_id}
+    assert {span.trace_id for span in receiver.spans[:-1]} == {run.trace_id}
+    by_id: dict[bytes, set[bytes]] = {}
+    for span in receiver.spans:
+        by_id.setdefault(span.span_id, set()).add(span.SerializeToString(deterministic=True))
+    assert len(by_id) == SPANS_OF_A_STEP * STEPS + 2
+    assert all(len(different) == 1 for different in by_id.values())
+    # Only what was on its way when the server was killed has come twice, if anything.
+    assert len(receiver.spans) - len(by_id) <= SPANS_OF_A_STEP * (STEPS + 1) // 2
+
+
+async def test_a_receiver_that_was_away_gets_all_that_ended_meanwhile(tmp_path: Path) -> None:
+    with over_grpc() as receiver:
+        receiver.refuses = True
+        async with Server(
+            store=f"sqlite:///{tmp_path}/s.db",
+            port=0,
+            traces_endpoint=receiver.endpoint,
+            traces_interval_s=0.05,
+        ) as server:
+            client = await Client.connect(server.address)
+            async with worker(client):
+                handle = await client.start_workflow(Steps.run, id="s", task_queue="q")
+                await handle.signal(Steps.go_on)
+
+                async def has_refused() -> bool:
+                    return receiver.refused > 1
+
+                await eventually(has_refused, 60)
+                receiver.refuses = False
+                await received(receiver, SPANS_OF_A_STEP)
+                await handle.terminate()
+                await received(receiver, SPANS_OF_A_STEP + 1)
+    assert Counter(span.name for span in receiver.spans) == {
+        "activity flaky": 1,
+        "attempt flaky": 2,
+        "workflow Steps": 1,
+    }
 
 
 async def test_what_closed_before_traces_were_asked_for_is_left_alone(tmp_path: Path) -> None:

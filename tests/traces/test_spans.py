@@ -77,6 +77,23 @@ def test_a_run_that_ends_in_the_middle_leaves_nothing_open(path: Path) -> None:
         assert all(span.parent_id in ids for span in found[1:])
 
 
+@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
+def test_what_ended_while_the_run_went_on_and_the_rest_are_all_spans(path: Path) -> None:
+    events = recorded(path)
+    whole = spans_of(events)
+    for length in range(len(events)):
+        made = RunSpans("run", "default", content=True)
+        for event in events[:length]:
+            made.take(event)
+        before = made.ended()
+        assert made.ended() == []
+        for event in events[length:]:
+            made.take(event)
+        rest = made.finished(Parent(7), 2**62)
+        assert rest[0] == whole[0]
+        assert before + rest[1:] == whole[1:]
+
+
 def test_a_run_that_was_reset_begins_where_it_was_reset() -> None:
     events = recorded(HISTORIES[0])
     made = RunSpans("run", "default", content=False)

@@ -1,8 +1,8 @@
-"""Exports the spans of runs that have closed.
+"""Exports the spans of runs: of what has ended in open ones, and the rest when they have closed.
 
-Rule 1: how far the export has come is kept in the store, for each namespace: a run is exported after it
-        has closed, in the order of closing, and again - with the same ids - only if the server died
-        between the receiver's answer and the note of it.
+Rule 1: how far the export has come is kept in the store, for each namespace and for each open run that is
+        followed (`open_traces`): a span is sent again - the same, with the same id - only if the server
+        died between the receiver's answer and the note of it.
 Rule 2: nothing waits for the export. While the receiver is away, it is tried again; nothing is skipped.
 Rule 3: a run whose journal cannot be made into spans is reported in the log, and passed over.
 """
@@ -14,8 +14,8 @@ from collections import OrderedDict
 import msgspec
 from temporalio.api.history.v1 import message_pb2 as history
 
-from durably.engine.state import Kind
-from durably.service.execution import journal_entries
+from durably.background.open_traces import Followed, OpenTraces, Reading
+from durably.engine.state import OPEN, Kind
 from durably.service.namespaces import Namespace, Namespaces
 from durably.service.transact import Executions
 from durably.store.store import ClosedRun, Cursor, JournalRow
@@ -48,6 +48,8 @@ class TraceExport:
         self._exporter = exporter
         self._content = executions.config.traces_content
         self._parents: OrderedDict[tuple[str, str], Parent] = OrderedDict()
+        self._open = OpenTraces(executions.store)
+        executions.open_changes = {}
 
     async def run(self) -> None:
         """Export until cancelled."""
@@ -58,11 +60,7 @@ class TraceExport:
             while True:
                 try:
                     since = since or await self._since()
-                    nodes = self._executions.nodes
-                    # One of the servers that share the store does it; if that dies, another.
-                    taken = (nodes is not None and not nodes.first()) or await self._export_closed(
-                        since
-                    )
+                    taken = await self._export_all(since)
                     wait_s = interval_s if taken else min(2 * wait_s, RETRY_MAX_S)
                 except Exception:
                     logger.exception("the export of traces will be tried again")
@@ -70,6 +68,23 @@ class TraceExport:
                 await asyncio.sleep(wait_s)
         finally:
             self._exporter.close()
+
+    async def _export_all(self, since: Cursor) -> bool:
+        """Of the servers that share the store, one does it; if that dies, another."""
+        nodes = self._executions.nodes
+        changed, self._executions.open_changes = self._executions.open_changes or {}, {}
+        if nodes is not None and not nodes.first():
+            self._open.forget()
+            return True
+        await self._open.load()
+        before_ns = self._executions.clock() - SETTLING_NS
+        if await self._export_closed(since, before_ns) and await self._export_open(
+            changed, before_ns
+        ):
+            return True
+        # What it was that changed is asked for again.
+        self._executions.open_changes = changed | (self._executions.open_changes or {})
+        return False
 
     async def _since(self) -> Cursor:
         """Where a namespace begins that has none of its runs exported yet."""
@@ -79,9 +94,8 @@ class TraceExport:
             await self._store.put_metadata(SINCE, found)
         return (int(found), 0, 0)
 
-    async def _export_closed(self, since: Cursor) -> bool:
+    async def _export_closed(self, since: Cursor, before_ns: int) -> bool:
         """All that has closed since the last time; False if the receiver does not take it."""
-        before_ns = self._executions.clock() - SETTLING_NS
         for namespace in self._namespaces.all():
             for kind in KINDS:
                 if not await self._export_kind(namespace, kind, since, before_ns):
@@ -103,6 +117,7 @@ class TraceExport:
                     return False
                 cursor = run.cursor
                 await self._store.put_metadata(key, msgspec.msgpack.encode(cursor))
+                await self._open.drop(run.execution_id)
             if len(runs) < PAGE_RUNS:
                 return True
 
@@ -130,26 +145,82 @@ class TraceExport:
         self, namespace: Namespace, kind: Kind, run: ClosedRun
     ) -> tuple[Parent, list[Span]]:
         """All spans of a run, read from its journal page by page; a long one is made in a thread."""
-        standalone = kind is Kind.ACTIVITY
-        spans = RunSpans(run.run_id, namespace.name, content=self._content, standalone=standalone)
-        parent: Parent | None = None
-        version = 0
-        while rows := await self._store.read_journal(run.execution_id, version, JOURNAL_BYTES):
-            if parent is None:
-                first = history.History.FromString(rows[0].events).events[0]
-                if standalone:
-                    header = first.activity_task_scheduled_event_attributes.header
-                    own = trace_id(namespace.namespace_id, run.workflow_id, run.run_id)
-                    parent = caller(header) or Parent(own)
-                else:
-                    parent = await self._parent(namespace.namespace_id, run.run_id, first)
-                if not parent.sampled:
-                    return parent, []
-            await asyncio.to_thread(_take_all, spans, rows)
-            version = rows[-1].version
-        if parent is None:
+        followed = Followed(run.execution_id, namespace.namespace_id, run.workflow_id, run.run_id)
+        followed.sent_version = self._open.sent_version(run.execution_id)
+        reading, spans = await self._read_on(namespace, kind, followed, None)
+        if reading is None:
             return Parent(0), []  # Deleted meanwhile.
-        return parent, await asyncio.to_thread(spans.finished, parent, run.cursor[0])
+        if not reading.parent.sampled:
+            return reading.parent, []
+        rest = await asyncio.to_thread(reading.spans.finished, reading.parent, run.cursor[0])
+        return reading.parent, [*rest, *spans]
+
+    async def _read_on(
+        self, namespace: Namespace, kind: Kind, run: Followed, reading: Reading | None
+    ) -> tuple[Reading | None, list[Span]]:
+        """The journal from where it was read up to, and the spans that ended in rows that were not sent."""
+        found: list[Span] = []
+        version = reading.version if reading else 0
+        while rows := await self._store.read_journal(run.execution_id, version, JOURNAL_BYTES):
+            if reading is None:
+                reading = await self._begin(namespace, kind, run, rows[0])
+            if not reading.parent.sampled:
+                break
+            found += await asyncio.to_thread(reading.take, rows, run.sent_version)
+            version = rows[-1].version
+        return reading, found
+
+    async def _begin(
+        self, namespace: Namespace, kind: Kind, run: Followed, row: JournalRow
+    ) -> Reading:
+        standalone = kind is Kind.ACTIVITY
+        first = history.History.FromString(row.events).events[0]
+        if standalone:
+            header = first.activity_task_scheduled_event_attributes.header
+            own = trace_id(namespace.namespace_id, run.workflow_id, run.run_id)
+            parent = caller(header) or Parent(own)
+        else:
+            parent = await self._parent(namespace.namespace_id, run.run_id, first)
+        content = self._content
+        spans = RunSpans(run.run_id, namespace.name, content=content, standalone=standalone)
+        return Reading(parent, spans)
+
+    # --- Runs that are open -------------------------------------------------------------------
+
+    async def _export_open(self, changed: dict[int, tuple[str, str, str]], before_ns: int) -> bool:
+        """What has ended in runs that go on; False if the receiver does not take it. What closed before
+        `before_ns` has been exported."""
+        for run in self._open.to_look_at(changed):
+            namespace = self._namespaces.find(run.namespace_id)
+            row = await self._store.find_run(
+                Kind.WORKFLOW, run.namespace_id, run.workflow_id, run.run_id
+            )
+            if namespace is None or row is None:
+                await self._open.drop(run.execution_id)
+            elif row.status not in OPEN:
+                await self._open.drop_if_closed_before(run, before_ns, self._executions.clock())
+            elif self._open.may_follow(run) and not await self._export_ended(namespace, run):
+                return False
+        return True
+
+    async def _export_ended(self, namespace: Namespace, run: Followed) -> bool:
+        reading = self._open.reading(run.execution_id)
+        try:
+            reading, spans = await self._read_on(namespace, Kind.WORKFLOW, run, reading)
+        except Exception:
+            logger.exception("an open run has no spans: passed over", extra={"fields": _names(run)})
+            self._open.read_again(run.execution_id)
+            return True
+        if reading is None:
+            return True
+        self._open.keep(run.execution_id, reading)
+        if not spans:
+            return True
+        if not await asyncio.to_thread(self._exporter.export, reading.parent, spans):
+            self._open.read_again(run.execution_id)
+            return False
+        await self._open.sent(run, reading.version)
+        return True
 
     # --- Where a run hangs --------------------------------------------------------------------
 
@@ -198,7 +269,5 @@ class TraceExport:
         return await self._parent(namespace_id, run_id, events[0], depth + 1)
 
 
-def _take_all(spans: RunSpans, rows: list[JournalRow]) -> None:
-    for row in rows:
-        for entry in journal_entries(row):
-            spans.take(entry)
+def _names(run: Followed) -> dict[str, str]:
+    return {"workflow_id": run.workflow_id, "run_id": run.run_id}

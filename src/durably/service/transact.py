@@ -72,6 +72,8 @@ CONFLICT_RETRIES = 20
 LISTED_PAGE = 1000
 SNAPSHOT_BYTES_MIN = 64 * 1024
 DELIVERY_RETRY_NS = 10 * 1_000_000_000
+OPEN_CHANGES_MAX = 10_000
+"""Runs that changed and are remembered for who follows them; of others he learns when they close."""
 LOOK_AGAIN_S = 1.0
 """Who waits for a change looks into a shared store so often, in case nobody told him of it."""
 COMES_SECOND_NS = 100_000_000
@@ -146,6 +148,9 @@ class Executions:
         self.rule_for: RuleFor | None = None
         self.deliveries: asyncio.Queue[tuple[int, Delivery]] = asyncio.Queue()
         self._units_writing = 0
+        self.open_changes: dict[int, tuple[str, str, str]] | None = None
+        """Namespace id, workflow id and run id of the open workflows that changed here since somebody
+        emptied it; None: nobody follows."""
         self.tally = Tally()
 
     # --- Load ---------------------------------------------------------------------------------
@@ -707,6 +712,8 @@ class Executions:
 
     def _announce(self, execution: Execution[Any], t: Transition[Any]) -> None:
         execution.recent.trim(self.config.cached_history_bytes_per_execution)
+        if self.open_changes is not None and not t.state.closed:
+            self._follow(execution.execution_id, t.state)
         if t.state.closed and not _busy(execution):
             key = _key(t.state)
             if self._current.get(key) == execution.execution_id:
@@ -725,6 +732,13 @@ class Executions:
         if execution.update_watchers:
             every = list(execution.update_watchers)
             execution.wake_update_watchers(every if t.state.closed else _updates_changed(t))
+
+    def _follow(self, execution_id: int, state: AnyState) -> None:
+        changes = self.open_changes
+        if changes is None or not isinstance(state, WorkflowState):
+            return
+        if execution_id in changes or len(changes) < OPEN_CHANGES_MAX:
+            changes[execution_id] = (state.namespace_id, state.workflow_id, state.run_id)
 
     # --- Deadlines ----------------------------------------------------------------------------
 

@@ -145,7 +145,8 @@ SUFFIX = "_event_attributes"
 
 
 class RunSpans:
-    """Takes the journal of one run, entry by entry; `finished` has all its spans."""
+    """Takes the journal of one run, entry by entry; `finished` has all its spans, but those that were
+    given out before as having `ended`."""
 
     def __init__(
         self, run_id: str, namespace: str, *, content: bool, standalone: bool = False
@@ -181,6 +182,14 @@ class RunSpans:
             # All until now happened in another run, which has its own spans.
             self._spans, self._failed, self._tokens = [], {}, Tokens()
             self._run.start_ns, self._run.events = entry.at_ns, []
+
+    def ended(self) -> list[Span]:
+        """What has ended since the last time, while the run goes on. Nothing of an activity that is a run
+        itself: it is one span, which ends last."""
+        if self._standalone:
+            return []
+        found, self._spans = self._spans, []
+        return found
 
     def finished(self, parent: Parent, close_ns: int) -> list[Span]:
         """The spans of the run, which closed then; what was pending ends with it."""
