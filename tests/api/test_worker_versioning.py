@@ -31,7 +31,7 @@ from temporalio.client import (
     WorkflowHandle,
 )
 from temporalio.common import PinnedVersioningOverride, VersioningBehavior, WorkerDeploymentVersion
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RetryConfig, RPCError, RPCStatusCode
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
 
 from durably import Server
@@ -447,7 +447,9 @@ def override_to(build_id: str) -> PinnedVersioningOverride:
 
 async def test_kills_while_workflows_move(server_process: ServerProcess) -> None:
     server_process.start()
-    client = await Client.connect(server_process.address)
+    # A server takes long to come back on a busy machine.
+    patient = RetryConfig(max_elapsed_time_millis=60_000, max_retries=1000)
+    client = await Client.connect(server_process.address, retry_config=patient)
     async with workers(client, "1", "2", behavior=UPGRADE):
         await current(client, "1")
         handles = [await start(client, f"w{number}", 2) for number in range(20)]
