@@ -1,6 +1,6 @@
 # Every target has a sentence; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential test-citus test-pgbouncer frameworks install-frameworks mcp-conformance bench bench-postgres bench-citus bench-metrics soak build clean
+.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential test-citus test-pgbouncer frameworks install-frameworks mcp-conformance bench bench-postgres bench-citus bench-metrics pictures soak build clean
 
 UV = $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN = $(UV) run --frozen --all-extras
@@ -101,6 +101,9 @@ soak: install ## Let tables on PostgreSQL fill and be emptied for SOAK_SECONDS (
 
 bench-metrics: install ## Measure what metrics cost: CPU per action with them, of that without, in turns.
 	$(RUN) python -m bench.metrics
+
+pictures: install browser ## Make the pictures of the console in docs/images, from real runs.
+	$(RUN) --with pillow python scripts/screenshots.py
 
 build: install ## Build the wheel into dist/.
 	$(UV) build --wheel

@@ -134,6 +134,10 @@ async def test_console_query_and_histories_agree(world: World, page: Page) -> No
     await page.locator(".sql summary").first.click()
     await expect(page.locator(".sql pre").first).to_contain_text("FROM workflows")
     await assert_accessible(page)
+    # A table with all of its columns is whole on a small laptop.
+    await page.set_viewport_size({"width": 1200, "height": 800})
+    hidden = "tables => Math.max(...tables.map(each => each.scrollWidth - each.clientWidth))"
+    assert await page.locator(".scroll:has(.tally)").evaluate_all(hidden) <= 0
     await page.set_viewport_size({"width": 390, "height": 800})
     await assert_fits(page)
 
