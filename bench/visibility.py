@@ -30,9 +30,9 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from bench import report
+from bench import machine, report
 from bench.measure import percentile
-from bench.servers import COMMANDS, BenchServer
+from bench.servers import COMMANDS, ROOT, BenchServer
 from durably.store.sqlite import SqliteStore
 from durably.store.store import Commit, ExecutionWrite, VisibilityRow
 
@@ -49,6 +49,7 @@ WORKFLOW_KIND = 1
 RUNNING, COMPLETED, FAILED, TIMED_OUT = 1, 2, 3, 7
 FIRST_START = datetime(2026, 1, 1, tzinfo=UTC)
 SPAN = timedelta(days=30)
+RESULTS = ROOT / "bench" / "RESULTS-VISIBILITY.md"
 out = Console(highlight=False)
 
 
@@ -219,8 +220,10 @@ async def prepare(server: BenchServer, name: str, file: Path, count: int) -> Cli
 
 # --- Asking ---------------------------------------------------------------------------------------
 
-_FROM = (FIRST_START + SPAN / 2).strftime("%Y-%m-%dT%H:%M:%SZ")
-_TO = (FIRST_START + SPAN / 2 + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+_MIDDLE = FIRST_START + SPAN / 2 + timedelta(seconds=1)
+"""No execution begins or ends just then: servers need not agree on what an end of an interval is."""
+_FROM = _MIDDLE.strftime("%Y-%m-%dT%H:%M:%SZ")
+_TO = (_MIDDLE + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
 FILTERS = {
     "no filter": "",
     "running": "ExecutionStatus = 'Running'",
@@ -338,22 +341,62 @@ def rows(ours: Timings, theirs: Timings, count: int) -> list[report.Row]:
     return found
 
 
+def markdown(
+    found: dict[str, Timings], memory_mib: dict[str, float], count: int, facts: dict[str, str]
+) -> str:
+    """The whole of bench/RESULTS-VISIBILITY.md."""
+    lines = [
+        "# Results: lists and counts",
+        "",
+        "Written by `python -m bench.visibility --write`; do not edit.",
+        "",
+        f"{count:,} executions in the store of each server; a page has {PAGE}. Each query is asked {ASKED} times after"
+        " once unmeasured. A dash: the server refuses it, or does not answer within a minute.",
+        "",
+        "| query | found | durably p50, ms | durably worst, ms | temporal p50, ms | temporal worst, ms |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for title, timing in found["durably"].items():
+        other = found["temporal"].get(title)
+        number = f"{timing.found:,}" if timing else "–"
+        cells = [*_cells(timing), *_cells(other)]
+        lines.append(f"| {title} | {number} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        *[f"- {name}: memory {mib:.0f} MiB afterwards" for name, mib in memory_mib.items()],
+    ]
+    lines += ["", "## Machine", "", *[f"- {name}: {value}" for name, value in facts.items()]]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(timing: Timing | None) -> list[str]:
+    if timing is None:
+        return ["–", "–"]
+    return [f"{1000 * each:,.1f}" for each in (timing.p50_s, timing.worst_s)]
+
+
 def run(
     executions: Annotated[int, typer.Option(min=1000, help="How many.")] = EXECUTIONS,
-    write: Annotated[bool, typer.Option(help="Write bench/RESULTS.md.")] = False,
+    write: Annotated[bool, typer.Option(help="Write bench/RESULTS-VISIBILITY.md.")] = False,
     only: Annotated[str | None, typer.Option(help="durably or temporal.")] = None,
 ) -> None:
     """Lists and counts on durably and Temporal's dev server, in turn."""
+    facts = machine.facts()
     found: dict[str, Timings] = {"durably": {}, "temporal": {}}
+    memory_mib: dict[str, float] = {}
     for name in [each for each in found if only in (None, each)]:
         found[name], rss_bytes = asyncio.run(measure(name, executions))
-        out.print(f"{name}: memory {rss_bytes / 2**20:.0f} MiB", style="dim")
+        memory_mib[name] = rss_bytes / 2**20
+        out.print(f"{name}: memory {memory_mib[name]:.0f} MiB", style="dim")
     if only:
         for title, timing in found[only].items():
             out.print(f"{title}: {timing and (timing.p50_s * 1000, timing.found)}")
         return
     table = rows(found["durably"], found["temporal"], executions)
     out.print(report.table(table))
+    if write:
+        RESULTS.write_text(markdown(found, memory_mib, executions, facts))
+        out.print(f"Written: {RESULTS}")
 
 
 if __name__ == "__main__":
