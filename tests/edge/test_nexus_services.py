@@ -34,6 +34,7 @@ GREETER = Exposed(
     output_schema={"type": "string"},
     tags=["words"],
     agent=True,
+    tasks="always",
 )
 
 
@@ -110,7 +111,7 @@ async def test_what_is_exposed_is_told_with_its_schemas(server: Server, client: 
                 "tags": ["words"],
                 "inputSchema": WORD,
                 "outputSchema": {"type": "string"},
-                "tool": {"server": "/mcp/default", "name": "greeter"},
+                "tool": {"server": "/mcp/default", "name": "greeter", "tasks": "always"},
                 "agent": "/a2a/default/greeter",
             }
         ],
@@ -124,7 +125,7 @@ async def test_what_is_exposed_is_told_with_its_schemas(server: Server, client: 
             {
                 "name": "echo",
                 "description": "Says it twice",
-                "tool": {"server": "/mcp/default", "name": "twice"},
+                "tool": {"server": "/mcp/default", "name": "twice", "tasks": "auto"},
             }
         ],
     }
@@ -136,11 +137,18 @@ async def test_what_is_exposed_is_told_with_its_schemas(server: Server, client: 
 
 
 async def test_each_namespace_has_its_own(server: Server, client: Client) -> None:
-    """Endpoints that lead outside are everybody's."""
+    """Endpoints that lead outside are everybody's; those of other namespaces, what is exposed of them."""
     await expose(client, "greeter", GREETER)
     await lead_to(client, "elsewhere", "https://handlers.example/nexus")
-    assert (await ask(server, "/namespaces/other/nexus/services"))[1]["services"] == [
-        {"endpoint": "elsewhere", "kind": "nexus"}
+    there = "/namespaces/other/nexus/services"
+    assert (await ask(server, there))[1]["services"] == [{"endpoint": "elsewhere", "kind": "nexus"}]
+    other = await Client.connect(server.address, namespace="other")
+    await expose(other, "twice", ECHO)
+    await expose(other, "far", Exposed(endpoint="elsewhere", service="Far", operation="walk"))
+    found = (await ask(server, there))[1]["services"]
+    assert [(each["service"], each["operations"][0]["name"]) for each in found] == [
+        ("Desk", "echo"),
+        ("Far", "walk"),
     ]
 
 

@@ -64,7 +64,7 @@ def _shown(namespace: str, service: Service) -> dict[str, Any]:
     }
     if service.operations is not None:
         told["operations"] = [_operation(namespace, each) for each in service.operations]
-    elif service.kind in (MCP, A2A):
+    if service.kind in (MCP, A2A):
         told["operationsAt"] = (
             f"/namespaces/{quote(namespace, safe='')}/nexus/services/{service.endpoint}"
         )
@@ -90,7 +90,11 @@ def _operation(namespace: str, operation: Operation) -> dict[str, Any]:
         "outputSchema": operation.output_schema,
     }
     if operation.tool:
-        told["tool"] = {"server": f"/mcp/{place}", "name": operation.exposed_as}
+        told["tool"] = {
+            "server": f"/mcp/{place}",
+            "name": operation.exposed_as,
+            "tasks": operation.tasks,
+        }
     if operation.agent:
         told["agent"] = f"/a2a/{place}/{quote(operation.exposed_as, safe='')}"
     return {name: value for name, value in told.items() if value}

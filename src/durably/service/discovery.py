@@ -43,6 +43,8 @@ class Operation:
     exposed_as: str = ""
     tool: bool = False
     agent: bool = False
+    tasks: str = ""
+    """Of a tool: when a call of it is a task, as `Exposed.tasks` has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,22 +136,21 @@ def _workflows(exposed: Mapping[str, Exposed]) -> Service:
 def _of_endpoint(
     endpoint: Endpoint, namespace: str, exposed: Mapping[str, Exposed]
 ) -> Iterable[Service]:
-    """The services behind an endpoint that are of this namespace, or of nobody here."""
+    """The services behind an endpoint that are exposed, or else the endpoint alone; one whose workers are in
+    another namespace is told of only if something of it is exposed here."""
     target = target_of(endpoint.spec)
+    kind, endpoint_id = "worker", endpoint.endpoint_id
     if not isinstance(target, WorkerTarget):
         kind = target.protocol if isinstance(target, AgentTarget) else NEXUS
-        yield Service(kind, endpoint.name, endpoint.endpoint_id)
-        return
-    if target.namespace != namespace:
-        return
     services: dict[str, list[Operation]] = {}
     for name, each in exposed.items():
         if each.endpoint == endpoint.name:
             services.setdefault(each.service, []).append(_operation(each.operation, name, each))
     for service, operations in services.items():
-        yield Service("worker", endpoint.name, endpoint.endpoint_id, service, tuple(operations))
-    if not services:
-        yield Service("worker", endpoint.name, endpoint.endpoint_id)
+        yield Service(kind, endpoint.name, endpoint_id, service, tuple(operations))
+    elsewhere = isinstance(target, WorkerTarget) and target.namespace != namespace
+    if not services and not elsewhere:
+        yield Service(kind, endpoint.name, endpoint_id)
 
 
 def _operation(name: str, exposed_as: str, entry: Exposed) -> Operation:
@@ -163,4 +164,5 @@ def _operation(name: str, exposed_as: str, entry: Exposed) -> Operation:
         exposed_as=exposed_as,
         tool=entry.tool,
         agent=entry.agent,
+        tasks=entry.tasks,
     )
