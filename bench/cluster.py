@@ -6,8 +6,10 @@ Rule 3: whoever counts is connected to another database than the one that is cou
 """
 
 import asyncio
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from typing import Self
 
 import asyncpg
 import httpx
@@ -35,8 +37,22 @@ TABLES = """SELECT relname AS name, pg_total_relation_size(relid) AS stored_byte
     FROM pg_stat_user_tables ORDER BY relname"""
 
 
+class Amounts:
+    """The base of what is counted: frozen dataclasses of numbers alone."""
+
+    def __add__(self, other: Self) -> Self:
+        return self._each(other, operator.add)
+
+    def since(self, before: Self) -> Self:
+        return self._each(before, operator.sub)
+
+    def _each(self, other: Self, combine: Callable[[float, float], float]) -> Self:
+        names = [field.name for field in fields(self)]  # type: ignore[arg-type]
+        return type(self)(*(combine(getattr(self, n), getattr(other, n)) for n in names))
+
+
 @dataclass(frozen=True, slots=True)
-class Counters:
+class Counters(Amounts):
     """So far. `wal_pages`: pages that the log has whole, once after each checkpoint."""
 
     cpu_s: float = 0.0
@@ -46,34 +62,14 @@ class Counters:
     transactions: float = 0.0
     stored_bytes: float = 0.0
 
-    def since(self, before: "Counters") -> "Counters":
-        differences = (
-            getattr(self, field.name) - getattr(before, field.name) for field in fields(self)
-        )
-        return Counters(*differences)
-
 
 @dataclass(frozen=True, slots=True)
-class Commits:
+class Commits(Amounts):
     """What servers say of their commits: groups, transitions in them, transitions that lost a race."""
 
     groups: float = 0.0
     transitions: float = 0.0
     conflicts: float = 0.0
-
-    def __add__(self, other: "Commits") -> "Commits":
-        return Commits(
-            self.groups + other.groups,
-            self.transitions + other.transitions,
-            self.conflicts + other.conflicts,
-        )
-
-    def since(self, before: "Commits") -> "Commits":
-        return Commits(
-            self.groups - before.groups,
-            self.transitions - before.transitions,
-            self.conflicts - before.conflicts,
-        )
 
 
 def created() -> PostgresServer:
@@ -104,10 +100,17 @@ def _cpu_s(machine: PostgresServer) -> float:
     return float(found)
 
 
+def name_of(url: str) -> str:
+    """Of the database."""
+    return url.rpartition("/")[2]
+
+
 async def counters(cluster: PostgresServer, database: str) -> Counters:
     """Of all its machines together."""
-    each = [await _counters(machine, database) for machine in machines(cluster)]
-    return Counters(*(sum(getattr(one, field.name) for one in each) for field in fields(Counters)))
+    found = Counters()
+    for machine in machines(cluster):
+        found += await _counters(machine, database)
+    return found
 
 
 async def _counters(machine: PostgresServer, database: str) -> Counters:

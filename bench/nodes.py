@@ -143,7 +143,7 @@ async def _measured(
     servers: list[BenchServer],
     workers: list[Running],
 ) -> NodeFigures:
-    database = url.rpartition("/")[2]
+    database = cluster.name_of(url)
     addresses = [server.address for server in servers]
 
     def servers_cpu_s() -> float:

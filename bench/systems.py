@@ -77,7 +77,7 @@ def durably_on(url: str) -> Callable[[Path, int], list[str]]:
 
 async def durably(work: Work, postgres: PostgresServer, settle_s: float) -> Figures:
     url = postgres.database()
-    database = _name_of(url)
+    database = cluster.name_of(url)
     found: list[tuple[Counters, Commits]] = []
 
     async def settle(_: Client, workflows: int) -> int:
@@ -132,15 +132,21 @@ async def dbos(work: Work, postgres: PostgresServer, settle_s: float, *, queue: 
     try:
         await application.line()
         await asyncio.sleep(settle_s)
-        before, cpu_before_s = await cluster.counters(postgres, _name_of(url)), application.cpu_s()
+        before, cpu_before_s = (
+            await cluster.counters(postgres, cluster.name_of(url)),
+            application.cpu_s(),
+        )
         application.go_on()
         outcome = Outcome(**json.loads(await application.line()))
-        after, cpu_after_s = await cluster.counters(postgres, _name_of(url)), application.cpu_s()
+        after, cpu_after_s = (
+            await cluster.counters(postgres, cluster.name_of(url)),
+            application.cpu_s(),
+        )
         application.go_on()
         await application.end()
     finally:
         application.kill()
-    last = await cluster.counters(postgres, _name_of(url))
+    last = await cluster.counters(postgres, cluster.name_of(url))
     return Figures(
         work=work,
         system="DBOS, queue" if queue else "DBOS",
@@ -199,10 +205,6 @@ async def _counted(
     postgres: PostgresServer, database: str, addresses: list[str]
 ) -> tuple[Counters, Commits]:
     return await cluster.counters(postgres, database), await cluster.commits(addresses)
-
-
-def _name_of(url: str) -> str:
-    return url.rpartition("/")[2]
 
 
 Run = Callable[[Work, PostgresServer, float], Awaitable[Figures]]

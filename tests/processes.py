@@ -1,12 +1,13 @@
 """Servers in processes of their own."""
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 DURABLY = (sys.executable, "-m", "durably.cli")
@@ -29,6 +30,22 @@ def wait_for_port(port: int, process: "subprocess.Popen[bytes]", seconds: float 
                 return
         time.sleep(0.02)
     raise TimeoutError(f"nothing listens on port {port}")
+
+
+@contextlib.contextmanager
+def listening(module: str, log: Path) -> Iterator[str]:
+    """A module of the tests that serves on the port it is given, in a process of its own: host and port."""
+    port = free_port()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, str(port)], stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_for_port(port, process)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
 
 
 class ServerProcess:

@@ -18,7 +18,7 @@ transition started for a reserved poller.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from durably.backlog import DEFAULT_ORDER, Backlog
@@ -230,7 +230,7 @@ class Matching:
 
     def _part(self, key: QueueKey) -> Queue:
         """For the workers of one version; it has the rates of the whole."""
-        whole_key = replace(key, version="")
+        whole_key = key.whole
         self._parts.setdefault(whole_key, []).append(key)
         whole = self.queue(whole_key)
         return Queue(
@@ -310,8 +310,7 @@ class Matching:
 
     def withdraw(self, key: QueueKey, item: Any) -> bool:
         """Take an item out of the backlog again (a query whose caller gave up)."""
-        whole_key = replace(key, version="") if key.version else key
-        return any(queue.backlog.remove(item) for queue in self._family(whole_key))
+        return any(queue.backlog.remove(item) for queue in self._family(key.whole))
 
     def give_up(self, part: QueueKey, count: int, created_before_ns: int) -> list[TaskRow]:
         """Up to so many tasks of this part of a queue, in their order, as long as the oldest one was
@@ -459,7 +458,7 @@ class Matching:
 
     def _worker_asks(self, key: QueueKey, per_s: float | None) -> None:
         """What the last poll asks for counts, for the whole queue."""
-        family = self._family(replace(key, version="") if key.version else key)
+        family = self._family(key.whole)
         for queue in family:
             queue.worker_per_s = per_s
             queue.apply_rates(self._clock())

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from durably.agents.convention import (
 )
 from durably.agents.interaction import call
 from tests.conftest import eventually
-from tests.processes import ServerProcess, free_port, wait_for_port
+from tests.processes import ServerProcess, listening
 from tests.receivers import Call, Receiver
 
 SETTINGS: dict[str, Any] = {
@@ -50,20 +48,9 @@ QUEUE = "callers"
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Host and port of the SDKs' own servers."""
-    port = free_port()
     log = tmp_path_factory.mktemp("elsewhere") / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.agents_elsewhere", str(port)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        wait_for_port(port, process)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
+    with listening("tests.agents_elsewhere", log) as address:
+        yield address
 
 
 @pytest_asyncio.fixture

@@ -248,13 +248,18 @@ async def test_what_another_key_encrypted_is_said_not_to_be_decoded(
     )
 
 
-async def test_an_encrypted_failure_is_decoded(secret: Secret, page: Page) -> None:
-    failing = [Done("agent__a__model_request", "nothing", [])]
+async def fails(secret: Secret, workflow_id: str, unrecorded: str) -> None:
+    """An encrypted run that ends by a call of which nothing is recorded."""
+    failing = [Done("agent__a__model_request", unrecorded, [])]
     handle = await secret.client.start_workflow(
-        AsRecorded.run, failing, id="failing", task_queue=runs.QUEUE
+        AsRecorded.run, failing, id=workflow_id, task_queue=runs.QUEUE
     )
     with pytest.raises(WorkflowFailureError):
         await handle.result()
+
+
+async def test_an_encrypted_failure_is_decoded(secret: Secret, page: Page) -> None:
+    await fails(secret, "failing", "nothing")
     await page.goto(await secret.place("failing"))
     note = page.locator(".turn .note")
     await expect(note).to_have_text("Unrecorded: nothing is recorded of it")
@@ -316,12 +321,7 @@ async def test_outlines_that_are_none_are_refused(secret: Secret) -> None:
 
 
 async def test_a_codec_server_that_is_not_reached_is_said_so(secret: Secret, page: Page) -> None:
-    failing = [Done("agent__a__model_request", "none", [])]
-    handle = await secret.client.start_workflow(
-        AsRecorded.run, failing, id="unreached", task_queue=runs.QUEUE
-    )
-    with pytest.raises(WorkflowFailureError):
-        await handle.result()
+    await fails(secret, "unreached", "none")
     await page.route("**/decode", lambda route: route.abort())
     await page.goto(await secret.place("unreached"))
     notice = page.locator("#agent > .locked")

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from durably import Server
 from durably.agents.convention import Exposed
 from durably.agents.interaction import expose
 from tests import desk
-from tests.processes import free_port, wait_for_port
+from tests.processes import free_port, listening
 from tests.stores import dump
 
 HERE = "/namespaces/default/nexus/services"
@@ -62,19 +60,8 @@ async def client(server: Server) -> Client:
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[str]:
     """Host and port of an MCP server and an A2A agent of the SDKs' own."""
-    port = free_port()
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.agents_elsewhere", str(port)],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        wait_for_port(port, process)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
+    with listening("tests.agents_elsewhere", tmp_path / "log") as address:
+        yield address
 
 
 async def ask(server: Server, path: str, method: str = "GET") -> tuple[int, Any]:

@@ -34,8 +34,6 @@ from durably.service.nodes import (
     Waiting,
     Wanted,
     WorkerShutDown,
-    part_of,
-    queue_of,
 )
 from durably.service.queries import Queries
 from durably.service.task_queues import TaskQueues
@@ -131,16 +129,16 @@ class Neighbours:
             case Changed(execution_id, version):
                 self._executions.heard_of(execution_id, version)
             case Waiting():
-                self._do(self._task_queues.task_waits(queue_of(word)))
+                self._do(self._task_queues.task_waits(word.key))
             case NexusWaits():
                 if self._nexus_tasks.offers is not None:
                     self._nexus_tasks.offers.heard(word)
             case Behind():
-                self._task_queues.other_is_behind(queue_of(word))
+                self._task_queues.other_is_behind(word.key)
             case Wanted(count=count):
-                self._do(self._task_queues.let_go(part_of(word), count))
+                self._do(self._task_queues.let_go(word.part, count))
             case Configured():
-                self._do(self._task_queues.configured(queue_of(word)))
+                self._do(self._task_queues.configured(word.key))
             case NamespacesChanged():
                 self._do(self._refresh_namespaces())
             case RoutingChanged():

@@ -10,7 +10,7 @@ Rule 2: nobody outside is asked anything by who may not call.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from msgspec import UNSET
@@ -56,7 +56,12 @@ class Service:
     endpoint: str = ""
     endpoint_id: str = ""
     name: str = ""
-    operations: tuple[Operation, ...] | None = field(default=None)
+    operations: tuple[Operation, ...] | None = None
+
+    @property
+    def place(self) -> str:
+        """Under which it is opened: its endpoint, or WORKFLOWS."""
+        return self.endpoint or self.name
 
     @property
     def key(self) -> str:
@@ -91,7 +96,7 @@ class Discovery:
     async def opened(self, namespace: str, name: str) -> list[Service]:
         """The services behind an endpoint, or WORKFLOWS. An MCP server or an A2A agent is asked what it
         offers. Raises NotFound, Unavailable if it does not say, and what `services` raises."""
-        found = [each for each in await self.services(namespace) if name in _names(each)]
+        found = [each for each in await self.services(namespace) if name == each.place]
         if not found:
             raise NotFound(f"no service or endpoint {name[:100]!r} is there to be called")
         target = await self._agent(found[0])
@@ -121,10 +126,6 @@ class Discovery:
 
 def _why(refused: Refused) -> str:
     return refused.failure.cause.message or refused.failure.message
-
-
-def _names(service: Service) -> tuple[str, ...]:
-    return (service.endpoint,) if service.endpoint else (service.name,)
 
 
 def _workflows(exposed: Mapping[str, Exposed]) -> Service:

@@ -127,15 +127,14 @@ class NexusEndpoints(Shared):
     async def known(self, endpoint_id: str, name: str = "") -> Endpoint | None:
         """The same, also if another server has made it a moment ago."""
         found = self.find(endpoint_id, name)
-        if found is None and self.may_have_changed():
-            await self.refresh()
+        if found is None:
+            await self.refreshed()
             found = self.find(endpoint_id, name)
         return found
 
     async def current(self) -> list[Endpoint]:
         """All of them, those too that another server has made a moment ago."""
-        if self.may_have_changed():
-            await self.refresh()
+        await self.refreshed()
         return list(self._by_id.values())
 
     # --- RPCs ---------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import msgspec
 from google.protobuf.message import Message
@@ -61,12 +61,24 @@ class Changed(Word, frozen=True, array_like=True, tag="c"):
     version: int
 
 
-class Waiting(Word, frozen=True, array_like=True, tag="w"):
-    """A task waits in this queue."""
+class OfQueue(Word, frozen=True, array_like=True):
+    """What is said of a queue."""
 
     namespace_id: str
     kind: int
     queue: str
+
+    @classmethod
+    def of(cls, queue: QueueKey) -> Self:
+        return cls(queue.namespace_id, int(queue.kind), queue.name)
+
+    @property
+    def key(self) -> QueueKey:
+        return QueueKey(self.namespace_id, TaskKind(self.kind), self.queue)
+
+
+class Waiting(OfQueue, frozen=True, array_like=True, tag="w"):
+    """A task waits in this queue."""
 
 
 class NexusWaits(Word, frozen=True, array_like=True, tag="x"):
@@ -77,30 +89,23 @@ class NexusWaits(Word, frozen=True, array_like=True, tag="x"):
     version: str
 
 
-class Behind(Word, frozen=True, array_like=True, tag="b"):
+class Behind(OfQueue, frozen=True, array_like=True, tag="b"):
     """Tasks that a server keeps for its own workers wait for long: it would give some away."""
 
-    namespace_id: str
-    kind: int
-    queue: str
 
-
-class Wanted(Word, frozen=True, array_like=True, tag="a"):
+class Wanted(OfQueue, frozen=True, array_like=True, tag="a"):
     """So many polls wait elsewhere: who is behind with this part of a queue lets as many tasks go."""
 
-    namespace_id: str
-    kind: int
-    queue: str
     version: str
     count: int
 
+    @property
+    def part(self) -> QueueKey:
+        return replace(self.key, version=self.version)
 
-class Configured(Word, frozen=True, array_like=True, tag="q"):
+
+class Configured(OfQueue, frozen=True, array_like=True, tag="q"):
     """A queue has a new configuration."""
-
-    namespace_id: str
-    kind: int
-    queue: str
 
 
 class NamespacesChanged(Word, frozen=True, array_like=True, tag="n"):
@@ -449,7 +454,7 @@ class Nodes:
         return len({row.node for row in rows if row.at_ns >= since})
 
     def _rows(self, queue: QueueKey, *, of_all: bool) -> list["PollerRow"]:
-        parts = self._parts.get(replace(queue, version=""), ()) if of_all else (queue,)
+        parts = self._parts.get(queue.whole, ()) if of_all else (queue,)
         return [row for part in parts for row in self._pollers.get(part, {}).values()]
 
     def pollers(self, queue: QueueKey, *, of_all: bool = False) -> list[PollerSeen]:
@@ -466,7 +471,7 @@ class Nodes:
 
     def forget_pollers(self, queue: QueueKey, identity: str = "") -> None:
         """Those with this identity, or all, of any part of a queue."""
-        for part in self._parts.get(replace(queue, version=""), ()):
+        for part in self._parts.get(queue.whole, ()):
             found = self._pollers[part]
             for key in [key for key in found if not identity or key[1] == identity]:
                 del found[key]
@@ -493,37 +498,17 @@ class Nodes:
         self._pollers = found
         self._parts = {}
         for part in found:
-            self._parts.setdefault(replace(part, version=""), []).append(part)
+            self._parts.setdefault(part.whole, []).append(part)
         self._published = {key: at for key, at in self._published.items() if at >= since}
         if self.first():
             await self.board.forget_pollers(since)
-
-
-def waiting(queue: QueueKey) -> Waiting:
-    return Waiting(queue.namespace_id, int(queue.kind), queue.name)
-
-
-def behind(queue: QueueKey) -> Behind:
-    return Behind(queue.namespace_id, int(queue.kind), queue.name)
 
 
 def wanted(part: QueueKey, count: int) -> Wanted:
     return Wanted(part.namespace_id, int(part.kind), part.name, part.version, count)
 
 
-def configured(queue: QueueKey) -> Configured:
-    return Configured(queue.namespace_id, int(queue.kind), queue.name)
-
-
 def asked_at(question_id: str) -> int:
     """The server at which a question or a request was asked; 0: one whose store is its own."""
     node, _, _ = question_id.partition(":")
     return int(node) if node.isdecimal() else 0
-
-
-def queue_of(word: Waiting | Behind | Configured) -> QueueKey:
-    return QueueKey(word.namespace_id, TaskKind(word.kind), word.queue)
-
-
-def part_of(word: Wanted) -> QueueKey:
-    return QueueKey(word.namespace_id, TaskKind(word.kind), word.queue, word.version)

@@ -26,10 +26,10 @@ from durably.service.describe import set_time
 from durably.service.namespaces import Namespaces
 from durably.service.nodes import (
     LEFT_TO_HOLDER_NS,
+    Behind,
+    Configured,
     Nodes,
-    behind,
-    configured,
-    waiting,
+    Waiting,
     wanted,
 )
 from durably.service.transact import Executions
@@ -119,7 +119,7 @@ class TaskQueues:
         nodes = self._executions.nodes
         if nodes is None:
             return
-        key = replace(part, version="")
+        key = part.whole
         while key in self._elsewhere:
             if self._matching.queue(part).backlog:
                 return
@@ -141,7 +141,7 @@ class TaskQueues:
 
     def _say_if_behind(self, nodes: Nodes, key: QueueKey) -> None:
         if self._matching.stats(key, of_all=True).backlog:
-            nodes.say_later(behind(key), lambda: self._executions.is_behind(key))
+            nodes.say_later(Behind.of(key), lambda: self._executions.is_behind(key))
 
     async def _take_left(self, nodes: Nodes, key: QueueKey, found: list[TaskRow]) -> None:
         """Whose turn it is among fairness keys is known to who has all their tasks: take those that
@@ -171,9 +171,9 @@ class TaskQueues:
             return
         nodes.doubt(task.task_id for task in tasks)
         await nodes.release_doubted()
-        key = replace(part, version="")
+        key = part.whole
         self._elsewhere.add(key)
-        nodes.say(waiting(key))
+        nodes.say(Waiting.of(key))
         self._say_if_behind(nodes, key)
 
     async def task_waits(self, key: QueueKey, of_others_before_ns: int = 0) -> None:
@@ -263,7 +263,7 @@ class TaskQueues:
         if not done.cancelled() and done.exception() is None:
             self._matching.configure(key, _limits(config))
             if self._executions.nodes is not None:
-                self._executions.nodes.say(configured(key))
+                self._executions.nodes.say(Configured.of(key))
 
     def _set_rate(
         self,

@@ -15,7 +15,7 @@ import contextlib
 import heapq
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -48,7 +48,7 @@ from durably.matching import Matching, Poll
 from durably.routing import Routes
 from durably.service.execution import Execution, catch_up, history_bytes, rebuild
 from durably.service.ids import IdSource, new_id
-from durably.service.nodes import GONE, LEFT_TO_HOLDER_NS, Nodes, behind, waiting
+from durably.service.nodes import GONE, LEFT_TO_HOLDER_NS, Behind, Nodes, Waiting
 from durably.service.search_attributes import visibility_row
 from durably.store import visibility_query
 from durably.store.store import (
@@ -693,10 +693,10 @@ class Executions:
             nodes.say_changed(write.execution_id, write.expected_version + 1)
         for task in unit.tasks:
             if task.held:
-                key = replace(task.queue, version="")
-                nodes.say_later(behind(key), partial(self.is_behind, key))
+                key = task.queue.whole
+                nodes.say_later(Behind.of(key), partial(self.is_behind, key))
             else:
-                nodes.say(waiting(task.queue))
+                nodes.say(Waiting.of(task.queue))
 
     def is_behind(self, queue: QueueKey) -> bool:
         """Whether the workers that poll here are behind with a queue, and others may help."""

@@ -58,6 +58,11 @@ class QueueKey:
     """The part of the queue that is for one version of its workers; empty: for those without one.
     What is stored of a queue is stored of all its parts together."""
 
+    @property
+    def whole(self) -> "QueueKey":
+        """The queue that this is a part of, or is."""
+        return QueueKey(self.namespace_id, self.kind, self.name) if self.version else self
+
 
 @dataclass(frozen=True, slots=True)
 class TaskOrder:

@@ -185,8 +185,8 @@ def outlines_of(body: bytes) -> dict[str, str]:
     """By the key of the payload that each is of."""
     try:
         found = json.loads(body)["outlines"]
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise InvalidArgument('expected JSON: {"outlines": {KEY: TEXT}}') from error
+    except (ValueError, RecursionError, KeyError, TypeError):
+        found = None
     if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
         raise InvalidArgument('expected JSON: {"outlines": {KEY: TEXT}}')
     return found

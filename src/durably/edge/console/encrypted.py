@@ -44,7 +44,7 @@ def outlined(
 ) -> Iterator[history.HistoryEvent]:
     """The events with outlines, which are JSON, for those of their payloads that have one."""
     for event in events:
-        if not any(key(payload) in outlines for payload in locked(event)):
+        if next(locked(event), None) is None:
             yield event
             continue
         known = history.HistoryEvent()
