@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from temporalio.api.common.v1 import message_pb2 as common
-from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.failure.v1 import message_pb2 as failures
 from temporalio.api.history.v1 import message_pb2 as history
 
@@ -28,7 +27,7 @@ from durably.service.durable_calls import (
     questions_of,
     value_of,
 )
-from durably.service.run_history import piece_of
+from durably.service.run_history import piece_of, upserted
 
 BY = "a2a"
 PUSH_HEADER = "durably-a2a-task"
@@ -231,7 +230,7 @@ def push_updates(
 ) -> Iterator[tuple[dict[str, str], bytes]]:
     """(headers, body) of each notification of what this event says: questions that are asked or were
     answered, status texts, artifacts. Most events say nothing."""
-    if event.event_type != event_types.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED:
+    if not upserted(event):
         return
     known = json.loads(ids)
     begun = {"context": known["contextId"]}

@@ -422,7 +422,8 @@ class Nodes:
     async def claim_left(self, queue: QueueKey, limit: int) -> list[TaskRow]:
         """Only tasks that no server has, or one that has been silent for longer than it should be."""
         silent_s = BEATS_ALONE * self._config.node_beat_s
-        return await self.board.claim_left(queue, self.node, limit, silent_s)
+        others = await self.board.live(silent_s)
+        return await self.board.claim(queue, self.node, limit, others, 0)
 
     def doubt(self, task_ids: Iterable[int]) -> None:
         """These are in this server's name and not in its memory: it gave them up, or nobody heard the end

@@ -54,8 +54,6 @@ STAMP = """SELECT count(*), coalesce(sum(version), 0)::bigint, coalesce(max(exec
 DUE_OF_PART = """SELECT execution_id, next_deadline_ns FROM executions
     WHERE next_deadline_ns > 0 AND next_deadline_ns <= $1 AND execution_id % $3 = $4
     ORDER BY next_deadline_ns LIMIT $2"""
-# Servers that have said lately that they are there.
-PRESENT = "SELECT node FROM nodes WHERE seen_at > clock_timestamp() - make_interval(secs => $1)"
 # The most urgent tasks of a queue that none of these servers has, or another one than $6 and they were
 # created before $7; and where they are.
 CLAIMABLE = """SELECT shard FROM tasks WHERE namespace_id = $1 AND kind = $2 AND queue = $3
@@ -194,23 +192,12 @@ class PostgresNodes:
         node: int,
         limit: int,
         others: Sequence[int],
-        of_others_before_ns: int,
+        before_ns: int,
     ) -> list[TaskRow]:
         """Up to so many tasks of the queue that neither this server nor these others had, or that others
-        had which were created before that time; the most urgent first."""
-        return await self._claim(queue, node, limit, [node, *others], of_others_before_ns)
-
-    async def claim_left(
-        self, queue: QueueKey, node: int, limit: int, silent_s: float
-    ) -> list[TaskRow]:
-        """The same of tasks that no server has that was there in the last `silent_s`."""
-        present = await self._store.reading(partial(_rows, PRESENT, (silent_s,)))
-        return await self._claim(queue, node, limit, [node, *(row[0] for row in present)], 0)
-
-    async def _claim(
-        self, queue: QueueKey, node: int, limit: int, not_of: Sequence[int], before_ns: int
-    ) -> list[TaskRow]:
+        had which were created before `before_ns`; the most urgent first."""
         key = (queue.namespace_id, int(queue.kind), queue.name)
+        not_of = [node, *others]
         claimable = await self._claimable((*key, not_of, limit), node, before_ns)
 
         def claim(shard: int, count: int) -> Awaitable[list[Any]]:
