@@ -74,8 +74,8 @@ test-citus: install ## Run the suites of PostgreSQL on Citus: a coordinator and 
 	$(RUN) pytest -m citus --timeout=600 tests/citus
 	$(RUN) pytest --store=citus --shards=8 --timeout=600 -k "not file and not memory" tests/store/test_store.py
 	$(RUN) pytest --store=citus --shards=8 --timeout=600 tests/store/test_postgres.py tests/store/test_differential.py \
-	  tests/nodes tests/crash/test_kill_nodes.py -m "not pgbouncer"
-	$(RUN) pytest --store=citus --shards=8 --timeout=600 $(ON_POSTGRES)
+	  tests/nodes tests/cli/test_postgres.py tests/crash/test_kill_nodes.py -m "not pgbouncer"
+	$(RUN) pytest -n 2 --dist loadfile --store=citus --shards=8 --timeout=600 $(ON_POSTGRES)
 
 test-pgbouncer: install ## Test servers behind PgBouncer, Debian's where there is none, apt-get and root are there.
 	@test -x /usr/sbin/pgbouncer || command -v pgbouncer >/dev/null || \

@@ -383,7 +383,7 @@ async def _copy(source: str, target: str) -> None:
     from durably.store.copying import copy as copy_store
     from durably.store.opening import POSTGRES_SCHEMES
     from durably.store.sqlite import path_of
-    from durably.store.store import ShardsFixed, StoreLocked, StoreNotEmpty, StoreTooNew
+    from durably.store.store import StoreLocked, StoreNotEmpty, StoreTooNew
 
     if not target.startswith(POSTGRES_SCHEMES):
         _fail(f"--to {target}: a copy goes into postgresql://...", 2)
@@ -395,7 +395,7 @@ async def _copy(source: str, target: str) -> None:
                 Config(),
                 lambda table, count: status.update(f"copying {table}: {count} rows"),
             )
-    except (StoreLocked, StoreTooNew, ShardsFixed, StoreNotEmpty, ValueError, OSError) as error:
+    except (StoreLocked, StoreTooNew, StoreNotEmpty, ValueError, OSError) as error:
         _fail(str(error), 1)
         return
     for table, count in counts.items():

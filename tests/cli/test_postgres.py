@@ -1,28 +1,39 @@
 """The command line with PostgreSQL: several servers behind one port, migrations, moving a store."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import psutil
 import pytest
+from temporalio import activity, workflow
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from temporalio.client import Client
-from temporalio.worker import Worker
+from temporalio.common import RetryPolicy
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from durably import Server
 from durably.config import Config
 from durably.store.copying import TABLES
 from durably.store.opening import open_store
 from durably.store.postgres_schema import migrate_database
+from durably.store.shards import Shards
 from durably.store.store import StoreTooOld
 from tests.cli.test_serve import durably
 from tests.conftest import eventually
+from tests.crash import rules
 from tests.crash.worker import connect
 from tests.crash.workflows import TASK_QUEUE, Half, Mixed, add, expected
 from tests.postgres import PostgresServer
@@ -113,7 +124,7 @@ def test_a_store_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
 
 
 def test_migrations_are_shown_and_done(postgres: PostgresServer, tmp_path: Path) -> None:
-    url = postgres.database()
+    url = postgres.database(1)
     assert (
         "Missing: migrations"
         in durably("migrate", "--store", url, "--dry-run", folder=tmp_path).stdout
@@ -132,18 +143,26 @@ def test_migrations_are_shown_and_done(postgres: PostgresServer, tmp_path: Path)
     assert "Up to date" in durably("migrate", "--store", file, folder=tmp_path).stdout
 
 
+@pytest.mark.parametrize("shards", [1, 8])
 async def test_a_store_moves_with_its_open_workflows(
-    postgres: PostgresServer, tmp_path: Path
+    postgres: PostgresServer, tmp_path: Path, shards: int
 ) -> None:
-    source, target = f"sqlite:///{tmp_path}/s.db", postgres.database()
+    source, target = f"sqlite:///{tmp_path}/s.db", postgres.database(shards)
     runs = 8
     async with Server(store=source, port=0) as server:
         client = await Client.connect(server.address)
         for number in range(runs):
-            await client.start_workflow(Mixed.run, number, id=f"w{number}", task_queue=TASK_QUEUE)
-        async with Worker(client, task_queue=TASK_QUEUE, workflows=[Mixed, Half], activities=[add]):
+            await client.start_workflow(
+                Mixed.run,
+                number,
+                id=f"w{number}",
+                task_queue=TASK_QUEUE,
+                task_timeout=timedelta(seconds=2),
+            )
+        with killed_worker(server.address):
             for number in range(runs):
                 await client.get_workflow_handle(f"w{number}").signal("give", number * 10)
+                await eventually(partial(has_begun, client, f"w{number}"))
         await client.get_workflow_handle("w1").signal("give", 11)
     before = dump(source)
     ended = await asyncio.to_thread(
@@ -152,7 +171,13 @@ async def test_a_store_moves_with_its_open_workflows(
     assert ended.returncode == 0, ended.stderr
     after = dump(target)
     for table in TABLES:
-        assert len(after[table]) == len(before[table]), table
+        if table != "metadata":
+            assert len(after[table]) == len(before[table]), table
+    assert {row[0] for row in after["metadata"]} >= {row[0] for row in before["metadata"]}
+    assert (len({row[0] for row in after["executions"]}) > 1) == (shards > 1)
+    check_shards(after, Shards(shards))
+    ids, old = ({row[1] for row in tables["executions"]} for tables in (after, before))
+    assert ids == old if shards == 1 else not ids & old
     async with Server(store=target, port=0) as server:
         client = await Client.connect(server.address)
         assert (await client.count_workflows("ExecutionStatus = 'Running'")).count >= runs
@@ -164,11 +189,97 @@ async def test_a_store_moves_with_its_open_workflows(
             for number in range(runs):
                 handle = client.get_workflow_handle(f"w{number}")
                 assert await handle.result() == expected(number)
+    rules.check_tables(dump(target))
     again = await asyncio.to_thread(
         durably, "copy", "--from", source, "--to", target, folder=tmp_path
     )
     assert again.returncode == 1
     assert "not empty" in again.stderr
+
+
+@contextlib.contextmanager
+def killed_worker(address: str) -> Iterator[None]:
+    """A worker in a process of its own, which has no time to end what it has."""
+    process = subprocess.Popen([sys.executable, "-m", "tests.crash.worker", address])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def has_begun(client: Client, workflow_id: str) -> bool:
+    """Whether a worker has ended its first activity."""
+    history = await client.get_workflow_handle(workflow_id).fetch_history()
+    return any(
+        event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED for event in history.events
+    )
+
+
+def check_shards(tables: dict[str, list[tuple[Any, ...]]], shards: Shards) -> None:
+    """All that is stored of an execution lies where its workflow id belongs, and its id says so."""
+    for shard, execution_id, _, namespace_id, workflow_id, *_ in tables["executions"]:
+        assert shard == shards.of_workflow(namespace_id, workflow_id) == shards.of_id(execution_id)
+    known = {(row[0], row[1]) for row in tables["executions"]}
+    for table in ("journal", "snapshots", "heartbeats", "visibility"):
+        assert {(row[0], row[1]) for row in tables[table]} <= known, table
+    assert {(row[0], row[4]) for row in tables["current_runs"]} <= known
+    assert {(row[0], row[5]) for row in tables["tasks"]} <= known
+    assert all(row[0] == shards.of_id(row[1]) for row in tables["tasks"])
+
+
+@activity.defn
+async def answered_later() -> str:
+    activity.raise_complete_async()
+
+
+@workflow.defn
+class Asking:
+    @workflow.run
+    async def run(self) -> str:
+        return await workflow.execute_activity(
+            answered_later,
+            start_to_close_timeout=timedelta(hours=1),
+            retry_policy=RetryPolicy(maximum_attempts=1),
+        )
+
+
+@pytest.mark.parametrize("shards", [1, 8])
+async def test_attempts_that_are_out_end_in_the_copy(
+    postgres: PostgresServer, tmp_path: Path, shards: int
+) -> None:
+    """The tokens of many alike: none is taken for another's, whatever their executions' ids are now."""
+    source, target = f"sqlite:///{tmp_path}/s.db", postgres.database(shards)
+    names = [f"w{number}" for number in range(12)]
+    async with Server(store=source, port=0) as server:
+        client = await Client.connect(server.address)
+        worker = Worker(
+            client, task_queue="q", workflows=[Asking], workflow_runner=UnsandboxedWorkflowRunner()
+        )
+        async with worker:
+            for name in names:
+                await client.start_workflow(Asking.run, id=name, task_queue="q")
+            poll = ws.PollActivityTaskQueueRequest(namespace="default")
+            poll.task_queue.name = "q"
+            tasks = [await client.workflow_service.poll_activity_task_queue(poll) for _ in names]
+    ended = await asyncio.to_thread(
+        durably, "copy", "--from", source, "--to", target, folder=tmp_path
+    )
+    assert ended.returncode == 0, ended.stderr
+    async with Server(store=target, port=0) as server:
+        client = await Client.connect(server.address)
+        for task in tasks:
+            handle = client.get_async_activity_handle(task_token=task.task_token)
+            await handle.heartbeat("still here")
+            await handle.complete(task.workflow_execution.workflow_id)
+            with pytest.raises(RPCError) as refused:
+                await handle.complete("twice")
+            assert refused.value.status == RPCStatusCode.NOT_FOUND
+        async with Worker(
+            client, task_queue="q", workflows=[Asking], workflow_runner=UnsandboxedWorkflowRunner()
+        ):
+            results = [await client.get_workflow_handle(name).result() for name in names]
+    assert results == names
 
 
 def test_the_shards_of_a_store_are_fixed(postgres: PostgresServer, tmp_path: Path) -> None:

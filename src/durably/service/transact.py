@@ -62,6 +62,7 @@ from durably.store.store import (
     TaskKind,
     TaskOrder,
     TaskRow,
+    renumbered_key,
 )
 
 R = TypeVar("R")
@@ -227,6 +228,13 @@ class Executions:
         if await self._stands(execution) and self._cache.get(execution_id) is execution:
             return execution
         return await self.known(execution_id)
+
+    async def renumbered(self, execution_id: int) -> int | None:
+        """The id of an execution that had this one before its store was copied; None: there is none."""
+        if self.store.shards.count == 1:
+            return None
+        found = await self.store.metadata(renumbered_key(execution_id))
+        return None if found is None else int(found)
 
     async def known(self, execution_id: int) -> Execution[Any]:
         """The same as far as this server knows: another may have written since. For what is decided

@@ -7,6 +7,7 @@ Rule 2: a row of the backlog whose task is stale is dropped, and the poll goes o
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from msgspec.structs import replace
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
 from temporalio.api.failure.v1 import message_pb2 as failure
@@ -326,6 +327,16 @@ class WorkerTasks:
 
         return self._executions.transact(token.execution_id, checked)
 
+    async def _transact_attempt(self, token: TaskToken, decide: Decide[R]) -> R:
+        """The same for an attempt of an activity, which may have begun before the store was copied."""
+        try:
+            return await self._transact(token, decide)
+        except NotFound:
+            renumbered = await self._executions.renumbered(token.execution_id)
+            if renumbered is None:
+                raise
+        return await self._transact(replace(token, execution_id=renumbered), decide)
+
     async def respond_workflow_task_failed(
         self, request: ws.RespondWorkflowTaskFailedRequest, call: Call
     ) -> ws.RespondWorkflowTaskFailedResponse:
@@ -398,7 +409,7 @@ class WorkerTasks:
         self, request: ws.RespondActivityTaskCompletedRequest, call: Call
     ) -> ws.RespondActivityTaskCompletedResponse:
         token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
-        await self._transact(
+        await self._transact_attempt(
             token,
             lambda t: self._complete(t, token.scheduled_event_id, token.attempt, request),
         )
@@ -409,7 +420,7 @@ class WorkerTasks:
     ) -> ws.RespondActivityTaskFailedResponse:
         token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
         _check_failure(request.failure)
-        await self._transact(
+        await self._transact_attempt(
             token,
             lambda t: self._fail(t, token.scheduled_event_id, token.attempt, request),
         )
@@ -420,7 +431,7 @@ class WorkerTasks:
     ) -> ws.RespondActivityTaskCanceledResponse:
         token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
         details = self._details(request)
-        await self._transact(
+        await self._transact_attempt(
             token,
             lambda t: activity.confirm_cancel(
                 t, token.scheduled_event_id, token.attempt, details, request.identity
@@ -433,7 +444,7 @@ class WorkerTasks:
     ) -> ws.RecordActivityTaskHeartbeatResponse:
         token = tokens.decode_task(request.task_token, self._namespaces.id_of(request.namespace))
         details = self._details(request)
-        answer = await self._transact(
+        answer = await self._transact_attempt(
             token,
             lambda t: activity.heartbeat(t, token.scheduled_event_id, token.attempt, details),
         )

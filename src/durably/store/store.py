@@ -415,6 +415,11 @@ class Store(Protocol):
     async def close(self) -> None: ...
 
 
+def renumbered_key(execution_id: int) -> str:
+    """Of the fact that an execution which had this id has another one since its store was copied."""
+    return f"renumbered/{execution_id}"
+
+
 async def made_once(store: Store, key: str, made: bytes) -> bytes:
     """A fact about the store that never changes: what it is, or from now on `made`."""
     found = await store.metadata(key)
