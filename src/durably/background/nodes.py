@@ -94,7 +94,7 @@ class Neighbours:
         await nodes.beat()
         await nodes.release_doubted()
         if nodes.members_changed.is_set():
-            self._executions.near_changed.set()
+            self._executions.wakes.changed.set()
         if nodes.others:
             present = self._executions.matching.present()
             await nodes.exchange_pollers(present, self._executions.clock(), POLLER_REMEMBERED_NS)

@@ -257,7 +257,7 @@ class Outbox:
             )
 
     def _in_version(self, namespace_id: str) -> versioning.InVersion:
-        return partial(self._executions.in_version, namespace_id)
+        return partial(self._executions.dispatch.in_version, namespace_id)
 
     async def _run_of_child(self, sender: Execution, child: Child) -> Execution | None:
         """The run of this very child that goes on now; a delivery that was cut off may have started it.

@@ -55,7 +55,7 @@ async def _skip(executions: Executions, skipping: TimeSkipping, still: Callable[
         return
     if wanted > skipping.clock():
         skipping.clock.skip_to(wanted)
-        executions.near_changed.set()
+        executions.wakes.changed.set()
 
 
 async def _next_deadline(executions: Executions) -> int | None:

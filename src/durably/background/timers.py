@@ -12,7 +12,8 @@ from durably.engine import deadlines
 from durably.engine.snapshot import AnyState
 from durably.engine.transition import debts, outstanding
 from durably.errors import NotFound, Refusal
-from durably.service.transact import DELIVERY_RETRY_NS, Executions
+from durably.service.transact import Executions
+from durably.service.wakes import DELIVERY_RETRY_NS
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ RETRY_NS = 1_000_000_000
 
 async def fire_due(executions: Executions, now_ns: int) -> int:
     """Wake every execution whose near deadline has come; how many."""
-    due = executions.due(now_ns)
+    due = executions.wakes.due(now_ns)
     for start in range(0, len(due), FIRED_AT_ONCE_MAX):
         batch = due[start : start + FIRED_AT_ONCE_MAX]
         await asyncio.gather(*(_fire_logged(executions, each) for each in batch))
@@ -43,7 +44,7 @@ async def _fire_logged(executions: Executions, execution_id: int) -> None:
             error,
             extra={"fields": executions.ids(execution_id)},
         )
-        executions.arm(execution_id, executions.clock() + RETRY_NS)
+        executions.wakes.arm(execution_id, executions.clock() + RETRY_NS)
 
 
 async def fire(executions: Executions, execution_id: int) -> None:
@@ -58,13 +59,13 @@ async def fire(executions: Executions, execution_id: int) -> None:
     for delivery in owed:
         executions.deliveries.put_nowait((execution_id, delivery))
     if owed and not state.running:
-        executions.arm(execution_id, now_ns + DELIVERY_RETRY_NS)
+        executions.wakes.arm(execution_id, now_ns + DELIVERY_RETRY_NS)
     due_ns = deadlines.next_deadline(state)
     if state.running or 0 < due_ns <= now_ns:
         await executions.transact(execution_id, deadlines.fire_due)
     elif not owed:
         removal_ns = state.close_ns + executions.retention_ns(state.namespace_id)
-        executions.arm(execution_id, min(due_ns or removal_ns, removal_ns))
+        executions.wakes.arm(execution_id, min(due_ns or removal_ns, removal_ns))
 
 
 def _may_go(executions: Executions, state: AnyState, now_ns: int) -> bool:
@@ -79,10 +80,10 @@ async def sweep(executions: Executions, horizon_ns: int) -> int:
     """Arm the deadlines up to `horizon_ns` that are in the store; how many."""
     armed = 0
     while True:
-        found = await executions.due_in_store(horizon_ns, SWEEP_PAGE)
+        found = await executions.wakes.due_in_store(horizon_ns, SWEEP_PAGE)
         armed += len(found)
         for execution_id, at_ns in found:
-            executions.arm(execution_id, at_ns)
+            executions.wakes.arm(execution_id, at_ns)
         if len(found) < SWEEP_PAGE:
             return armed
         # A full page: fire what is overdue, so that the next page is another one.
@@ -106,7 +107,7 @@ async def run(executions: Executions) -> None:
                     logger.info("recovered", extra={"fields": {"executions_soon_due": armed}})
             except Exception:
                 logger.exception("the sweep of deadlines failed and will be tried again")
-        executions.near_changed.clear()
+        executions.wakes.changed.clear()
         await fire_due(executions, executions.clock())
         await _wait(executions, next_sweep_ns)
 
@@ -122,13 +123,13 @@ def _divided_anew(executions: Executions) -> bool:
 
 async def _wait(executions: Executions, next_sweep_ns: int) -> None:
     """Sleep until the next deadline or sweep, or until an earlier deadline is armed."""
-    wake_ns = min(executions.next_near() or next_sweep_ns, next_sweep_ns)
+    wake_ns = min(executions.wakes.next_near() or next_sweep_ns, next_sweep_ns)
     seconds = (wake_ns - executions.clock()) / 1e9
     if seconds <= 0:
         await asyncio.sleep(0)
         return
     try:
         async with asyncio.timeout(seconds):
-            await executions.near_changed.wait()
+            await executions.wakes.changed.wait()
     except TimeoutError:
         pass

@@ -251,9 +251,9 @@ class Metrics(Collector):
         yield _gauge(
             "durably_deadlines_armed",
             "Deadlines of the next half minute that are in memory, stale ones among them.",
-            executions.near(),
+            executions.wakes.near(),
         )
-        late_ns = now_ns - executions.next_near() if executions.next_near() else 0
+        late_ns = now_ns - executions.wakes.next_near() if executions.wakes.next_near() else 0
         yield _gauge(
             "durably_deadlines_overdue_seconds",
             "How long the oldest deadline that has come waits to be acted on; 0: none does.",
@@ -263,7 +263,7 @@ class Metrics(Collector):
             "durably_deadline_lateness_seconds",
             "From a deadline (a timer, a retry, a timeout) to what it sets off.",
         )
-        _add(late, [], executions.tally.timer_lateness)
+        _add(late, [], executions.wakes.lateness)
         yield late
 
     def _outbox(self) -> Iterator[Metric]:

@@ -170,7 +170,7 @@ class Deployments:
         def has_pollers(version: DeploymentVersion) -> bool:
             name = Version(state.workflow_id, version.build_id)
             return any(
-                self._executions.polled_within(
+                self._executions.dispatch.polled_within(
                     self._part(state.namespace_id, queue, name), POLLER_REMEMBERED_NS
                 )
                 for queue in version.queues
@@ -197,7 +197,7 @@ class Deployments:
 
     def _divide(self, routing: Any) -> None:
         for key in self._routes.deployment_changed(routing):
-            self._matching.reroute(key, self._executions.place)
+            self._matching.reroute(key, self._executions.dispatch.place)
 
     async def _made_and(
         self,
@@ -585,7 +585,7 @@ class Deployments:
         target = override_target(override) or override_target(present_form(override))
         if target is None or override.HasField("deployment"):
             return
-        if not self._executions.in_version(namespace_id, queue, target):
+        if not self._executions.dispatch.in_version(namespace_id, queue, target):
             raise FailedPrecondition(
                 f"Pinned version '{target}' is not present in task queue '{queue}' of type"
                 f" '{KIND_NAMES[TaskKind.WORKFLOW]}'"

@@ -94,6 +94,11 @@ class Execution(Generic[S]):
     still wait; they are not in history."""
 
     @property
+    def busy(self) -> bool:
+        """Whether a commit of it is on its way."""
+        return self.last_commit is not None
+
+    @property
     def watched(self) -> bool:
         """Whether somebody waits for it."""
         return bool(self.watchers or self.close_watchers or self.update_watchers)

@@ -73,7 +73,7 @@ class NexusOffers:
 
     async def offer(self, key: QueueKey, task: NexusTask) -> None:
         """To whichever server has a worker for it. If the store does not answer, that is tried again."""
-        offer = _Offer(key, self._executions.place(key, task), task)
+        offer = _Offer(key, self._executions.dispatch.place(key, task), task)
         self._offers[task.task_id] = offer
         with contextlib.suppress(Refusal):
             await self._put(offer)
@@ -114,7 +114,7 @@ class NexusOffers:
             if offer.writing or offer.task.answer.done() or task_id not in self._offers:
                 continue
             holder = holders.get(task_id, -1)
-            part = self._executions.place(offer.key, offer.task)
+            part = self._executions.dispatch.place(offer.key, offer.task)
             if holder == 0 and part == offer.part:
                 self._tell(part)
             elif holder not in live:

@@ -89,7 +89,7 @@ class NexusTasks:
                 self.offers.withdraw(task_id)
 
     async def _queue(self, key: QueueKey, task: NexusTask) -> None:
-        part = self._executions.place(key, task)
+        part = self._executions.dispatch.place(key, task)
         if self._nodes is None or self.offers is None or self._nodes.alone():
             self._matching.add(part, task)
         elif not self._matching.hand(part, task):

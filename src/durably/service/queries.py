@@ -164,7 +164,7 @@ class Queries:
             within_ns = int(self._executions.config.sticky_poller_unavailable_s * 1e9)
             route = versioning.route(state)
             seconds = max(state.sticky_timeout_ns / 1e9, 0.1)
-            kept = state.sticky_queue and self._executions.stays(state, route)
+            kept = state.sticky_queue and self._executions.dispatch.stays(state, route)
             if kept and self._matching.polled_within(sticky, within_ns):
                 task = QueryTask(pending.query_id, execution, question, sticky=True, route=route)
                 result = await self._offer(sticky, task, pending, seconds)

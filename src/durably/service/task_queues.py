@@ -90,7 +90,7 @@ class TaskQueues:
             inherited = [
                 row for row in found if row.task_id <= self._executions.inherited_tasks_up_to
             ]
-            self._matching.load(key, inherited, _limits(config), self._executions.place)
+            self._matching.load(key, inherited, _limits(config), self._executions.dispatch.place)
 
     # --- Queues that servers share ------------------------------------------------------------
 
@@ -109,10 +109,10 @@ class TaskQueues:
             self._elsewhere.add(key)
         self._matching.divide(key, self._polled_at(nodes, key))
         if not self._matching.queue(key).loaded:
-            self._matching.load(key, found, _limits(config), self._executions.place)
+            self._matching.load(key, found, _limits(config), self._executions.dispatch.place)
             return
         for row in found:
-            self._matching.add(self._executions.place(key, row), row)
+            self._matching.add(self._executions.dispatch.place(key, row), row)
 
     async def fetch(self, part: QueueKey) -> None:
         """Before a poll waits: a task that nobody has, if there may be one, and none is here."""
@@ -136,12 +136,12 @@ class TaskQueues:
             await self._take_left(nodes, key, found)
         else:
             for row in found:
-                self._matching.add(self._executions.place(key, row), row)
+                self._matching.add(self._executions.dispatch.place(key, row), row)
         self._say_if_behind(nodes, key)
 
     def _say_if_behind(self, nodes: Nodes, key: QueueKey) -> None:
         if self._matching.stats(key, of_all=True).backlog:
-            nodes.say_later(Behind.of(key), lambda: self._executions.is_behind(key))
+            nodes.say_later(Behind.of(key), lambda: self._executions.dispatch.is_behind(key))
 
     async def _take_left(self, nodes: Nodes, key: QueueKey, found: list[TaskRow]) -> None:
         """Whose turn it is among fairness keys is known to who has all their tasks: take those that
@@ -153,7 +153,7 @@ class TaskQueues:
                 taken += page
                 full = len(page) == BACKLOG_PAGE
         finally:
-            self._matching.take_over(key, taken, self._executions.place)
+            self._matching.take_over(key, taken, self._executions.dispatch.place)
 
     def other_is_behind(self, key: QueueKey) -> None:
         """Another server says so: ask for as many tasks as polls wait here."""

@@ -58,7 +58,7 @@ class VersionSets:
 
     def _divide(self, namespace_id: str, queue: str, sets: tuple[BuildSet, ...]) -> None:
         for key in self._routes.sets_changed(namespace_id, queue, sets):
-            self._executions.matching.reroute(key, self._executions.place)
+            self._executions.matching.reroute(key, self._executions.dispatch.place)
 
     # --- Sets ---------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from durably.histogram import Histogram
 from durably.service import search_attributes, tokens
 from durably.service.admission import Call, Learned
 from durably.service.deployments import Deployments
+from durably.service.dispatch import Granted, worker_of
 from durably.service.execution import Execution
 from durably.service.ids import new_id
 from durably.service.namespaces import Namespaces
@@ -40,7 +41,7 @@ from durably.service.replies import (
 from durably.service.standalone_activities import find_activity
 from durably.service.task_queues import KINDS, TaskQueues
 from durably.service.tokens import OTHER_NAMESPACE, TaskToken
-from durably.service.transact import Decide, Executions, Granted, R, worker_of
+from durably.service.transact import Decide, Executions, R
 from durably.service.workers import Workers
 from durably.service.workflows import check_execution, poll_seconds
 from durably.store.store import Commit, QueueKey, TaskKind, TaskRow
@@ -87,7 +88,7 @@ class WorkerTasks:
             config=executions.config,
             namespace_id=namespaces.id_of,
             check_search_attributes=self._check_search_attributes,
-            in_version=executions.in_version,
+            in_version=executions.dispatch.in_version,
             nexus_endpoint_id=nexus_endpoint_id,
         )
 
@@ -218,7 +219,7 @@ class WorkerTasks:
                 request_id,
                 self._config,
                 worker=worker,
-                target=self._executions.target(t.state),
+                target=self._executions.dispatch.target(t.state),
             )
 
         request_id = new_id()
@@ -244,7 +245,9 @@ class WorkerTasks:
                 worker.identity,
                 request_id,
                 worker=worker,
-                target=self._executions.target(state) if isinstance(state, WorkflowState) else None,
+                target=self._executions.dispatch.target(state)
+                if isinstance(state, WorkflowState)
+                else None,
             )
 
         try:

@@ -646,7 +646,7 @@ class _EagerStart:
             new_id(),
             self._executions.config,
             worker=self._worker,
-            target=self._executions.target(t.state),
+            target=self._executions.dispatch.target(t.state),
         )
 
     def _may_have(self, t: Transition) -> bool:
