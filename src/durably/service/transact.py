@@ -151,7 +151,8 @@ class Executions(LoadedExecutions):
                 followed_by = self.create(t.successor.state, execution.execution_id)
                 unit.parts.append((followed_by, t.successor))
         for execution, t in unit.parts:
-            self.dispatch.reserve(unit.dispatched, execution, t)
+            if t.effects:
+                self.dispatch.reserve(unit.dispatched, execution, t)
         unit.writes = [self._write(execution, t) for execution, t in unit.parts]
         commit = Commit(
             writes=unit.writes,
