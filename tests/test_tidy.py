@@ -43,10 +43,55 @@ def test_no_module_is_a_drawer() -> None:
 
 def test_the_engine_asks_no_clock() -> None:
     banned = {"now", "utcnow", "today", "time", "time_ns", "monotonic", "uuid4", "random"}
-    for path in (ROOT / "src/durably/engine").glob("*.py"):
+    for path in (ROOT / "src/durably/engine").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 assert node.func.attr not in banned, f"{path.name}:{node.lineno}"
+
+
+MUTATORS = {
+    *{"add", "append", "clear", "discard", "extend", "insert", "pop", "remove", "setdefault"},
+    *{"update", "CopyFrom", "MergeFrom", "ParseFromString"},
+}
+
+
+def written(node: ast.AST) -> list[ast.expr]:
+    """What a statement or a call changes in place."""
+    if isinstance(node, ast.Assign | ast.Delete):
+        return [
+            each
+            for target in node.targets
+            for each in (target.elts if isinstance(target, ast.Tuple) else [target])
+        ]
+    if isinstance(node, ast.AugAssign | ast.AnnAssign):
+        return [node.target]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return [node.func] if node.func.attr in MUTATORS else []
+    return []
+
+
+def is_part_of_a_state(node: ast.expr) -> bool:
+    """Whether it is reached from something that is called `state`."""
+    reached = node
+    while isinstance(reached, ast.Attribute | ast.Subscript):
+        reached = reached.value
+        name = getattr(reached, "attr", getattr(reached, "id", ""))
+        if name == "state":
+            return True
+    return False
+
+
+def test_a_state_is_written_where_entries_are_applied_and_nowhere_else() -> None:
+    written_in = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if any(is_part_of_a_state(each) for each in written(node)):
+                written_in.add(path)
+                applies = path.name == "apply.py" or path.parent.name == "apply"
+                # How many commits there were is known by the commit alone.
+                counts = ast.unparse(node).startswith("state.transitions =")
+                assert applies or counts, f"{path}:{node.lineno}: {ast.unparse(node)}"
+    assert len(written_in) > 10
 
 
 def test_every_setting_is_documented() -> None:

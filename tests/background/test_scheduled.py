@@ -14,12 +14,7 @@ from durably.engine import deadlines
 from durably.engine.schedule.overlap import TERMINATE_OTHER
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.state import Kind
-from durably.engine.transition import (
-    EndScheduled,
-    ReportToSchedule,
-    StartScheduled,
-    outstanding,
-)
+from durably.engine.transition import EndScheduled, ReportToSchedule, StartScheduled, outstanding
 from durably.errors import NotFound, Unavailable
 from durably.service.execution import Execution
 from durably.service.schedules import Schedules

@@ -29,7 +29,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
 from durably.engine import activity, commands, deadlines, update, workflow, workflow_task
-from durably.engine.apply import apply_event, apply_record
+from durably.engine.apply.entries import apply_event, apply_record
 from durably.engine.refusals import BadCommand
 from durably.engine.snapshot import AnyState, decode_state, encode_state
 from durably.engine.state import BUFFERED_EVENT_ID, Activity, HistoryState, WorkflowState

@@ -11,7 +11,7 @@ from temporalio.api.update.v1 import message_pb2 as update_messages
 
 from durably.config import Config
 from durably.engine import deadlines, reset, update, workflow_options
-from durably.engine.apply import REQUESTS_MAX
+from durably.engine.apply.requests import REQUESTS_MAX
 from durably.engine.callback import apply as callbacks
 from durably.engine.callback import machine
 from durably.engine.callback.state import (

@@ -7,7 +7,7 @@ from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.deployment.v1 import message_pb2 as messages
 
 from durably.engine import deadlines
-from durably.engine.apply import apply_record
+from durably.engine.apply.entries import apply_record
 from durably.engine.deployment import machine, view
 from durably.engine.deployment.machine import Asked, Limits
 from durably.engine.deployment.state import (

@@ -1,5 +1,6 @@
 """Journals and snapshots: what is written is what is read, whatever it is."""
 
+from types import ModuleType
 from typing import Any, get_args
 
 import msgspec
@@ -10,7 +11,8 @@ from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.engine import activity, deadlines
 from durably.engine import records as r
-from durably.engine.apply import RECORDS, apply_event, apply_record
+from durably.engine.apply import entries
+from durably.engine.apply.entries import RECORDS, apply_event, apply_record
 from durably.engine.batch.state import BatchState
 from durably.engine.snapshot import STATES, decode_state, encode_state
 from durably.engine.state import Kind, ScheduledBy
@@ -48,6 +50,13 @@ def test_a_snapshot_of_a_message_is_a_message() -> None:
 
 def test_every_record_changes_a_state() -> None:
     assert set(get_args(r.AnyRecord)) == set(RECORDS)
+
+
+def test_a_type_of_event_is_applied_in_one_place() -> None:
+    nouns = [noun for noun in vars(entries).values() if isinstance(noun, ModuleType)]
+    tables = [noun.EVENTS for noun in nouns if hasattr(noun, "EVENTS")]
+    assert len(tables) > 5
+    assert sum(map(len, tables)) == len(entries.EVENTS)
 
 
 def test_every_record_comes_back_from_the_journal() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
-from durably.engine.apply import apply_record
+from durably.engine.apply.entries import apply_record
 from durably.engine.snapshot import decode_state, encode_state
 from durably.engine.transition import Transition
 from durably.engine.version_sets import machine

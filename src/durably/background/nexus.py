@@ -15,10 +15,10 @@ from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.nexus.v1 import message_pb2 as nexus
 
 from durably.engine import nexus_operation
-from durably.engine.apply import nanoseconds
 from durably.engine.nexus_operation import SYSTEM_ENDPOINT
 from durably.engine.nexus_outcome import Refused, StartOutcome, refused
 from durably.engine.state import HistoryState, Kind, NexusOperation, WorkflowState
+from durably.engine.times import nanoseconds
 from durably.service import nexus_dispatch, nexus_links
 from durably.service.breakers import CircuitBreakers
 from durably.service.callback_tokens import HEADER, SYSTEM_URL, CallbackToken, CallbackTokens

@@ -34,7 +34,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from durably.config import Config
 from durably.engine import priority, workflow_rule, workflow_task
 from durably.engine import records as r
-from durably.engine.apply import apply_heartbeat, nanoseconds
+from durably.engine.apply.activity import apply_heartbeat
 from durably.engine.callback import machine as callback
 from durably.engine.refusals import BadCommand
 from durably.engine.retry import (
@@ -45,12 +45,12 @@ from durably.engine.retry import (
 )
 from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.state import Activity, HistoryState, WorkflowState
+from durably.engine.times import nanoseconds, set_duration
 from durably.engine.transition import DispatchActivity, Transition
 from durably.engine.versioning import machine as versioning
 from durably.engine.versioning.state import Notice
 from durably.engine.versioning.version import Worker
 from durably.engine.workflow import cap, ensure_running, normal_queue
-from durably.engine.workflow_task import set_duration
 from durably.errors import InvalidArgument, NotFound
 
 BAD_SCHEDULE = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_ACTIVITY_ATTRIBUTES

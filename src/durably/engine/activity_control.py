@@ -21,12 +21,12 @@ from temporalio.api.activity.v1 import message_pb2 as activities
 
 from durably.engine import records as r
 from durably.engine.activity import NOT_FOUND, dispatch_retry, next_deadline
-from durably.engine.apply import nanoseconds, options_of
+from durably.engine.apply.activity import options_of
 from durably.engine.retry import backoff_ns, validate_policy, with_defaults
 from durably.engine.state import Activity, HistoryState
+from durably.engine.times import nanoseconds, set_duration
 from durably.engine.transition import Transition
 from durably.engine.workflow import cap, ensure_running
-from durably.engine.workflow_task import set_duration
 from durably.errors import FailedPrecondition, InvalidArgument, NotFound
 
 Jitter = Callable[[int], int]

@@ -31,9 +31,9 @@ from durably.engine import (
     workflow_task,
 )
 from durably.engine import records as r
-from durably.engine.apply import nanoseconds
 from durably.engine.callback import machine as callback
 from durably.engine.refusals import BadCommand
+from durably.engine.times import nanoseconds
 from durably.engine.transition import Transition
 from durably.engine.versioning import machine as versioning
 from durably.engine.versioning.version import UNSPECIFIED, Version, Worker, of_options

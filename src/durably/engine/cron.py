@@ -13,7 +13,7 @@ from temporalio.api.schedule.v1 import message_pb2 as schedules
 
 from durably.engine.schedule.notation import InvalidNotation, parse_cron
 from durably.engine.schedule.spec import CompiledSpec, canonical
-from durably.engine.transition import SECOND_NS
+from durably.engine.times import SECOND_NS
 from durably.errors import InvalidArgument
 
 FIELDS = 5

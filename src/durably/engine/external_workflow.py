@@ -24,18 +24,12 @@ from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 from durably.config import Config
 from durably.engine import priority, workflow_task
 from durably.engine import records as r
-from durably.engine.apply import nanoseconds
 from durably.engine.refusals import BadCommand
 from durably.engine.retry import validate_policy
 from durably.engine.state import Child, WorkflowState
-from durably.engine.transition import (
-    CancelExternal,
-    SignalExternal,
-    StartChild,
-    Transition,
-)
+from durably.engine.times import nanoseconds, set_duration
+from durably.engine.transition import CancelExternal, SignalExternal, StartChild, Transition
 from durably.engine.workflow import cap, normal_queue, task_timeout_ns
-from durably.engine.workflow_task import set_duration
 from durably.errors import InvalidArgument
 
 BAD_CHILD = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_CHILD_EXECUTION_ATTRIBUTES

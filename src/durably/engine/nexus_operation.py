@@ -46,7 +46,6 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from durably.config import Config
 from durably.engine import records as r
 from durably.engine import workflow_task
-from durably.engine.apply import nanoseconds
 from durably.engine.callback import machine as callback
 from durably.engine.nexus_outcome import (
     Ended,
@@ -59,15 +58,14 @@ from durably.engine.nexus_outcome import (
 from durably.engine.refusals import BadCommand
 from durably.engine.retry import backoff_ns
 from durably.engine.state import HistoryState, NexusCancel, NexusOperation, WorkflowState
+from durably.engine.times import SECOND_NS, nanoseconds, set_duration
 from durably.engine.transition import (
-    SECOND_NS,
     CancelNexusOperation,
     StartNexusOperation,
     Transition,
     WatchNexusOperation,
 )
 from durably.engine.workflow import cap, ensure_running
-from durably.engine.workflow_task import set_duration
 from durably.errors import InvalidArgument, NotFound
 
 BAD_SCHEDULE = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_NEXUS_OPERATION_ATTRIBUTES

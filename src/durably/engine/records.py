@@ -723,22 +723,20 @@ WorkflowTaskRecord = (
 
 BufferRecord = EventBuffered | BufferFlushed | BufferedTimerDropped
 
-RunRecord = (
-    MoveStarted
+UpdateRecord = UpdateAdmitted | UpdateAttached | UpdateDropped
+
+RunRecord = RequestSeen | ResetTo | ResetFrom | ParentReported | ScheduleReported
+
+WorkflowRecord = (
+    WorkflowTaskRecord
+    | BufferRecord
+    | UpdateRecord
+    | RunRecord
+    | MoveStarted
     | ActivitiesRerouted
     | TargetNoticed
-    | RequestSeen
-    | UpdateAdmitted
-    | UpdateAttached
-    | UpdateDropped
-    | ResetTo
-    | ResetFrom
-    | ParentReported
-    | ScheduleReported
     | ParentClosePolicyApplied
 )
-
-WorkflowRecord = WorkflowTaskRecord | BufferRecord | RunRecord
 """Of workflows alone."""
 
 BatchRecord = (

@@ -9,7 +9,7 @@ from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
 
-from durably.engine.apply import SECOND_NS, nanoseconds
+from durably.engine.times import SECOND_NS, nanoseconds
 from durably.errors import InvalidArgument
 
 INITIAL_INTERVAL_NS = SECOND_NS

@@ -1,6 +1,6 @@
 """The state of one execution: `fold(apply, journal)`.
 
-Rule 1: only `apply.py` writes to these; everything else reads.
+Rule 1: only `apply/` writes to these; everything else reads.
 Rule 2: nothing here grows with the length of the history; only with what is pending.
 Rule 3: `outstanding(state)` is the outbox: what the execution still owes to others is derived from
         its state, so a crash between a commit and its effects loses nothing.

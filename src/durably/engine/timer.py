@@ -18,9 +18,9 @@ from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 
 from durably.engine import workflow_task
-from durably.engine.apply import nanoseconds
 from durably.engine.records import BufferedTimerDropped
 from durably.engine.refusals import BadCommand
+from durably.engine.times import nanoseconds
 from durably.engine.transition import Transition
 
 BAD_START = causes.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_TIMER_ATTRIBUTES

@@ -20,7 +20,7 @@ from temporalio.api.sdk.v1 import user_metadata_pb2 as sdk
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
 from typing_extensions import TypeVar
 
-from durably.engine.apply import apply_event, apply_record
+from durably.engine.apply.entries import apply_event, apply_record
 from durably.engine.batch.state import BatchState
 from durably.engine.callback.state import SCHEDULED
 from durably.engine.deployment.state import DeploymentState
@@ -36,8 +36,7 @@ from durably.engine.state import (
     WorkflowState,
     WorkflowTask,
 )
-
-SECOND_NS = 1_000_000_000
+from durably.engine.times import SECOND_NS
 
 S = TypeVar("S", bound=ExecutionState, covariant=True, default=WorkflowState)
 

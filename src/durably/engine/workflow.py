@@ -31,21 +31,14 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from durably.config import Config
 from durably.engine import cron, workflow_task
 from durably.engine import records as r
-from durably.engine.apply import nanoseconds
 from durably.engine.refusals import BadCommand
 from durably.engine.retry import next_retry
 from durably.engine.state import ExecutionState, ScheduledBy, WorkflowState
-from durably.engine.transition import (
-    SECOND_NS,
-    ReportToParent,
-    ReportToSchedule,
-    Transition,
-    outstanding,
-)
+from durably.engine.times import SECOND_NS, nanoseconds, set_duration
+from durably.engine.transition import ReportToParent, ReportToSchedule, Transition, outstanding
 from durably.engine.versioning import machine as versioning
 from durably.engine.versioning.machine import NOTHING_INHERITED, Inherited
 from durably.engine.versioning.version import Version, present_form
-from durably.engine.workflow_task import set_duration
 from durably.errors import InvalidArgument, NotFound, ResourceExhausted
 
 ALREADY_COMPLETED = "workflow execution already completed"

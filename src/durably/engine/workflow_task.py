@@ -35,10 +35,10 @@ from temporalio.api.sdk.v1 import task_complete_metadata_pb2 as sdk
 
 from durably.config import Config
 from durably.engine import records as r
-from durably.engine.apply import failed_problem, timed_out_problem
+from durably.engine.apply.workflow_task import failed_problem, timed_out_problem
 from durably.engine.state import WorkflowState, WorkflowTask
+from durably.engine.times import SECOND_NS, nanoseconds
 from durably.engine.transition import (
-    SECOND_NS,
     DispatchWorkflowTask,
     Transition,
     stamp_event,
@@ -171,18 +171,11 @@ def _timeout_ns(state: WorkflowState, attempt: int) -> int:
     """Start-to-close timeout of an attempt; from the fourth on it grows, to slow down a worker that
     fails at the same place over and over."""
     timeout = state.started.workflow_task_timeout
-    base_ns = int(timeout.seconds) * SECOND_NS + int(timeout.nanos)
+    base_ns = nanoseconds(timeout)
     if attempt <= BACKOFF_AFTER_ATTEMPT:
         return base_ns
     doublings = min(attempt - BACKOFF_AFTER_ATTEMPT - 1, 20)
     return base_ns + min(BACKOFF_INITIAL_NS << doublings, BACKOFF_MAX_NS)
-
-
-def set_duration(message: object, nanoseconds: int) -> None:
-    """Fill a Duration message in place."""
-    seconds, nanos = divmod(nanoseconds, SECOND_NS)
-    message.seconds = seconds  # type: ignore[attr-defined]
-    message.nanos = nanos  # type: ignore[attr-defined]
 
 
 def end_backoff(t: Transition) -> None:

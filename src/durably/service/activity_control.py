@@ -5,8 +5,8 @@ import secrets
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine import activity_control
-from durably.engine.apply import nanoseconds
 from durably.engine.state import Activity, WorkflowState
+from durably.engine.times import nanoseconds
 from durably.errors import InvalidArgument
 from durably.service.admission import Call
 from durably.service.execution import Execution

@@ -11,7 +11,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine.callback.state import Callback
 from durably.engine.standalone.state import StandaloneActivityState
-from durably.engine.workflow_task import set_duration
+from durably.engine.times import set_duration
 from durably.service import callbacks, tokens
 from durably.service.breakers import IsBlocked
 from durably.service.describe import activity_state, set_time

@@ -14,7 +14,7 @@ from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine import priority
-from durably.engine.apply import options_of
+from durably.engine.apply.activity import options_of
 from durably.engine.state import (
     BUFFERED_EVENT_ID,
     Activity,
@@ -23,9 +23,8 @@ from durably.engine.state import (
     RequestEvent,
     WorkflowState,
 )
-from durably.engine.transition import SECOND_NS
+from durably.engine.times import SECOND_NS, set_duration
 from durably.engine.versioning.version import old_text, override_behavior, override_target
-from durably.engine.workflow_task import set_duration
 from durably.service import callbacks
 from durably.service.breakers import IsBlocked
 from durably.service.search_attributes import shown_attributes

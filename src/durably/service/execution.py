@@ -14,7 +14,7 @@ from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 
-from durably.engine.apply import apply_event, apply_record
+from durably.engine.apply.entries import apply_event, apply_record
 from durably.engine.records import AnyRecord, UpdateDropped
 from durably.engine.snapshot import STATES, AnyState, decode_state
 from durably.engine.state import HistoryState, Kind

@@ -19,7 +19,7 @@ from temporalio.api.replication.v1 import message_pb2 as replication
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
-from durably.engine.apply import SECOND_NS, nanoseconds
+from durably.engine.times import SECOND_NS, nanoseconds
 from durably.errors import (
     AlreadyExists,
     FailedPrecondition,

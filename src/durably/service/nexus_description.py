@@ -16,7 +16,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import NexusOperation, WorkflowState
-from durably.engine.workflow_task import set_duration
+from durably.engine.times import set_duration
 from durably.service import callbacks, tokens
 from durably.service.breakers import OPEN, IsBlocked
 from durably.service.describe import set_time

@@ -13,11 +13,11 @@ from temporalio.api.schedule.v1 import message_pb2 as schedules
 from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
-from durably.engine.apply import nanoseconds
 from durably.engine.schedule import machine, spec, view
 from durably.engine.schedule.notation import InvalidNotation
 from durably.engine.schedule.state import ScheduleState
 from durably.engine.state import Kind
+from durably.engine.times import nanoseconds, timestamp
 from durably.engine.versioning.version import check_override
 from durably.errors import (
     InvalidArgument,
@@ -204,7 +204,7 @@ class Schedules:
         for time in compiled.times(nanoseconds(request.start_time)):
             if time.actual_ns > end_ns or len(response.start_time) >= MATCHING_TIMES_MAX:
                 break
-            response.start_time.append(view.timestamp(time.actual_ns))
+            response.start_time.append(timestamp(time.actual_ns))
         return response
 
     async def list_schedules(

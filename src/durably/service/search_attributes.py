@@ -14,7 +14,7 @@ from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 
 from durably.agents.convention import MEMO_QUESTIONS
-from durably.engine.apply import payload_is_null
+from durably.engine.apply.workflow import payload_is_null
 from durably.engine.batch.state import BatchState
 from durably.engine.deployment.state import DeploymentState
 from durably.engine.schedule import view

@@ -21,11 +21,11 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
 from durably.engine import priority
-from durably.engine.apply import nanoseconds
 from durably.engine.retry import validate_policy
 from durably.engine.standalone import machine
 from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.state import Kind
+from durably.engine.times import nanoseconds
 from durably.errors import (
     ActivityExecutionAlreadyStarted,
     FailedPrecondition,

@@ -7,8 +7,8 @@ Facts: PauseActivityExecution and its kin in temporal/api/workflowservice/v1/req
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
-from durably.engine.apply import nanoseconds
 from durably.engine.standalone import machine
+from durably.engine.times import nanoseconds
 from durably.errors import InvalidArgument
 from durably.service.activity_control import ActivityControl, jitter
 from durably.service.admission import Call

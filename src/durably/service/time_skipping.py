@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from temporalio.api.testservice.v1 import request_response_pb2 as ts
 
 from durably.clock import SkippingClock
-from durably.engine.apply import nanoseconds
+from durably.engine.times import nanoseconds
 from durably.service.admission import Call
 
 

@@ -8,8 +8,8 @@ from temporalio.api.filter.v1 import message_pb2 as filters
 from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
-from durably.engine.apply import nanoseconds
 from durably.engine.state import Kind
+from durably.engine.times import nanoseconds
 from durably.errors import InvalidArgument
 from durably.service import search_attributes
 from durably.service.admission import Call

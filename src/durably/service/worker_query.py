@@ -8,7 +8,7 @@ from collections.abc import Callable
 from temporalio.api.enums.v1 import common_pb2 as enums
 from temporalio.api.worker.v1 import message_pb2 as worker
 
-from durably.engine.apply import nanoseconds
+from durably.engine.times import nanoseconds
 from durably.service.conditions import Language
 
 Heartbeat = worker.WorkerHeartbeat

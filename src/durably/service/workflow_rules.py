@@ -13,8 +13,8 @@ from temporalio.api.rules.v1 import message_pb2 as rules
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.engine import workflow_rule
-from durably.engine.apply import nanoseconds
 from durably.engine.state import Activity, WorkflowState
+from durably.engine.times import nanoseconds
 from durably.engine.transition import PausingRule, Transition
 from durably.engine.workflow import ensure_running
 from durably.errors import InvalidArgument, Unimplemented

@@ -20,10 +20,10 @@ from durably.engine import (
     workflow_options,
     workflow_task,
 )
-from durably.engine.apply import nanoseconds
 from durably.engine.retry import validate_policy
 from durably.engine.start_policy import Outcome, started_by
 from durably.engine.state import ScheduledBy, WorkflowState
+from durably.engine.times import nanoseconds
 from durably.engine.transition import Transition, debts
 from durably.engine.versioning import machine as versioning
 from durably.engine.versioning.version import Worker, of_options

@@ -1,4 +1,4 @@
-"""apply(state, entry) for completion callbacks. Rules: see `engine/apply.py`."""
+"""apply(state, entry) for completion callbacks. Rules: see `engine/apply/entries.py`."""
 
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, assert_never

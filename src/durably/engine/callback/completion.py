@@ -15,11 +15,11 @@ from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 from temporalio.api.update.v1 import message_pb2 as update
 
-from durably.engine.apply import nanoseconds
 from durably.engine.callback.state import Callback
 from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import WorkflowState
+from durably.engine.times import nanoseconds
 from durably.engine.update import closed_failure
 
 SUCCEEDED = "succeeded"

@@ -32,7 +32,8 @@ from temporalio.api.failure.v1 import message_pb2 as failure
 from durably.engine import records as r
 from durably.engine.callback.state import BACKING_OFF, SCHEDULED, Callback
 from durably.engine.state import AwaitedState, ExecutionState
-from durably.engine.transition import SECOND_NS, InvokeCallback, Transition
+from durably.engine.times import SECOND_NS
+from durably.engine.transition import InvokeCallback, Transition
 from durably.errors import FailedPrecondition
 
 INTERVAL_NS = SECOND_NS

@@ -1,4 +1,4 @@
-"""apply(state, record) for schedules: the only writer of their state. Rules: see `engine/apply.py`."""
+"""apply(state, record) for schedules: the only writer of their state. Rules: see `engine/apply/entries.py`."""
 
 from typing import assert_never
 

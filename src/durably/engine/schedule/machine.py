@@ -26,7 +26,6 @@ from temporalio.api.failure.v1 import message_pb2 as failures
 from temporalio.api.schedule.v1 import message_pb2 as schedules
 
 from durably.engine import records as r
-from durably.engine.apply import SECOND_NS, nanoseconds
 from durably.engine.schedule import overlap, spec
 from durably.engine.schedule.state import (
     CATCHUP_WINDOW_DEFAULT_NS,
@@ -36,6 +35,7 @@ from durably.engine.schedule.state import (
     End,
     ScheduleState,
 )
+from durably.engine.times import SECOND_NS, nanoseconds
 from durably.engine.transition import EndScheduled, StartScheduled, Transition
 from durably.errors import FailedPrecondition, NotFound
 

@@ -25,7 +25,6 @@ from zoneinfo import ZoneInfo
 
 from temporalio.api.schedule.v1 import message_pb2 as schedules
 
-from durably.engine.apply import SECOND_NS, nanoseconds
 from durably.engine.schedule.notation import (
     FIELDS,
     YEAR_MAX,
@@ -33,6 +32,7 @@ from durably.engine.schedule.notation import (
     parse_calendar,
     parse_cron,
 )
+from durably.engine.times import SECOND_NS, nanoseconds
 
 DAY_S = 86_400
 EPOCH_ORDINAL = date(1970, 1, 1).toordinal()

@@ -16,8 +16,8 @@ from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.schedule.v1 import message_pb2 as schedules
 
 from durably.engine.state import ExecutionState, Kind
+from durably.engine.times import SECOND_NS, nanoseconds
 
-SECOND_NS = 1_000_000_000
 CATCHUP_WINDOW_DEFAULT_NS = 365 * 86_400 * SECOND_NS
 CATCHUP_WINDOW_MIN_NS = 10 * SECOND_NS
 
@@ -137,7 +137,7 @@ class ScheduleState(ExecutionState, tag="schedule"):
     @property
     def catchup_window_ns(self) -> int:
         asked = self.schedule.policies.catchup_window
-        return asked.seconds * SECOND_NS + asked.nanos
+        return nanoseconds(asked)
 
     def overlap_policy(self, asked: int) -> int:
         """The policy for one action that asked for `asked` (0: for none)."""

@@ -7,19 +7,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.schedule.v1 import message_pb2 as schedules
 
-from durably.engine.apply import SECOND_NS
 from durably.engine.schedule import machine, spec
 from durably.engine.schedule.state import Action, ActionResult, ScheduleState
+from durably.engine.times import timestamp
 
 FUTURE_MAX = 10
 LISTED_MAX = 5
 """Recent actions and future times in a list entry."""
 LISTED_SPECS_MAX = 10
-
-
-def timestamp(at_ns: int) -> Timestamp:
-    seconds, nanos = divmod(at_ns, SECOND_NS)
-    return Timestamp(seconds=seconds, nanos=nanos)
 
 
 def definition(state: ScheduleState) -> schedules.Schedule:

@@ -1,4 +1,4 @@
-"""apply(state, entry) for what only standalone activities have. Rules: see `engine/apply.py`."""
+"""apply(state, entry) for what only standalone activities have. Rules: see `engine/apply/entries.py`."""
 
 import json
 from typing import assert_never

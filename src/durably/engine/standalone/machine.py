@@ -28,13 +28,13 @@ from durably.config import Config
 from durably.engine import activity, activity_control
 from durably.engine import records as r
 from durably.engine.activity_control import Jitter
-from durably.engine.apply import nanoseconds, options_of
+from durably.engine.apply.activity import options_of
 from durably.engine.callback import machine as callback
 from durably.engine.retry import with_defaults
 from durably.engine.standalone.state import SCHEDULED_EVENT_ID, StandaloneActivityState
+from durably.engine.times import nanoseconds, set_duration
 from durably.engine.transition import DispatchActivity, Transition
 from durably.engine.workflow import normal_queue
-from durably.engine.workflow_task import set_duration
 from durably.errors import FailedPrecondition, InvalidArgument
 
 StandaloneTransition = Transition[StandaloneActivityState]

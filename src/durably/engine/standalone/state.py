@@ -1,6 +1,6 @@
 """The state of one standalone activity; read-only questions.
 
-Rule 1: only `apply.py` beside this file, and what all activities share in `engine/apply.py`, write.
+Rule 1: only `apply.py` beside this file, and what all activities share in `engine/apply/activity.py`, write.
 Rule 2: its one activity stays in `activities` after the end: a description shows its last attempt.
 
 Times are nanoseconds since the epoch; 0 means "not set".

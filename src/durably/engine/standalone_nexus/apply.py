@@ -1,4 +1,4 @@
-"""apply(state, entry) for what only standalone Nexus operations have. Rules: see `engine/apply.py`."""
+"""apply(state, entry) for what only standalone Nexus operations have. Rules: see `engine/apply/entries.py`."""
 
 from typing import assert_never
 

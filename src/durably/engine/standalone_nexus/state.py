@@ -1,6 +1,6 @@
 """The state of one standalone Nexus operation; read-only questions.
 
-Rule 1: only `apply.py` beside this file, and what all Nexus operations share in `engine/apply.py`, write.
+Rule 1: only `apply.py` beside this file, and what all Nexus operations share in `engine/apply/nexus_operation.py`, write.
 Rule 2: its one operation stays in `nexus_operations` after the end: a description shows it.
 
 Times are nanoseconds since the epoch; 0 means "not set".
