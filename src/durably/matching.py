@@ -132,6 +132,10 @@ class Queue:
     timer: asyncio.TimerHandle | None = None
     """Goes off when a rate lets the next task go."""
 
+    def idle(self) -> int:
+        """How many polls wait, because nothing is there to be given."""
+        return 0 if self.backlog else sum(not poll.result.done() for poll in self.waiting)
+
     def weight(self, order: TaskOrder) -> float:
         return self.limits.weights.get(order.fairness_key, order.weight)
 
@@ -541,7 +545,7 @@ class Matching:
         """How many polls wait on this queue, or a part of it, because nothing is there to be given."""
         if key not in self._queues:
             return 0
-        return sum(len(queue.waiting) for queue in self._family(key) if not queue.backlog)
+        return sum(queue.idle() for queue in self._family(key))
 
     def idle_parts(self, key: QueueKey) -> list[tuple[QueueKey, int]]:
         """The parts of this queue on which polls wait because nothing is there to be given; how many."""
@@ -551,9 +555,7 @@ class Matching:
     def idle_in(self, part: QueueKey) -> int:
         """How many polls wait on this part of a queue, because nothing is there to be given."""
         queue = self._queues.get(part)
-        if queue is None or queue.backlog:
-            return 0
-        return sum(not poll.result.done() for poll in queue.waiting)
+        return queue.idle() if queue is not None else 0
 
     def queues(self) -> list[QueueKey]:
         """All queues, without their parts."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
-from durably.background.under_way import UnderWay
 from durably.engine.batch import machine
 from durably.engine.batch.state import BatchState
 from durably.engine.state import BatchTarget
@@ -28,6 +27,7 @@ from durably.service.batch_requests import request_of
 from durably.service.batches import Batches
 from durably.service.execution import Execution
 from durably.service.transact import Executions
+from durably.under_way import UnderWay
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +64,11 @@ class BatchWork:
         self._executions = executions
         self._batches = batches
         self._answer = answer
-        self.under_way = UnderWay()
+        self.under_way = UnderWay("batch operations")
 
     def begin(self, batch: Execution[BatchState]) -> None:
         """Work on a batch until it closes. One that is worked on already is left alone."""
-        self.under_way.begin(batch.execution_id, self._work_logged, batch.execution_id)
+        self.under_way.begin_once(batch.execution_id, self._work_logged, batch.execution_id)
 
     async def _work_logged(self, execution_id: int) -> None:
         """Work that ends early is left to the batch's deadline, which asks for it again."""

@@ -20,7 +20,6 @@ from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.addresses import destination_of
 from durably.background.outbound_http import CallFailed, OutboundHttp, Reply
-from durably.background.under_way import UnderWay
 from durably.engine.callback import completion as completions
 from durably.engine.callback import machine
 from durably.engine.callback.completion import Completion
@@ -29,7 +28,7 @@ from durably.engine.nexus_outcome import Ended, Succeeded, Unsuccessful
 from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import AwaitedState, WorkflowState
-from durably.engine.transition import InvokeCallback
+from durably.engine.transition import InvokeCallback, Transition
 from durably.errors import NotFound, Refusal, Status
 from durably.service import a2a_tasks, nexus_completions, nexus_errors, nexus_json, nexus_links
 from durably.service.breakers import CircuitBreakers
@@ -39,6 +38,7 @@ from durably.service.execution import Execution
 from durably.service.nexus_completions import NexusCompletions
 from durably.service.nexus_content import http_date, links_header, rfc3339, to_content
 from durably.service.transact import Executions
+from durably.under_way import UnderWay
 
 logger = logging.getLogger(__name__)
 
@@ -87,14 +87,14 @@ class CallbackDeliveries:
         self._http = http
         self._breakers = breakers
         self._completions = completions
-        self.under_way = UnderWay()
+        self.under_way = UnderWay("completion callbacks")
         self._waiting: dict[Destination, set[tuple[int, InvokeCallback]]] = {}
         self._slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def begin(self, execution: Execution[Any], callback_id: str) -> None:
         """Have one call made, unless that is under way."""
         key = (execution.execution_id, callback_id)
-        self.under_way.begin(key, self._deliver_logged, *key)
+        self.under_way.begin_once(key, self._deliver_logged, *key)
 
     async def _deliver_logged(self, execution_id: int, callback_id: str) -> None:
         """One that fails without a record is left to the execution's deadline, which asks again."""
@@ -125,53 +125,46 @@ class CallbackDeliveries:
     async def _tell_end(
         self, execution: Execution[Any], callback: Callback, target: common.Callback.Nexus
     ) -> bool:
-        callback_id, attempt = callback.callback_id, callback.attempt + 1
+        which = callback.callback_id, callback.attempt + 1
         completion = await self._completion(execution, callback)
-        if self._is_held(execution, callback_id, target):
+        if self._is_held(execution, callback.callback_id, target):
             return False
-        try:
-            await self._attempt(
-                execution.state, target, self._call(execution.state, callback, target, completion)
-            )
-        except _AttemptFailed as failure:
-            message, retryable = str(failure), failure.retryable
-            await self._executions.transact(
-                execution.execution_id,
-                lambda t: machine.failed(t, callback_id, attempt, message, retryable=retryable),
-            )
-        else:
-            await self._executions.transact(
-                execution.execution_id, lambda t: machine.succeeded(t, callback_id, attempt)
-            )
+        failed = await self._attempt(
+            execution.state, target, self._call(execution.state, callback, target, completion)
+        )
+
+        def ended(t: Transition[AwaitedState]) -> None:
+            if failed is None:
+                machine.succeeded(t, *which)
+            else:
+                machine.failed(t, *which, str(failed), retryable=failed.retryable)
+
+        await self._executions.transact(execution.execution_id, ended)
         return False
 
     async def _tell_news(
         self, execution: Execution[Any], callback: Callback, target: common.Callback.Nexus
     ) -> bool:
         """Of the first event that says something. Returns whether there may be more to tell now."""
-        callback_id, attempt = callback.callback_id, callback.attempt + 1
+        which = callback.callback_id, callback.attempt + 1
         event_id, news = await self._news(execution, callback, target)
-        if news and self._is_held(execution, callback_id, target):
+        if news and self._is_held(execution, callback.callback_id, target):
             return False
-        try:
-            for number, (headers, body) in enumerate(news):
-                call_id = f"{execution.state.run_id}/{callback_id}/{event_id}-{number}"
-                call = self._post(target, call_id, headers, body)
-                await self._attempt(execution.state, target, call)
-        except _AttemptFailed as failure:
-            message, retryable = str(failure), failure.retryable
-            await self._executions.transact(
-                execution.execution_id,
-                lambda t: (
-                    machine.failed(t, callback_id, attempt, message, retryable=True)
-                    if retryable
-                    else machine.told(t, callback_id, attempt, event_id, message)
-                ),
-            )
-        else:
-            await self._executions.transact(
-                execution.execution_id, lambda t: machine.told(t, callback_id, attempt, event_id)
-            )
+        failed: _AttemptFailed | None = None
+        for number, (headers, body) in enumerate(news):
+            call_id = f"{execution.state.run_id}/{callback.callback_id}/{event_id}-{number}"
+            call = self._post(target, call_id, headers, body)
+            failed = await self._attempt(execution.state, target, call)
+            if failed is not None:
+                break
+
+        def ended(t: Transition[AwaitedState]) -> None:
+            if failed is not None and failed.retryable:
+                machine.failed(t, *which, str(failed), retryable=True)
+            else:
+                machine.told(t, *which, event_id, str(failed or ""))
+
+        await self._executions.transact(execution.execution_id, ended)
         return True
 
     async def _news(
@@ -222,16 +215,17 @@ class CallbackDeliveries:
 
     async def _attempt(
         self, state: AwaitedState, target: common.Callback.Nexus, call: Awaitable[None]
-    ) -> None:
-        """Raises _AttemptFailed; the breaker learns in any case whether the destination is there."""
+    ) -> _AttemptFailed | None:
+        """Why it failed, if it did; the breaker learns in any case whether the destination is there."""
         destination = (state.namespace_id, destination_of(target.url))
         answers = False
         try:
             await call
             answers = True
+            return None
         except _AttemptFailed as failure:
             answers = not failure.retryable
-            raise
+            return failure
         finally:
             if answers:
                 self._breakers.succeeded(destination)

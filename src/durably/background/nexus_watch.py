@@ -11,7 +11,6 @@ import asyncio
 import logging
 from typing import Any
 
-from durably.background.under_way import UnderWay
 from durably.config import Config
 from durably.engine import nexus_operation
 from durably.engine.nexus_outcome import Ended, Refused, Unsuccessful, refused
@@ -23,6 +22,7 @@ from durably.service.execution import Execution
 from durably.service.nexus_dispatch import AgentTarget, NexusDispatch, StillRunning
 from durably.service.nexus_endpoints import NexusEndpoints
 from durably.service.transact import Executions
+from durably.under_way import UnderWay
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +45,12 @@ class NexusWatch:
         self._endpoints = endpoints
         self._dispatch = dispatch
         self._breakers = breakers
-        self.under_way = UnderWay()
+        self.under_way = UnderWay("watches of operations")
 
     def begin(self, execution: Execution[Any], scheduled_event_id: int) -> None:
         """Have an operation watched, unless it is."""
         key = (execution.execution_id, scheduled_event_id)
-        self.under_way.begin(key, self._watch_logged, *key)
+        self.under_way.begin_once(key, self._watch_logged, *key)
 
     async def _watch_logged(self, execution_id: int, scheduled_event_id: int) -> None:
         """One that fails is left to the execution's deadline, which asks for it again."""

@@ -40,6 +40,7 @@ from durably.service.task_queues import TaskQueues
 from durably.service.transact import Executions
 from durably.service.version_sets import VersionSets
 from durably.service.worker_tasks import WorkerTasks
+from durably.under_way import UnderWay
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Neighbours:
         self._worker_tasks = worker_tasks
         self._routing_stamp: tuple[int, ...] = ()
         self._beat_wanted = asyncio.Event()
-        self._beside: set[asyncio.Task[None]] = set()
+        self._beside = UnderWay("in touch with other servers")
 
     async def beat(self) -> None:
         """Say that this server is there, and learn who else is, until cancelled."""
@@ -117,8 +118,7 @@ class Neighbours:
         try:
             await self._nodes.board.listen(self._heard, self._anew)
         finally:
-            for task in list(self._beside):
-                task.cancel()
+            self._beside.close()
 
     def _heard(self, text: str) -> None:
         for word in self._nodes.understood(text):
@@ -195,9 +195,7 @@ class Neighbours:
                 assert_never(letter)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(_logged(work))
-        self._beside.add(task)
-        task.add_done_callback(self._beside.discard)
+        self._beside.begin(_logged(work))
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

@@ -22,7 +22,6 @@ from typing import Any
 from urllib.parse import unquote
 
 import msgspec
-from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.nexus.v1 import message_pb2 as nexus
 
 from durably.config import Config
@@ -30,9 +29,10 @@ from durably.edge import nexus_output
 from durably.edge import nexus_requests as requests
 from durably.edge.nexus_output import Chunk, Stream
 from durably.edge.nexus_replies import JSON, STATE, Answer, of_outcome
+from durably.engine.callback import completion
 from durably.engine.nexus_outcome import Succeeded
 from durably.service import nexus_operations
-from durably.service.durable_calls import Seen
+from durably.service.durable_calls import OPERATION_ENDS, Seen
 from durably.service.nexus_calls import HandlerError
 from durably.service.nexus_content import rfc3339
 from durably.service.nexus_dispatch import Target, WorkerTarget
@@ -44,14 +44,6 @@ WAIT = "durably-wait"
 KNOWN = "durably-known-questions"
 RUNNING = "running"
 INPUT_REQUIRED = "input_required"
-STATUSES = {
-    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_COMPLETED: "succeeded",
-    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_FAILED: "failed",
-    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_TIMED_OUT: "failed",
-    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_TERMINATED: "failed",
-    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_CANCELED: "canceled",
-}
-"""As a completion callback has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +174,8 @@ def state_of(seen: Seen) -> str:
     if seen.end is None:
         return INPUT_REQUIRED if seen.questions else RUNNING
     if isinstance(seen.end, Succeeded):
-        return "succeeded"
-    return "canceled" if seen.end.canceled else "failed"
+        return completion.SUCCEEDED
+    return completion.CANCELED if seen.end.canceled else completion.FAILED
 
 
 def shown(seen: Seen) -> dict[str, Any]:
@@ -218,13 +210,14 @@ async def _chunks(stream: AsyncGenerator[Told, None]) -> AsyncGenerator[Chunk, N
 
 
 def _row(each: nexus.NexusOperationExecutionListInfo) -> dict[str, Any]:
+    _, state = OPERATION_ENDS.get(each.status, ("", RUNNING))
     told = {
         "id": each.operation_id,
         "runId": each.run_id,
         "endpoint": each.endpoint,
         "service": each.service,
         "operation": each.operation,
-        "state": STATUSES.get(each.status, RUNNING),
+        "state": state,
         "created": each.schedule_time.ToJsonString(),
     }
     if each.HasField("close_time"):

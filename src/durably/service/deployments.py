@@ -6,8 +6,7 @@ Rule 2: what is on disk has effect, also if its caller has gone away meanwhile.
 Rule 3: the first poll of a version is answered when the version is on disk; the others cost a look.
 """
 
-import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -55,6 +54,7 @@ from durably.service.task_queues import shown_stats
 from durably.service.transact import CONFLICT_RETRIES, Executions
 from durably.store import visibility_query
 from durably.store.store import Conflict, QueueKey, TaskKind
+from durably.under_way import UnderWay
 
 R = TypeVar("R")
 Decide = Callable[[Transition[DeploymentState]], R]
@@ -82,6 +82,7 @@ class Deployments:
         self._routes = executions.routes
         config = executions.config
         self._config = config
+        self._changes = UnderWay("changes of deployments")
         self._limits = Limits(
             versions_max=config.versions_per_deployment_max,
             queues_max=config.task_queues_per_version_max,
@@ -146,7 +147,7 @@ class Deployments:
                 t, version.build_id, key.name, key.kind, self._limits, self._has_pollers(t.state)
             )
 
-        await in_full(
+        await self._changes.in_full(
             self._made_and(key.namespace_id, request.namespace, version.deployment, decide)
         )
 
@@ -253,7 +254,7 @@ class Deployments:
 
     async def _change_named(self, namespace: str, name: str, decide: Decide[R]) -> R:
         found = await self._find(namespace, name)
-        return await in_full(self._change(found, decide))
+        return await self._changes.in_full(self._change(found, decide))
 
     # --- Made and removed by clients ----------------------------------------------------------
 
@@ -276,7 +277,7 @@ class Deployments:
         def open_it(t: Transition[DeploymentState]) -> None:
             machine.create(t, request.identity, request_id)
 
-        token = await in_full(
+        token = await self._changes.in_full(
             self._made_and(namespace_id, request.namespace, name, decide, open_it)
         )
         return ws.CreateWorkerDeploymentResponse(conflict_token=token)
@@ -410,7 +411,9 @@ class Deployments:
         check_deployment(name, self._name_chars_max)
         if build_id:
             check(Version(name, build_id), self._name_chars_max)
-        return await in_full(self._made_and(namespace_id, request.namespace, name, decide))
+        return await self._changes.in_full(
+            self._made_and(namespace_id, request.namespace, name, decide)
+        )
 
     def _build_of(
         self,
@@ -603,20 +606,9 @@ class Deployments:
         )
         if found is not None and found.state.running:
             grace_ns = self._limits.drainage_grace_ns
-            await in_full(
+            await self._changes.in_full(
                 self._change(found, lambda t: machine.reactivate(t, target.build_id, grace_ns))
             )
-
-
-_under_way: set[asyncio.Task[Any]] = set()
-
-
-async def in_full(change: Coroutine[Any, Any, R]) -> R:
-    """Carry a change out, whether its caller waits for it or not."""
-    task = asyncio.create_task(change)
-    _under_way.add(task)
-    task.add_done_callback(_under_way.discard)
-    return await asyncio.shield(task)
 
 
 def _asked(

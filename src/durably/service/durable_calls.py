@@ -59,13 +59,14 @@ WORKFLOW_PHASES = {
     workflow_enums.WORKFLOW_EXECUTION_STATUS_CANCELED: CANCELED,
     workflow_enums.WORKFLOW_EXECUTION_STATUS_TERMINATED: CANCELED,
 }
-OPERATION_PHASES = {
-    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_COMPLETED: COMPLETED,
-    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_FAILED: FAILED,
-    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_TIMED_OUT: TIMED_OUT,
-    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_CANCELED: CANCELED,
-    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_TERMINATED: CANCELED,
+OPERATION_ENDS = {
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_COMPLETED: (COMPLETED, completion.SUCCEEDED),
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_FAILED: (FAILED, completion.FAILED),
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_TIMED_OUT: (TIMED_OUT, completion.FAILED),
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_CANCELED: (CANCELED, completion.CANCELED),
+    nexus_enums.NEXUS_OPERATION_EXECUTION_STATUS_TERMINATED: (CANCELED, completion.FAILED),
 }
+"""The status of an operation that has ended -> its phase; its state, as completion callbacks have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,7 +397,7 @@ class DurableCalls:
         )
         described = await self._answers("DescribeNexusOperationExecution", request)
         info = described.info
-        phase = OPERATION_PHASES.get(info.status, WORKING)
+        phase, _ = OPERATION_ENDS.get(info.status, (WORKING, ""))
         asked = await self._behind(info.operation_token) if info.operation_token else None
         questions: Mapping[str, Question] = {}
         if phase == WORKING and asked is not None:

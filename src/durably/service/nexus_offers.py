@@ -21,6 +21,7 @@ from durably.matching import Matching
 from durably.service.nodes import NexusWaits, Nodes
 from durably.service.transact import Executions
 from durably.store.store import NexusRequestRow, QueueKey, TaskKind
+from durably.under_way import UnderWay
 
 Answer = nexus.Response | failure.Failure
 """What a worker says: a response, or a handler error."""
@@ -67,7 +68,7 @@ class NexusOffers:
         """Parts of queues for which requests may lie in the store."""
         self._taking: set[QueueKey] = set()
         self._over: list[str] = []
-        self._beside: set[asyncio.Task[None]] = set()
+        self._beside = UnderWay("requests of other servers")
 
     # --- Who asks -----------------------------------------------------------------------------
 
@@ -156,9 +157,7 @@ class NexusOffers:
             self._nodes.say(NexusWaits(part.namespace_id, part.name, part.version))
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(_unless_refused(work), name="requests of other servers")
-        self._beside.add(task)
-        task.add_done_callback(self._beside.discard)
+        self._beside.begin(_unless_refused(work))
 
 
 async def _unless_refused(work: Coroutine[Any, Any, None]) -> None:

@@ -110,8 +110,11 @@ class TaskQueues:
         self._matching.divide(key, self._polled_at(nodes, key))
         if not self._matching.queue(key).loaded:
             self._matching.load(key, found, _limits(config), self._executions.dispatch.place)
-            return
-        for row in found:
+        else:
+            self._add(key, found)
+
+    def _add(self, key: QueueKey, rows: list[TaskRow]) -> None:
+        for row in rows:
             self._matching.add(self._executions.dispatch.place(key, row), row)
 
     async def fetch(self, part: QueueKey) -> None:
@@ -135,8 +138,7 @@ class TaskQueues:
         if len(found) == limit and any(row.order.fairness_key for row in found):
             await self._take_left(nodes, key, found)
         else:
-            for row in found:
-                self._matching.add(self._executions.dispatch.place(key, row), row)
+            self._add(key, found)
         self._say_if_behind(nodes, key)
 
     def _say_if_behind(self, nodes: Nodes, key: QueueKey) -> None:

@@ -18,7 +18,7 @@ from durably.engine.version_sets.state import BuildSet, VersionSetsState
 from durably.engine.versioning.apply import UNVERSIONED, VERSIONED
 from durably.errors import InvalidArgument, PermissionDenied, Unavailable
 from durably.service.admission import Call
-from durably.service.deployments import BUILD_ID_CHARS_MAX, in_full
+from durably.service.deployments import BUILD_ID_CHARS_MAX
 from durably.service.execution import Execution
 from durably.service.ids import new_id
 from durably.service.namespaces import Namespaces
@@ -27,6 +27,7 @@ from durably.service.transact import CONFLICT_RETRIES, Executions
 from durably.store import visibility_query
 from durably.store.filter_syntax import quoted
 from durably.store.store import Conflict
+from durably.under_way import UnderWay
 
 BUILD_IDS_ASKED_MAX = 5
 """So many builds may be asked about at once, and so many task queues looked at for each."""
@@ -47,6 +48,7 @@ class VersionSets:
         self._executions = executions
         self._namespaces = namespaces
         self._routes = executions.routes
+        self._changes = UnderWay("changes of version sets")
         config = executions.config
         self._limits = Limits(config.version_sets_per_queue_max, config.builds_per_queue_max)
 
@@ -68,7 +70,7 @@ class VersionSets:
         namespace_id = self._namespaces.id_of(request.namespace)
         _check_update(request)
         self._check_queue(request.task_queue)
-        await in_full(self._update(namespace_id, request))
+        await self._changes.in_full(self._update(namespace_id, request))
         return ws.UpdateWorkerBuildIdCompatibilityResponse()
 
     async def _update(
