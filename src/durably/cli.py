@@ -382,7 +382,7 @@ def copy(
 async def _copy(source: str, target: str) -> None:
     from durably.store.copying import copy as copy_store
     from durably.store.opening import POSTGRES_SCHEMES
-    from durably.store.sqlite import path_of
+    from durably.store.sqlite_file import path_of
     from durably.store.store import StoreLocked, StoreNotEmpty, StoreTooNew
 
     if not target.startswith(POSTGRES_SCHEMES):

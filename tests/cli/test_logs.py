@@ -17,7 +17,7 @@ from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from durably.logs import FORMATTERS, LogFormat, without_password
-from durably.store.sqlite import migrations
+from durably.store.schema import migrations
 from tests.conftest import eventually
 from tests.processes import ServerProcess
 

@@ -24,8 +24,8 @@ from durably.errors import Unavailable
 from durably.parts import Parts
 from durably.service import ids as id_source
 from durably.service.admission import Call, Rpc
-from durably.store import sqlite
 from durably.store.sqlite import SqliteStore
+from durably.store.sqlite_writer import Work
 
 START_NS = 1_700_000_040 * 1_000_000_000
 CALL_S = 20.0
@@ -94,12 +94,12 @@ class SimulatedStore(SqliteStore):
     def _submit(self, write: Any) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        if self.dead or self._closed:
+        if self.dead or self._writer.stopped:
             done.set_exception(Unavailable("the server is gone"))
             return done
         if not self._waiting:
             loop.call_later(self.world.random.uniform(0, WRITE_S), self._write)
-        self._waiting.append(sqlite._Work(write, done))
+        self._waiting.append(Work(write, done))
         return done
 
     _waiting: list[Any]
@@ -117,24 +117,23 @@ class SimulatedStore(SqliteStore):
             for work in group:
                 work.done = asyncio.get_running_loop().create_future()
                 work.done.add_done_callback(lambda unheard: unheard.exception())
-        self._write_group(group)
+        self._writer.write_group(group)
         if crashes:
             self.world.crash()
 
     async def close(self) -> None:
         """At once: a thread would end while the loop's time jumps on."""
-        if not self._closed:
-            self._closed = True
-            self._queue.put(None)
-            self._thread.join()
+        if not self._writer.stopped:
+            self._writer.stop()
+            self._writer.join()
             self._reader.close()
-            self._writer.close()
+            self._writing.close()
             if self._lock_descriptor is not None:
                 os.close(self._lock_descriptor)
 
     async def _read_aside(self, readers: Any, read: Any) -> Any:
         await asyncio.sleep(self.world.random.uniform(0, WRITE_S))
-        if self.dead or self._closed:
+        if self.dead or self._writer.stopped:
             raise Unavailable("the server is gone")
         return self._read(read)
 

@@ -7,7 +7,7 @@ import pytest
 
 from durably.config import Config
 from durably.errors import InvalidArgument, Unavailable
-from durably.store import sqlite
+from durably.store import sqlite_file
 from durably.store.opening import open_store
 from durably.store.postgres import PostgresStore
 from durably.store.postgres_schema import layout, migrate
@@ -194,8 +194,8 @@ async def test_both_databases_have_the_same_schema(postgres: PostgresServer) -> 
     ):
         columns.setdefault(table, []).append(column)
     await connection.close()
-    file = sqlite.connect(":memory:")
-    sqlite.migrate(file)
+    file = sqlite_file.connect(":memory:")
+    sqlite_file.migrate(file)
     for (table,) in file.execute(
         "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
     ).fetchall():

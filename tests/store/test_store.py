@@ -18,8 +18,9 @@ import pytest_asyncio
 from durably.config import Config
 from durably.engine.versioning.version import ANY, FRESH, PINNED, Route, Version
 from durably.errors import Unavailable
-from durably.store import sqlite
+from durably.store import sqlite_file
 from durably.store.opening import open_store
+from durably.store.schema import migrations
 from durably.store.shards import Shards
 from durably.store.sqlite import SqliteStore
 from durably.store.store import (
@@ -274,7 +275,7 @@ async def test_a_file_belongs_to_one_server(tmp_path: Path) -> None:
 
 
 async def test_a_newer_store_is_refused(tmp_path: Path) -> None:
-    connection = sqlite.connect(f"{tmp_path}/s.db")
+    connection = sqlite_file.connect(f"{tmp_path}/s.db")
     connection.execute("PRAGMA user_version = 999")
     connection.close()
     with pytest.raises(StoreTooNew, match="upgrade durably"):
@@ -284,8 +285,8 @@ async def test_a_newer_store_is_refused(tmp_path: Path) -> None:
 async def test_a_full_disk_stops_acknowledging_and_loses_nothing(tmp_path: Path) -> None:
     store = SqliteStore.open(f"sqlite:///{tmp_path}/s.db")
     await store.commit(Commit([write(1, 0)]))
-    pages = store._writer.execute("PRAGMA page_count").fetchone()[0]
-    store._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
+    pages = store._writing.execute("PRAGMA page_count").fetchone()[0]
+    store._writing.execute(f"PRAGMA max_page_count = {pages + 2}")
     acknowledged = 1
 
     async def fill() -> None:
@@ -296,7 +297,7 @@ async def test_a_full_disk_stops_acknowledging_and_loses_nothing(tmp_path: Path)
 
     with pytest.raises(Unavailable, match="free some disk space"):
         await fill()
-    store._writer.execute("PRAGMA max_page_count = 1000000")
+    store._writing.execute("PRAGMA max_page_count = 1000000")
     await store.commit(Commit([write(1, acknowledged)]))
     await store.close()
     reopened = SqliteStore.open(f"sqlite:///{tmp_path}/s.db")
@@ -360,12 +361,12 @@ def test_killed_in_the_middle_of_commits(
 
 
 def test_migrations_are_numbered_and_repeatable(tmp_path: Path) -> None:
-    numbers = [number for number, _ in sqlite.migrations()]
+    numbers = [number for number, _ in migrations()]
     assert numbers == list(range(1, len(numbers) + 1))
-    connection = sqlite.connect(f"{tmp_path}/s.db")
-    sqlite.migrate(connection)
+    connection = sqlite_file.connect(f"{tmp_path}/s.db")
+    sqlite_file.migrate(connection)
     before = connection.execute("SELECT sql FROM sqlite_schema ORDER BY name").fetchall()
-    sqlite.migrate(connection)
+    sqlite_file.migrate(connection)
     assert connection.execute("SELECT sql FROM sqlite_schema ORDER BY name").fetchall() == before
     connection.close()
 
@@ -397,7 +398,7 @@ async def test_a_store_in_memory_waits_for_a_read_that_nobody_waits_for() -> Non
 
     def count(connection: sqlite3.Connection) -> int:
         began.set()
-        opened._thread.join()  # So far is the close by now; what comes next is to close the connection.
+        opened._writer.join()  # So far is the close by now; what comes next is to close the connection.
         numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 300000)"
         return int(connection.execute(f"{numbers} SELECT count(*) FROM n").fetchone()[0])
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from durably.store import sqlite
+from durably.store import sqlite_file, sqlite_search, sqlite_unit
 from durably.store.rows import visible_values
+from durably.store.schema import migrations
 from durably.store.sqlite import SqliteStore
+from durably.store.statements import LIST_ORDER
 from durably.store.store import Commit, ExecutionWrite, VisibilityRow
-from durably.store.visibility_query import open_only, parse
+from durably.store.visibility_query import OPEN_LAST, open_only, parse
 
 TYPES = {
     "Color": "Keyword",
@@ -24,7 +26,7 @@ TYPES = {
 }
 ROWS = 120
 SECOND_NS = 10**9
-EARLIER = sqlite.migrations()[:3]
+EARLIER = migrations()[:3]
 
 
 def shown(number: int, **changes: object) -> VisibilityRow:
@@ -149,10 +151,10 @@ async def test_all_are_counted_by_status(store: SqliteStore) -> None:
     ],
 )
 def test_an_index_is_found(tmp_path: Path, text: str, index: str) -> None:
-    connection = sqlite.connect(str(tmp_path / "s.db"))
-    sqlite.migrate(connection)
-    source, condition, values = sqlite._found_by(connection, 1, "ns", parse(text, TYPES))
-    asked = f"SELECT execution_id FROM {source} WHERE {condition} {sqlite.LIST_ORDER} LIMIT 9"
+    connection = sqlite_file.connect(str(tmp_path / "s.db"))
+    sqlite_file.migrate(connection)
+    source, condition, values = sqlite_search.found_by(connection, 1, "ns", parse(text, TYPES))
+    asked = f"SELECT execution_id FROM {source} WHERE {condition} {LIST_ORDER} LIMIT 9"
     plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {asked}", values)]
     connection.close()
     assert index in plan[0]
@@ -167,7 +169,7 @@ def values_of(connection: sqlite3.Connection, number: int) -> list[tuple[object,
 
 
 async def test_values_follow_their_execution(store: SqliteStore) -> None:
-    last = sqlite.OPEN_LAST
+    last = OPEN_LAST
     assert values_of(store._reader, 4) == [
         ("Color", "green", 1, last),
         ("Note", "nnn", 1, last),
@@ -186,16 +188,16 @@ async def test_a_store_from_before_has_them_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "old.db"
-    old = sqlite.connect(str(path))
+    old = sqlite_file.connect(str(path))
     with monkeypatch.context() as patched:
-        patched.setattr(sqlite, "migrations", lambda: EARLIER)
-        sqlite.migrate(old)
+        patched.setattr(sqlite_file, "migrations", lambda: EARLIER)
+        sqlite_file.migrate(old)
     rows = [
         (number, visible_values(write(number, 0, shown(number)), shown(number)))
         for number in (3, 4, 5)
     ]
     for _, values in rows:
-        old.execute(sqlite.SHOW, values)
+        old.execute(sqlite_unit.SHOW, values)
     old.close()
     migrated = SqliteStore.open(f"sqlite:///{path}")
     fresh = SqliteStore.open(f"sqlite:///{tmp_path}/new.db")

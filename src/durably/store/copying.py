@@ -21,8 +21,8 @@ from durably.logs import without_password
 from durably.store.postgres_connections import BROKEN, Connector
 from durably.store.postgres_schema import OF_EXECUTIONS, SHARDS, layout, migrate
 from durably.store.shards import Shards
-from durably.store.sqlite import connect, existing, lock
-from durably.store.sqlite import migrate as migrate_sqlite
+from durably.store.sqlite_file import connect, existing, lock
+from durably.store.sqlite_file import migrate as migrate_sqlite
 from durably.store.store import StoreNotEmpty, renumbered_key
 
 ROWS_AT_ONCE = 1000

@@ -4,7 +4,7 @@ Rule 1: a database is loaded only if it is used.
 """
 
 from durably.config import Config
-from durably.store import sqlite
+from durably.store import sqlite_file
 from durably.store.sqlite import SqliteStore
 from durably.store.store import Store
 
@@ -22,7 +22,7 @@ async def pending_migrations(
         return await postgres_schema.pending(url, config, shards)
     if shards is not None and shards != 1:
         raise ValueError("a store of several shards is one on PostgreSQL: --store postgresql://...")
-    return sqlite.pending(sqlite.path_of(url))
+    return sqlite_file.pending(sqlite_file.path_of(url))
 
 
 async def migrate_store(url: str, config: Config, shards: int | None = None) -> None:
