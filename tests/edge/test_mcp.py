@@ -1,12 +1,10 @@
 """Tools of MCP, called by the SDK's own client: real processes, which are killed."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import mcp_types as types
 import nexusrpc
 import nexusrpc.handler
@@ -23,72 +21,10 @@ from temporalio.worker import Worker
 from durably import Server
 from durably.agents.convention import CALL_KEY, OPERATION_ANSWER, Exposed
 from durably.agents.interaction import expose
+from tests.callers import Caller
 from tests.conftest import eventually
 from tests.outside import restart
 from tests.processes import ServerProcess
-
-TASKS = "io.modelcontextprotocol/tasks"
-CAPABLE = {"extensions": {TASKS: {}}, "elicitation": {"form": {}}}
-
-
-class Caller:
-    """JSON-RPC as it is on the wire, for what the SDK's client has no methods for: tasks."""
-
-    def __init__(self, address: str, namespace: str = "default") -> None:
-        self.url = f"http://{address}/mcp/{namespace}"
-        self.frames: list[dict[str, Any]] = []
-        """What came on the last stream."""
-
-    async def __call__(
-        self, method: str, params: dict[str, Any], capabilities: dict[str, Any] = CAPABLE
-    ) -> dict[str, Any]:
-        version = "2026-07-28"
-        meta = {
-            "io.modelcontextprotocol/protocolVersion": version,
-            "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
-            "io.modelcontextprotocol/clientCapabilities": capabilities,
-        }
-        body = {
-            "jsonrpc": "2.0",
-            "id": 1,
-            "method": method,
-            "params": {**params, "_meta": {**meta, **params.get("_meta", {})}},
-        }
-        headers = {
-            "accept": "application/json, text/event-stream",
-            "mcp-protocol-version": version,
-            "mcp-method": method,
-        }
-        name = params.get("name") or params.get("taskId")
-        if name:
-            headers["mcp-name"] = name
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(self.url, json=body, headers=headers) as reply,
-        ):
-            if reply.content_type == "application/json":
-                return dict(await reply.json())
-            text = await reply.text()
-        data = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
-        self.frames = [json.loads(each) for each in data]
-        return dict(self.frames[-1])
-
-    async def result(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        reply = await self(method, params)
-        assert "result" in reply, reply
-        return dict(reply["result"])
-
-    async def until(self, task_id: str, *statuses: str) -> dict[str, Any]:
-        task: dict[str, Any] = {}
-
-        async def there() -> bool:
-            found = await self.result("tasks/get", {"taskId": task_id})
-            task.clear()
-            task.update(found)
-            return task["status"] in statuses
-
-        await eventually(there, 60)
-        return task
 
 
 @pytest_asyncio.fixture

@@ -1,7 +1,6 @@
 """Operations over HTTP: how they stand, their results, their questions."""
 
 import asyncio
-import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from temporalio.client import Client
 from durably import Server
 from durably.service.nexus_tokens import for_workflow
 from tests import desk
+from tests.callers import Asking
 from tests.conftest import eventually
 from tests.stores import dump
 
@@ -23,34 +23,6 @@ HERE = "/namespaces/default/nexus/operations"
 BASE = f"/namespaces/default/task-queues/{desk.QUEUE}/nexus-services"
 WAITS = {"Durably-Wait": "60s"}
 ACCEPT = {"action": "accept", "content": {"colour": "red"}}
-
-
-class Asking:
-    """An HTTP client of one server."""
-
-    def __init__(self, address: str, session: aiohttp.ClientSession) -> None:
-        self._address = address
-        self._session = session
-
-    async def __call__(
-        self, method: str, path: str, body: Any = None, **headers: str
-    ) -> tuple[int, dict[str, str], Any]:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        url = f"http://{self._address}{path}"
-        sent = {"Content-Type": "application/json", **named}
-        async with self._session.request(
-            method, url, headers=sent, data=data if method == "POST" else None
-        ) as reply:
-            read = await reply.read()
-            said = {name.lower(): value for name, value in reply.headers.items()}
-            return reply.status, said, json.loads(read or b"null")
-
-    async def started(self, kind: str) -> str:
-        """The token of a worker's operation that goes on."""
-        status, _, told = await self("POST", f"{BASE}/Desk/carry", kind)
-        assert status == 201, told
-        return str(told["token"])
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from durably.service.followers import Followers, Reader
 from durably.service.nexus_tokens import for_workflow
 from durably.service.tokens import HistoryPageToken
 from tests import desk
+from tests.callers import Events, stream, until_cut, values
 from tests.conftest import eventually
 from tests.processes import ServerProcess
 
@@ -30,64 +31,12 @@ BASE = f"/namespaces/default/task-queues/{desk.QUEUE}/nexus-services"
 BY_TOKEN = f"{BASE}/Desk/carry/output"
 
 
-class Events:
-    """Reads a stream of server-sent events."""
-
-    def __init__(self, reply: aiohttp.ClientResponse) -> None:
-        self.reply = reply
-
-    async def next(self) -> dict[str, Any] | None:
-        """None: the stream has ended."""
-        fields: dict[str, Any] = {}
-        while True:
-            line = (await self.reply.content.readline()).decode()
-            if not line:
-                return None
-            name, _, value = line.rstrip("\n").partition(": ")
-            if name:
-                fields[name] = value
-            elif "data" in fields:
-                return {**fields, "data": json.loads(fields["data"])}
-            else:
-                fields = {}  # A sign of life.
-
-    async def rest(self) -> list[dict[str, Any]]:
-        found = []
-        while (each := await self.next()) is not None:
-            found.append(each)
-        return found
-
-    async def pieces(self, count: int) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        while len(found) < count:
-            each = await self.next()
-            assert each is not None
-            if each["event"] == "output":
-                found.append(each)
-        return found
-
-
-@asynccontextmanager
-async def stream(address: str, path: str, **headers: str) -> AsyncIterator[Events]:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    timeout = aiohttp.ClientTimeout(total=None, sock_read=90)
-    async with (
-        aiohttp.ClientSession(timeout=timeout) as session,
-        session.get(f"http://{address}{path}", headers=named) as reply,
-    ):
-        yield Events(reply)
-
-
 def by_token(kind: str) -> dict[str, str]:
     return {"nexus_operation_token": for_workflow("default", f"work-{kind}")}
 
 
 async def begin(client: Client, kind: str) -> None:
     await client.start_workflow(desk.Work.run, kind, id=f"work-{kind}", task_queue=desk.QUEUE)
-
-
-def values(events: list[dict[str, Any]]) -> list[Any]:
-    return [each["data"]["value"] for each in events if each["event"] == "output"]
 
 
 @pytest_asyncio.fixture
@@ -312,6 +261,49 @@ async def test_a_reader_that_falls_behind_misses_nothing(
     assert len(shared) == 0
 
 
+async def test_what_the_follower_has_not_heard_of_is_not_left_out(client: Client) -> None:
+    """Who is told of an end is told before it of all that is in the history."""
+    held = asyncio.Event()
+
+    async def answers(name: str, request: Message) -> Any:
+        return await getattr(client.workflow_service, snake_case(name))(request)
+
+    async def later(name: str, request: Message) -> Any:
+        await held.wait()
+        return await answers(name, request)
+
+    await begin(client, "publishes late")
+    handle = client.get_workflow_handle("work-publishes late")
+    place = HistoryPageToken((await handle.describe()).run_id, 1)
+    shared = Followers(later)
+    reader = Reader(shared, answers, "default", handle.id, place)
+    read = []
+
+    async def take() -> bool:
+        batch = await reader.next(waits=False)
+        read.extend(each.piece.value for each in batch.news if each.piece)
+        return batch.ended
+
+    async def has_begun() -> bool:
+        await take()
+        return bool(read)
+
+    await eventually(has_begun, 60)
+    waiting = asyncio.create_task(reader.next())
+    await eventually(lambda: has_joined(shared), 60)
+    waiting.cancel()
+    for word in ("one", "end"):
+        await desk.tell(client, "publishes late", word)
+    await handle.result()
+    while not await take():
+        pass
+    assert read == ["begun", "one", "end"]
+    assert not await take()
+    held.set()
+    reader.close()
+    await shared.close()
+
+
 async def has_joined(shared: Followers) -> bool:
     return len(shared) == 1
 
@@ -345,13 +337,6 @@ async def stream_of_a_new_run(client: Client, address: str, kind: str) -> AsyncI
     await begin(client, kind)
     async with stream(address, BY_TOKEN, **by_token(kind)) as events:
         yield events
-
-
-async def until_cut(events: Events) -> None:
-    try:
-        await events.rest()
-    except aiohttp.ClientError:
-        pass  # A connection that is cut is no end that a reader believes.
 
 
 async def test_a_stream_ends_when_the_server_stops() -> None:

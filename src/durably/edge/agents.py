@@ -65,6 +65,7 @@ class Agents:
             try:
                 name = found[1] or found[3]
                 need(Role.READ, unquote(found[2] or found[4]), name)
+                await self._exposures.refreshed()
                 protocol = await self._protocol(name)
             except Refusal as refusal:
                 await _refuse(send, HTTP_STATUS[refusal.status], refusal.message)

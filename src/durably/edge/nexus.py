@@ -144,7 +144,8 @@ class Nexus:
         reads = asked.method == "GET" and asked.has_token
         if queue is not None:
             place = (unquote(queue[1]), unquote(queue[2]))
-            target, names = self._calls.of_queue(*place, reads=reads), _names(queue[3])
+            target = await self._calls.of_queue(*place, reads=reads)
+            names = _names(queue[3])
         else:
             assert endpoint is not None
             target = await self._calls.of_endpoint(unquote(endpoint[1]), reads=reads)

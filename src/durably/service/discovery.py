@@ -87,6 +87,7 @@ class Discovery:
     async def services(self, namespace: str) -> list[Service]:
         """In the order of their keys; nobody is asked. Raises NamespaceNotFound, and what `access.need`
         raises."""
+        await self._exposures.refreshed()
         exposed = self._exposures.of(namespace)
         found = [_workflows(exposed)] if any(each.workflow for each in exposed.values()) else []
         for endpoint in await self._endpoints.current():

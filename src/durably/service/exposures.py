@@ -25,6 +25,10 @@ class Exposures:
         self._namespaces = namespaces
         self._read: dict[str, Exposed | None] = {}
 
+    async def refreshed(self) -> None:
+        """What another server has exposed a moment ago is exposed here, too, and what it took back is not."""
+        await self._namespaces.refreshed()
+
     def of(self, namespace: str) -> dict[str, Exposed]:
         """By name, in the order of names. Raises NamespaceNotFound, NamespaceDeleted, and what
         `access.need` raises."""

@@ -206,8 +206,8 @@ class Reader:
         await page(self._answers, *self._names, self.place, waits=False)
 
     async def next(self, *, waits: bool = True) -> Batch:
-        """What is new; `waits` False: what is there already, or nothing. Raises what reading a history
-        does, and what `access.need` does."""
+        """What is new; `waits` False: what is in the history already, or nothing: the follower may not have
+        heard of it yet. Raises what reading a history does, and what `access.need` does."""
         while True:
             access.need(Role.READ, self._names[0], READING)
             follower = self._joined
@@ -215,13 +215,13 @@ class Reader:
                 batch = self._take(follower)
                 if batch.news or batch.ended:
                     return batch
-                if follower.following is None:
-                    if follower.refusal is not None:
-                        raise follower.refusal
-                    if not waits:
-                        return batch
+                if follower.following is not None:
+                    continue
+                if follower.refusal is not None:
+                    raise follower.refusal
+                if waits:
                     await follower.change()
-                continue
+                    continue
             events, _ = await page(self._answers, *self._names, self.place, waits=False)
             if events:
                 batch = self._read(events)

@@ -284,6 +284,14 @@ class Namespaces(Shared):
     def id_of(self, name: str) -> str:
         return self.by_name(name).namespace_id
 
+    async def known_id(self, name: str) -> str:
+        """The same, also if another server has made it a moment ago."""
+        try:
+            return self.id_of(name)
+        except (NamespaceNotFound, NamespaceDeleted):
+            await self.refreshed()
+            return self.id_of(name)
+
     def existing(self) -> list[Namespace]:
         return [each for each in self._by_id.values() if not each.deleted]
 

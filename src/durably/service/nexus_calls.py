@@ -61,12 +61,12 @@ class NexusCalls:
 
     # --- Targets ------------------------------------------------------------------------------
 
-    def of_queue(self, namespace: str, task_queue: str, *, reads: bool = False) -> Target:
+    async def of_queue(self, namespace: str, task_queue: str, *, reads: bool = False) -> Target:
         """Workers that poll this queue; `reads`: nothing is asked of them. Raises HandlerError, and what
         `access.need` raises."""
         access.need(Role.READ if reads else Role.WRITE, namespace, CALLING)
         try:
-            self._namespaces.id_of(namespace)
+            await self._namespaces.known_id(namespace)
         except NamespaceNotFound as error:
             raise HandlerError("NOT_FOUND", f'namespace not found: "{namespace}"') from error
         except NamespaceDeleted as error:
