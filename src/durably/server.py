@@ -336,6 +336,7 @@ def _keep_in_touch(stack: contextlib.AsyncExitStack, parts: Parts) -> None:
     if nodes is None:
         return
     core.namespaces.changed = endpoints.changed = lambda: nodes.say(NamespacesChanged())
+    core.namespaces.settled = endpoints.settled = nodes.settle
     core.namespaces.may_have_changed = endpoints.may_have_changed = lambda: not nodes.alone()
     neighbours = Neighbours(
         nodes,

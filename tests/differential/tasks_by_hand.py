@@ -22,6 +22,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from tests.conftest import eventually
 from tests.differential.programs import Stage, program, refusal
+from tests.spread import NODES
 
 ADMITTED, ACCEPTED, COMPLETED = 1, 2, 3
 
@@ -68,6 +69,19 @@ class ByHand:
             )
             if task.task_token:
                 return task
+
+    async def is_polled(self, sticky_queue: str) -> None:
+        """Until this is known, wherever it is asked."""
+        queue = taskqueue.TaskQueue(name=sticky_queue, kind=2, normal_name=self.queue)
+        request = ws.DescribeTaskQueueRequest(
+            namespace="default", task_queue=queue, task_queue_type=1
+        )
+
+        async def shown() -> bool:
+            found = [await self.stage.service.describe_task_queue(request) for _ in range(NODES)]
+            return all(each.pollers for each in found)
+
+        await eventually(shown)
 
     async def complete(
         self,
@@ -367,6 +381,7 @@ async def a_task_on_the_sticky_queue_fails(stage: Stage) -> Any:
     )
     # Somebody polls the sticky queue, or else it is not waited for.
     waiting = asyncio.create_task(hand.poll(sticky))
+    await hand.is_polled(sticky)
     await hand.complete(await hand.poll(), sticky_attributes=attributes)
     await hand.signal()
     task = await waiting

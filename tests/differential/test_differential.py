@@ -1,5 +1,7 @@
 """Every program does the same on durably as on Temporal's own server: replies, refusals, histories.
 
+With `--store=postgres` durably is three servers, and each call of a program goes to the next one.
+
 What is compared where; each has programs in which it fails, or is refused:
 
     activities, retries, timeouts, heartbeats, local ones    programs.py: activity_*, local_activity*
@@ -46,6 +48,7 @@ from tests.differential.programs import Program, Stage
 from tests.differential.versions import PROGRAMS
 from tests.differential.worker import ENDPOINT, QUEUE, worker
 from tests.processes import free_port, wait_for_port
+from tests.spread import servers, spread
 
 assert operations.program, "its programs are among PROGRAMS"
 assert tasks_by_hand.program, "and so are these"
@@ -120,15 +123,31 @@ async def have_endpoint(client: Client) -> None:
         await client.operator_service.create_nexus_endpoint(request)
 
 
+@contextlib.asynccontextmanager
+async def durably(
+    request: pytest.FixtureRequest, folder: Path, **settings: Any
+) -> AsyncIterator[list[str]]:
+    """One server on SQLite, or several on PostgreSQL; their addresses."""
+    if request.config.getoption("--store") == "sqlite":
+        async with Server(store=f"sqlite:///{folder}/store.db", port=0, **settings) as server:
+            yield [server.address]
+    else:
+        async with servers(request.getfixturevalue("postgres"), **settings) as addresses:
+            yield addresses
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def clients(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Client, Client]]:
+async def clients(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[tuple[Client, Client]]:
     """Clients of both servers, each with a worker: ours, theirs."""
     folder = tmp_path_factory.mktemp("differential")
     async with (
-        Server(store=f"sqlite:///{folder}/store.db", port=0, **OUR_SETTINGS) as server,
+        durably(request, folder, **OUR_SETTINGS) as addresses,
         peer(folder / "peer.log") as address,
     ):
-        ours, theirs = await connect(server.address), await connect(address)
+        await connect(addresses[0])
+        ours, theirs = await spread(addresses), await connect(address)
         async with worker(ours), worker(theirs):
             yield ours, theirs
 

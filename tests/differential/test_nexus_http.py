@@ -1,21 +1,22 @@
 """Every request to the Nexus routes has the same reply from durably and from Temporal's own server."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 from temporalio.api.operatorservice.v1 import request_response_pb2 as ops
 from temporalio.client import Client
 
-from durably import Server
 from tests.conftest import eventually
 from tests.differential.nexus_http import QUEUE, REQUESTS, Request, send, worker
-from tests.differential.test_differential import connect, differences, peer
+from tests.differential.test_differential import connect, differences, durably, peer
 from tests.processes import free_port
 
-Place = tuple[str, str]
-"""Host and port of the HTTP routes; the id of an endpoint."""
+Place = tuple[Iterator[str], str]
+"""Host and port of the HTTP routes, those of the next server each time; the id of an endpoint."""
 
 
 async def endpoint(client: Client) -> str:
@@ -26,26 +27,33 @@ async def endpoint(client: Client) -> str:
     return (await client.operator_service.create_nexus_endpoint(request)).endpoint.id
 
 
+async def reply(place: Place, request: Request) -> list[Any]:
+    addresses, endpoint_id = place
+    return await send(next(addresses), endpoint_id, request)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def places(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Place, Place]]:
+async def places(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[tuple[Place, Place]]:
     """Both servers, each with a worker: ours, theirs."""
     folder: Path = tmp_path_factory.mktemp("nexus")
     http_port = free_port()
     async with (
-        Server(store=f"sqlite:///{folder}/store.db", port=0) as server,
+        durably(request, folder) as addresses,
         peer(folder / "peer.log", "--http-port", str(http_port)) as address,
     ):
-        ours, theirs = await connect(server.address), await connect(address)
+        ours, theirs = await connect(addresses[0]), await connect(address)
         found = (
-            (server.address, await endpoint(ours)),
-            (f"127.0.0.1:{http_port}", await endpoint(theirs)),
+            (cycle(addresses), await endpoint(ours)),
+            (cycle([f"127.0.0.1:{http_port}"]), await endpoint(theirs)),
         )
         async with worker(ours), worker(theirs):
             for place in found:
 
                 async def answers(place: Place = place) -> bool:
                     by_endpoint = Request("Desk/nothing", by_endpoint=True)
-                    return (await send(*place, by_endpoint))[0] == 200
+                    return (await reply(place, by_endpoint))[0] == 200
 
                 await eventually(answers)
             yield found
@@ -55,7 +63,7 @@ async def places(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tupl
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("name", REQUESTS)
 async def test_both_reply_the_same(places: tuple[Place, Place], name: str) -> None:
-    ours, theirs = [await send(*place, REQUESTS[name]) for place in places]
+    ours, theirs = [await reply(place, REQUESTS[name]) for place in places]
     found = list(differences("", ours, theirs))
     assert not found, "\n".join(found)
 

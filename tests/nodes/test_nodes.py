@@ -5,21 +5,26 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 
 import asyncpg
 import pytest
 import pytest_asyncio
 from temporalio import activity, workflow
 from temporalio.api.enums.v1 import task_queue_pb2 as enums
+from temporalio.api.nexus.v1 import message_pb2 as nexus
+from temporalio.api.operatorservice.v1 import request_response_pb2 as ops
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from durably import Server
 from tests.conftest import eventually
 from tests.postgres import PostgresServer
+from tests.processes import ServerProcess
 
 NODES = 3
 WORDS_OF_A_LATER_VERSION = (
@@ -105,6 +110,15 @@ def worker(
     )
 
 
+def of_activities(queue: str) -> ws.DescribeTaskQueueRequest:
+    return ws.DescribeTaskQueueRequest(
+        namespace="default",
+        task_queue=taskqueue.TaskQueue(name=queue),
+        task_queue_type=enums.TASK_QUEUE_TYPE_ACTIVITY,
+        report_stats=True,
+    )
+
+
 async def test_everything_works_wherever_it_is_asked(clients: list[Client]) -> None:
     """Workflows are worked on at one server, activities at another, asked for at a third."""
     one, two, three = clients
@@ -159,12 +173,7 @@ async def test_what_one_acknowledged_all_know(clients: list[Client]) -> None:
 async def test_a_queue_is_described_as_a_whole(clients: list[Client]) -> None:
     """Workers wait at two servers, tasks were committed at a third."""
     queue = f"q-{uuid.uuid4()}"
-    request = ws.DescribeTaskQueueRequest(
-        namespace="default",
-        task_queue=taskqueue.TaskQueue(name=queue),
-        task_queue_type=enums.TASK_QUEUE_TYPE_ACTIVITY,
-        report_stats=True,
-    )
+    request = of_activities(queue)
     polls = []
     for number, client in enumerate(clients[:2]):
         poll = ws.PollActivityTaskQueueRequest(
@@ -197,6 +206,76 @@ async def test_a_namespace_is_known_at_once(clients: list[Client], servers: list
     for server in servers[1:]:
         there = await Client.connect(server.address, namespace="fresh")
         await there.start_workflow("T", id=str(uuid.uuid4()), task_queue="q")
+
+
+async def test_what_was_changed_is_known_wherever_the_next_call_goes(clients: list[Client]) -> None:
+    """What servers keep in memory: Nexus endpoints, sets of builds, configurations
+    of task queues. Each is changed at one server, and asked for at the next without waiting."""
+    queue = f"q-{uuid.uuid4()}"
+    for round_ in range(2 * NODES):
+        here, there = (clients[(round_ + n) % NODES] for n in range(2))
+        spec = nexus.EndpointSpec(name=f"e{round_}")
+        spec.target.worker.namespace, spec.target.worker.task_queue = "default", queue
+        made = await here.operator_service.create_nexus_endpoint(
+            ops.CreateNexusEndpointRequest(spec=spec)
+        )
+        listed = await there.operator_service.list_nexus_endpoints(
+            ops.ListNexusEndpointsRequest(name=spec.name)
+        )
+        assert [each.id for each in listed.endpoints] == [made.endpoint.id]
+        await here.operator_service.delete_nexus_endpoint(
+            ops.DeleteNexusEndpointRequest(id=made.endpoint.id, version=1)
+        )
+        with pytest.raises(RPCError, match="not found"):
+            await there.operator_service.get_nexus_endpoint(
+                ops.GetNexusEndpointRequest(id=made.endpoint.id)
+            )
+
+        build = f"b{round_}"
+        compatible = ws.UpdateWorkerBuildIdCompatibilityRequest(
+            namespace="default", task_queue=queue, add_new_build_id_in_new_default_set=build
+        )
+        await here.workflow_service.update_worker_build_id_compatibility(compatible)
+        sets = await there.workflow_service.get_worker_build_id_compatibility(
+            ws.GetWorkerBuildIdCompatibilityRequest(namespace="default", task_queue=queue)
+        )
+        assert len(sets.major_version_sets) == round_ + 1
+        assert list(sets.major_version_sets[-1].build_ids) == [build]
+
+        await there.workflow_service.describe_task_queue(of_activities(queue))
+        change = ws.UpdateTaskQueueConfigRequest(
+            namespace="default", task_queue=queue, task_queue_type=enums.TASK_QUEUE_TYPE_ACTIVITY
+        )
+        change.update_queue_rate_limit.rate_limit.requests_per_second = round_ + 1
+        await here.workflow_service.update_task_queue_config(change)
+        found = await there.workflow_service.describe_task_queue(of_activities(queue))
+        assert found.effective_rate_limit.requests_per_second == round_ + 1
+
+
+async def test_a_change_is_acknowledged_although_a_server_sleeps(url: str, tmp_path: Path) -> None:
+    """It is waited for a moment, and no longer; when it wakes it learns of the change."""
+    spec = nexus.EndpointSpec(name="endpoint")
+    spec.target.worker.namespace, spec.target.worker.task_queue = "default", "q"
+    request = ops.CreateNexusEndpointRequest(spec=spec)
+    sleeper = ServerProcess(url, "--set", "node_beat_s=0.3", folder=tmp_path)
+    try:
+        async with Server(store=url, port=0, node_beat_s=0.3) as server:
+            client = await Client.connect(server.address)
+            there = await Client.connect(sleeper.start().address)
+            sleeper.stop()
+            async with asyncio.timeout(60):
+                await client.operator_service.create_nexus_endpoint(request)
+            sleeper.go_on()
+
+            async def is_known() -> bool:
+                listed = await there.operator_service.list_nexus_endpoints(
+                    ops.ListNexusEndpointsRequest()
+                )
+                return [each.spec.name for each in listed.endpoints] == ["endpoint"]
+
+            await eventually(is_known, 60)
+    finally:
+        sleeper.kill()
 
 
 async def test_a_poll_gets_what_another_server_commits(clients: list[Client]) -> None:

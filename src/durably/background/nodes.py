@@ -31,6 +31,8 @@ from durably.service.nodes import (
     QueryAnswered,
     QueryAsked,
     RoutingChanged,
+    Settle,
+    Settled,
     Waiting,
     Wanted,
     WorkerShutDown,
@@ -77,6 +79,8 @@ class Neighbours:
         self._routing_stamp: tuple[int, ...] = ()
         self._beat_wanted = asyncio.Event()
         self._beside = UnderWay("in touch with other servers")
+        self._learning: set[asyncio.Task[bool]] = set()
+        """Those in which it learns what another server has changed."""
 
     async def beat(self) -> None:
         """Say that this server is there, and learn who else is, until cancelled."""
@@ -138,11 +142,15 @@ class Neighbours:
             case Wanted(count=count):
                 self._do(self._task_queues.let_go(word.part, count))
             case Configured():
-                self._do(self._task_queues.configured(word.key))
+                self._learn(self._task_queues.configured(word.key))
             case NamespacesChanged():
-                self._do(self._refresh_namespaces())
+                self._learn(self._refresh_namespaces())
             case RoutingChanged():
-                self._do(self._refresh_routing())
+                self._learn(self._refresh_routing())
+            case Settle():
+                self._do(self._settle(word))
+            case Settled():
+                self._nodes.settled(word)
             case LettersSent(node):
                 if node == self._nodes.node:
                     self._do(self._take_letters())
@@ -194,14 +202,28 @@ class Neighbours:
             case _:
                 assert_never(letter)
 
-    def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        self._beside.begin(_logged(work))
+    async def _settle(self, word: Settle) -> None:
+        """What could not be learned is learned at a beat."""
+        if all(await asyncio.gather(*self._learning)):
+            self._nodes.say(Settled(word.node, word.number, self._nodes.node))
+
+    def _learn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._do(work)
+        self._learning.add(task)
+        task.add_done_callback(self._learning.discard)
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[bool]:
+        return self._beside.begin(_logged(work))
 
 
-async def _logged(work: Coroutine[Any, Any, None]) -> None:
+async def _logged(work: Coroutine[Any, Any, None]) -> bool:
+    """Whether it could be done."""
     try:
         await work
     except Refusal as refusal:
         logger.warning("in touch with other servers again later: %s", refusal.message)
     except Exception:
         logger.exception("in touch with other servers again later")
+    else:
+        return True
+    return False

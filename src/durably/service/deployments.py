@@ -194,6 +194,7 @@ class Deployments:
             self._divide(routing)
             if self._executions.nodes is not None:
                 self._executions.nodes.say(RoutingChanged())
+                await self._executions.nodes.settle()
         return result
 
     def _divide(self, routing: Any) -> None:

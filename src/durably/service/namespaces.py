@@ -500,6 +500,7 @@ class Namespaces(Shared):
         done.add_done_callback(lambda done: self._written(namespace, done))
         # What is written is kept in memory too, even if the caller has gone away meanwhile.
         await asyncio.shield(done)
+        await self.settled()
 
     def _written(self, namespace: Namespace, done: "asyncio.Future[None]") -> None:
         if done.cancelled() or done.exception() is not None:

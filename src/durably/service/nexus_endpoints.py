@@ -202,6 +202,7 @@ class NexusEndpoints(Shared):
         await self._store.delete_nexus_endpoint(request.id)
         self._drop(former)
         self._wrote()
+        await self.settled()
         return ops.DeleteNexusEndpointResponse()
 
     async def get_nexus_endpoint(
@@ -248,6 +249,7 @@ class NexusEndpoints(Shared):
             self._drop(former)
         self._keep(endpoint)
         self._wrote()
+        await self.settled()
 
     def _keep(self, endpoint: Endpoint) -> None:
         self._by_id[endpoint.endpoint_id] = endpoint

@@ -8,6 +8,7 @@ Rule 3: a server that is alone says nothing and asks nothing of others: it works
 """
 
 import asyncio
+import itertools
 import logging
 import uuid
 from collections.abc import Callable, Iterable
@@ -126,6 +127,21 @@ class Joined(Word, frozen=True, array_like=True, tag="j"):
     """A server has joined, or has left."""
 
 
+class Settle(Word, frozen=True, array_like=True, tag="k"):
+    """Say so to this server when you have obeyed what it said before."""
+
+    node: int
+    number: int
+
+
+class Settled(Word, frozen=True, array_like=True, tag="d"):
+    """What this server said before that number is obeyed by another one."""
+
+    node: int
+    number: int
+    by: int
+
+
 class WorkerShutDown(Word, frozen=True, array_like=True, tag="s"):
     """A worker ends: its polls are answered with nothing, wherever they wait."""
 
@@ -174,6 +190,8 @@ AnyWord = (
     | RoutingChanged
     | LettersSent
     | Joined
+    | Settle
+    | Settled
     | WorkerShutDown
 )
 
@@ -212,6 +230,9 @@ class Nodes:
         """Queue -> those of its parts for versions that workers poll elsewhere, its own included."""
         self._published: dict[tuple[QueueKey, str], int] = {}
         self._doubted: list[int] = []
+        self._settling: dict[int, tuple[set[int], asyncio.Event]] = {}
+        """Number -> the servers that have not obeyed yet, and what is set when all have."""
+        self._settle_numbers = itertools.count(1)
 
     # --- Who is there -------------------------------------------------------------------------
 
@@ -235,6 +256,8 @@ class Nodes:
         if others != self.others:
             self.others = others
             self.members_changed.set()
+            for number, (missing, _) in self._settling.items():
+                self._obeyed(number, missing.difference(others))
         self._alone_until = 0.0 if others else began + BEATS_ALONE * self._config.node_beat_s
         if self.first():
             await self.board.clean()
@@ -333,6 +356,33 @@ class Nodes:
                 size += len(encoded) + 1
         if parts:
             yield f"[{self.node},[{','.join(parts)}]]"
+
+    async def settle(self) -> None:
+        """Until all other servers have obeyed what was said before, or have looked by themselves: what
+        is acknowledged after this is known wherever the next call goes."""
+        if self.alone() or not self.others:
+            return
+        number, settled = next(self._settle_numbers), asyncio.Event()
+        self._settling[number] = set(self.others), settled
+        self.say(Settle(self.node, number))
+        try:
+            async with asyncio.timeout(BEATS_ALONE * self._config.node_beat_s):
+                await settled.wait()
+        except TimeoutError:
+            pass  # One is dead, or hears nothing; who lives has looked at a beat.
+        finally:
+            del self._settling[number]
+
+    def settled(self, word: Settled) -> None:
+        if word.node == self.node:
+            self._obeyed(word.number, {word.by})
+
+    def _obeyed(self, number: int, by: set[int]) -> None:
+        if number in self._settling:
+            missing, settled = self._settling[number]
+            missing -= by
+            if not missing:
+                settled.set()
 
     def understood(self, text: str) -> list[AnyWord]:
         """What another server said; nothing if it was this one. A server of another version may know

@@ -11,6 +11,10 @@ from typing import TypeVar
 R = TypeVar("R")
 
 
+async def _at_once() -> None:
+    """There are no other servers."""
+
+
 class Shared(ABC):
     """The base of those who keep such a thing: namespaces, Nexus endpoints."""
 
@@ -21,6 +25,8 @@ class Shared(ABC):
         """Whether another server may have changed something since the last look."""
         self.changed: Callable[[], None] = lambda: None
         """Called when something was made, changed or removed here."""
+        self.settled: Callable[[], Awaitable[None]] = _at_once
+        """Until other servers know what was changed."""
         self._writes = 0
         """How many this server has made."""
 

@@ -257,6 +257,8 @@ class TaskQueues:
         # What is written takes effect, even if the caller has gone away meanwhile.
         done.add_done_callback(lambda done: self._written(key, config, done))
         await asyncio.shield(done)
+        if self._executions.nodes is not None:
+            await self._executions.nodes.settle()
         return ws.UpdateTaskQueueConfigResponse(config=config)
 
     def _written(

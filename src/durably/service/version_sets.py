@@ -92,6 +92,7 @@ class VersionSets:
             self._divide(namespace_id, request.task_queue, sets)
             if self._executions.nodes is not None:
                 self._executions.nodes.say(RoutingChanged())
+                await self._executions.nodes.settle()
             return
         raise Unavailable("this task queue is too busy; try again")
 
