@@ -11,6 +11,8 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from temporalio import activity, workflow
+from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import query_pb2 as query_enums
 from temporalio.api.enums.v1 import task_queue_pb2 as enums
 from temporalio.api.nexus.v1 import message_pb2 as nexus
 from temporalio.api.operatorservice.v1 import request_response_pb2 as ops
@@ -27,6 +29,7 @@ from tests.postgres import PostgresServer
 from tests.processes import ServerProcess
 
 NODES = 3
+TRUE = common.Payload(metadata={"encoding": b"json/plain"}, data=b"true")
 WORDS_OF_A_LATER_VERSION = (
     """[1000000,[["no such word",1],["w","","kind"],["s","","a worker",""]]]"""
 )
@@ -197,6 +200,39 @@ async def test_a_queue_is_described_as_a_whole(clients: list[Client]) -> None:
     for client in clients:
         found = await client.workflow_service.describe_task_queue(request)
         assert found.stats.approximate_backlog_count == 5
+
+
+async def test_a_query_finds_a_worker_that_polls_another_server_each_time(
+    clients: list[Client],
+) -> None:
+    """As behind a balancer that divides calls. The server that is asked has seen the worker poll, and
+    waits for it in vain."""
+    queue = f"q-{uuid.uuid4()}"
+    poll = ws.PollWorkflowTaskQueueRequest(
+        namespace="default", task_queue=taskqueue.TaskQueue(name=queue), identity="w"
+    )
+    one, two, three = clients
+    await one.start_workflow("T", id=queue, task_queue=queue)
+    first = await one.workflow_service.poll_workflow_task_queue(poll)
+    await two.workflow_service.respond_workflow_task_completed(
+        ws.RespondWorkflowTaskCompletedRequest(namespace="default", task_token=first.task_token)
+    )
+    turns = ((one, three), (one, two), (three, one), (two, three))
+    for number, (asked, polled) in enumerate(turns):
+        answer = asyncio.create_task(asked.get_workflow_handle(queue).query(f"how {number}"))
+        task = await polled.workflow_service.poll_workflow_task_queue(poll)
+        while task.query.query_type != f"how {number}":
+            # One that was answered a moment ago, of which this server has not heard yet.
+            task = await polled.workflow_service.poll_workflow_task_queue(poll)
+        await two.workflow_service.respond_query_task_completed(
+            ws.RespondQueryTaskCompletedRequest(
+                namespace="default",
+                task_token=task.task_token,
+                completed_type=query_enums.QUERY_RESULT_TYPE_ANSWERED,
+                query_result=common.Payloads(payloads=[TRUE]),
+            )
+        )
+        assert await answer is True
 
 
 async def test_a_namespace_is_known_at_once(clients: list[Client], servers: list[Server]) -> None:

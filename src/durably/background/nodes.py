@@ -30,6 +30,7 @@ from durably.service.nodes import (
     Nodes,
     QueryAnswered,
     QueryAsked,
+    QueryOver,
     RoutingChanged,
     Settle,
     Settled,
@@ -149,6 +150,8 @@ class Neighbours:
                 self._learn(self._refresh_routing())
             case Settle():
                 self._do(self._settle(word))
+            case QueryOver(query_id):
+                self._queries.over_elsewhere(query_id)
             case Settled():
                 self._nodes.settled(word)
             case LettersSent(node):

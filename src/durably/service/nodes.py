@@ -142,6 +142,12 @@ class Settled(Word, frozen=True, array_like=True, tag="d"):
     by: int
 
 
+class QueryOver(Word, frozen=True, array_like=True, tag="o"):
+    """A query that other servers were asked to offer is answered, or nobody waits for it any more."""
+
+    query_id: str
+
+
 class WorkerShutDown(Word, frozen=True, array_like=True, tag="s"):
     """A worker ends: its polls are answered with nothing, wherever they wait."""
 
@@ -192,6 +198,7 @@ AnyWord = (
     | Joined
     | Settle
     | Settled
+    | QueryOver
     | WorkerShutDown
 )
 
@@ -406,8 +413,15 @@ class Nodes:
 
     async def send(self, node: int, letter: Letter) -> None:
         """What is too long for a word."""
-        await self.board.send([(node, _letter_encoder.encode(letter))])
-        self.say(LettersSent(node))
+        await self.send_all({node}, letter)
+
+    async def send_all(self, nodes: set[int], letter: Letter) -> None:
+        """The same letter to each of them."""
+        if nodes:
+            body = _letter_encoder.encode(letter)
+            await self.board.send([(node, body) for node in nodes])
+            for node in nodes:
+                self.say(LettersSent(node))
 
     async def take_letters(self) -> list[Letter]:
         """Those to this server; each is given out once."""
@@ -488,13 +502,11 @@ class Nodes:
 
     # --- Pollers ------------------------------------------------------------------------------
 
-    def polled_within(self, queue: QueueKey, within_ns: int, now_ns: int) -> int:
-        """A server at which a worker waited for this part of a queue so lately; 0: none."""
+    def polled_within(self, queue: QueueKey, within_ns: int, now_ns: int) -> set[int]:
+        """The servers at which workers waited for this part of a queue so lately."""
         since = now_ns - within_ns
-        for row in self._pollers.get(queue, {}).values():
-            if row.at_ns >= since:
-                return row.node
-        return 0
+        found = self._pollers.get(queue, {}).values()
+        return {row.node for row in found if row.at_ns >= since}
 
     def polled_at(self, queue: QueueKey, within_ns: int, now_ns: int) -> int:
         """At how many other servers workers waited for this queue so lately, of whatever version."""

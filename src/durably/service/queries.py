@@ -6,8 +6,10 @@ Rule 2: otherwise it goes to the worker directly: to the one that has the workfl
         that still polls, else to any.
 Rule 3: a paused workflow is not asked: the query is rejected.
 Rule 4: queries live in memory only; a caller that has gone away takes its query with it.
-Rule 5: where servers share the store, a query goes by letter to one at which a worker waits, and its
-        answer back to the one that was asked, wherever the worker gives it.
+Rule 5: where servers share the store, a query that no worker takes here goes by letter to those at which
+        workers waited lately, and if none takes it there, to all: a worker may poll another server each
+        time. The answer comes back to the server that was asked, wherever the worker gives it; what
+        two workers answer is answered once.
 """
 
 import asyncio
@@ -28,19 +30,21 @@ from durably.errors import (
     FailedPrecondition,
     InvalidArgument,
     QueryFailed,
+    Refusal,
     ResourceExhausted,
 )
 from durably.service import tokens
 from durably.service.admission import Call
 from durably.service.execution import Execution
 from durably.service.namespaces import Namespaces
-from durably.service.nodes import QueryAnswered, QueryAsked, asked_at
+from durably.service.nodes import QueryAnswered, QueryAsked, QueryOver, asked_at
 from durably.service.replies import QueryTask
 from durably.service.transact import Executions
 from durably.service.workflows import check_execution
 from durably.store.store import QueueKey, TaskKind
 
-LOOK_ELSEWHERE_S = 0.2
+ASK_ALL_AFTER_S = 0.2
+"""So long a query is left to the servers at which workers waited lately."""
 ANSWER_ON_ITS_WAY_S = 0.05
 """A completion that was committed here brings its answers a moment after its commit."""
 NO_POLLER = "no poller seen for task queue recently, worker may be down"
@@ -66,6 +70,8 @@ class Queries:
         self._namespaces = namespaces
         self._buffered: dict[int, dict[str, PendingQuery]] = {}
         self._direct: dict[str, PendingQuery] = {}
+        self._for_others: dict[str, tuple[QueueKey, QueryTask]] = {}
+        """Queries that other servers have asked this one to offer."""
 
     # --- The caller's side --------------------------------------------------------------------
 
@@ -165,16 +171,11 @@ class Queries:
             route = versioning.route(state)
             seconds = max(state.sticky_timeout_ns / 1e9, 0.1)
             kept = state.sticky_queue and self._executions.dispatch.stays(state, route)
-            if kept and self._matching.polled_within(sticky, within_ns):
+            if kept and self._polled_within(sticky, within_ns):
                 task = QueryTask(pending.query_id, execution, question, sticky=True, route=route)
                 result = await self._offer(sticky, task, pending, seconds)
                 if result is not None:
                     return result
-            elif kept and (node := self._polled_elsewhere(sticky, within_ns)):
-                await self._send(node, sticky, execution, pending, sticky=True, seconds=seconds)
-                await asyncio.wait([pending.answer], timeout=seconds)
-                if pending.answer.done() and (answer := pending.answer.result()) is not None:
-                    return answer
             return await self._any_worker(execution, pending, ends)
         finally:
             self._direct.pop(pending.query_id, None)
@@ -190,36 +191,13 @@ class Queries:
         key = self._executions.routes.place(key, route, state.workflow_id)
         task = QueryTask(pending.query_id, execution, pending.question, sticky=False, route=route)
         wait_s = ends - NO_POLLER_MARGIN_S - asyncio.get_running_loop().time()
-        elsewhere = self._sent_elsewhere(key, execution, pending, within_ns)
-        try:
-            result = await self._offer(key, task, pending, max(wait_s, 0.0))
-            if result is None:
-                if not self._polled_lately(key, within_ns):
-                    raise FailedPrecondition(NO_POLLER)
-                result = await self._offer(key, task, pending, None)
-                assert result is not None
-            return result
-        finally:
-            if elsewhere is not None:
-                elsewhere.cancel()
-
-    def _sent_elsewhere(
-        self, key: QueueKey, execution: Execution, pending: PendingQuery, within_ns: int
-    ) -> "asyncio.Task[None] | None":
-        """If no worker waits here, but one at another server, now or soon, it goes there too."""
-        if self._executions.nodes is None:
-            return None
-        limit_s = self._executions.config.query_timeout_s
-
-        async def send() -> None:
-            while not self._matching.polled_within(key, within_ns):
-                node = self._polled_elsewhere(key, within_ns)
-                if node:
-                    await self._send(node, key, execution, pending, sticky=False, seconds=limit_s)
-                    return
-                await asyncio.sleep(LOOK_ELSEWHERE_S)
-
-        return asyncio.create_task(send())
+        result = await self._offer(key, task, pending, max(wait_s, 0.0))
+        if result is None:
+            if not self._polled_lately(key, within_ns):
+                raise FailedPrecondition(NO_POLLER)
+            result = await self._offer(key, task, pending, None)
+            assert result is not None
+        return result
 
     async def _offer(
         self,
@@ -230,6 +208,7 @@ class Queries:
     ) -> query.WorkflowQueryResult | None:
         """Queue the task; None if no worker takes it within `untaken_s`."""
         self._matching.add(key, task)
+        elsewhere = self._offered_elsewhere(key, task, pending, untaken_s)
         try:
             if untaken_s is not None:
                 await asyncio.wait([pending.answer], timeout=untaken_s)
@@ -238,37 +217,65 @@ class Queries:
             return await asyncio.shield(pending.answer)
         finally:
             self._matching.withdraw(key, task)
+            if elsewhere is not None:
+                elsewhere.cancel()
 
     # --- Other servers ------------------------------------------------------------------------
 
+    def _polled_within(self, key: QueueKey, within_ns: int) -> bool:
+        """Whether a worker waits for the queue, or did lately, at any server."""
+        return self._matching.polled_within(key, within_ns) or bool(
+            self._polled_elsewhere(key, within_ns)
+        )
+
     def _polled_lately(self, key: QueueKey, within_ns: int) -> bool:
-        """Whether a worker waited for the queue lately, at any server, even if it has left since."""
+        """The same, even if it has left since."""
         return self._matching.polled_lately(key, within_ns) or bool(
             self._polled_elsewhere(key, within_ns)
         )
 
-    def _polled_elsewhere(self, key: QueueKey, within_ns: int) -> int:
+    def _polled_elsewhere(self, key: QueueKey, within_ns: int) -> set[int]:
         nodes = self._executions.nodes
         now_ns = self._executions.clock()
-        return 0 if nodes is None else nodes.polled_within(key, within_ns, now_ns)
+        return set() if nodes is None else nodes.polled_within(key, within_ns, now_ns)
 
-    async def _send(
-        self,
-        node: int,
-        key: QueueKey,
-        execution: Execution,
-        pending: PendingQuery,
-        *,
-        sticky: bool,
-        seconds: float,
-    ) -> None:
-        """To a server at which a worker waits for the queue."""
+    def _offered_elsewhere(
+        self, key: QueueKey, task: QueryTask, pending: PendingQuery, untaken_s: float | None
+    ) -> "asyncio.Task[None] | None":
+        """What no worker takes at once goes to other servers too, as long as this is not cancelled."""
         nodes = self._executions.nodes
-        assert nodes is not None
-        question = pending.question.SerializeToString()
-        execution_id = execution.execution_id
-        letter = QueryAsked(pending.query_id, execution_id, question, key.name, sticky, seconds)
-        await nodes.send(node, letter)
+        if nodes is None or nodes.alone() or task.taken:
+            return None
+        config = self._executions.config
+        letter = QueryAsked(
+            pending.query_id,
+            task.execution.execution_id,
+            pending.question.SerializeToString(),
+            key.name,
+            task.sticky,
+            config.query_timeout_s if untaken_s is None else untaken_s,
+        )
+        lately_ns = int(config.sticky_poller_unavailable_s * 1e9)
+
+        async def offer() -> None:
+            asked: set[int] = set()
+            to_ask: set[int] = set()
+            if not self._matching.polled_within(key, lately_ns):
+                to_ask = self._polled_elsewhere(key, lately_ns)
+            try:
+                while not task.taken:
+                    asked |= to_ask
+                    try:
+                        await nodes.send_all(to_ask, letter)
+                    except Refusal:
+                        asked -= to_ask  # The database is away: again in a moment.
+                    await asyncio.sleep(ASK_ALL_AFTER_S)
+                    to_ask = set(nodes.others) - asked
+            finally:
+                if asked:
+                    nodes.say(QueryOver(pending.query_id))
+
+        return asyncio.create_task(offer())
 
     def answered_elsewhere(self, letter: QueryAnswered) -> None:
         """A worker has given the answer to another server."""
@@ -283,9 +290,22 @@ class Queries:
         if not asked.sticky:
             key = self._executions.routes.place(key, route, execution.state.workflow_id)
         task = QueryTask(asked.query_id, execution, question, asked.sticky, route)
+        self.over_elsewhere(asked.query_id)
+        self._for_others[asked.query_id] = key, task
         self._matching.add(key, task)
-        withdraw = asyncio.get_running_loop().call_later
-        withdraw(asked.untaken_s, self._matching.withdraw, key, task)
+        end = asyncio.get_running_loop().call_later
+        end(asked.untaken_s, self._withdraw_for_other, asked.query_id, task)
+
+    def _withdraw_for_other(self, query_id: str, task: QueryTask) -> None:
+        _, offered = self._for_others.get(query_id, (None, None))
+        if offered is task:
+            self.over_elsewhere(query_id)
+
+    def over_elsewhere(self, query_id: str) -> None:
+        """Nobody waits any more for what another server asked this one to offer."""
+        if query_id in self._for_others:
+            key, task = self._for_others.pop(query_id)
+            self._matching.withdraw(key, task)
 
     def _answer(self, query_id: str, result: query.WorkflowQueryResult) -> None:
         pending = self._direct.get(query_id)
