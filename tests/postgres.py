@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
+import psutil
 
 from durably.config import Config
 from durably.store.postgres_schema import migrate_database
@@ -78,8 +79,7 @@ class PostgresServer:
         self._settings = settings
 
     def create(self) -> "PostgresServer":
-        if self._account is not None:
-            os.chown(self._folder, self._account.pw_uid, self._account.pw_gid)
+        self._own_folder()
         self._run(
             "initdb",
             "-D",
@@ -98,6 +98,18 @@ class PostgresServer:
             settings.write(f"port = {self.port}\n{self._settings}\n")
         return self
 
+    def follow(self, primary: "PostgresServer") -> "PostgresServer":
+        """Instead of `create`: a copy of another server, which receives all that it writes."""
+        self._own_folder()
+        source = f"host=127.0.0.1 port={primary.port} user=durably"
+        self._run("pg_basebackup", "-D", self._data, "-R", "-c", "fast", "-d", source)
+        self.configure(f"port = {self.port}\n{self._settings}\n")
+        return self
+
+    def promote(self) -> None:
+        """One that followed writes itself from now on."""
+        self._run("pg_ctl", "promote", "-w", "-t", "60", "-D", self._data)
+
     def start(self) -> "PostgresServer":
         self._run("pg_ctl", "start", "-w", "-t", "60", "-D", self._data, "-l", self.log)
         return self
@@ -115,6 +127,25 @@ class PostgresServer:
     def pid(self) -> int:
         """Of the process whose children all others are."""
         return int((self._data / "postmaster.pid").read_text().splitlines()[0])
+
+    def hang(self) -> None:
+        """From now on nothing of it answers, and no connection is closed: a machine that was lost."""
+        for process in self._processes():
+            process.suspend()
+
+    def kill(self) -> None:
+        """One that hangs, too."""
+        for process in self._processes():
+            process.kill()
+        psutil.wait_procs(self._processes())
+        (self._data / "postmaster.pid").unlink(missing_ok=True)
+
+    def _processes(self) -> list[psutil.Process]:
+        try:
+            first = psutil.Process(self.pid)
+            return [first, *first.children()]
+        except (psutil.NoSuchProcess, FileNotFoundError):
+            return []
 
     def version(self) -> str:
         command = [str(self._binaries / "postgres"), "--version"]
@@ -162,6 +193,10 @@ class PostgresServer:
                 await connection.close()
 
         elsewhere(run)
+
+    def _own_folder(self) -> None:
+        if self._account is not None:
+            os.chown(self._folder, self._account.pw_uid, self._account.pw_gid)
 
     def _run(self, program: str, *arguments: object) -> None:
         command = [str(self._binaries / program), *map(str, arguments)]

@@ -167,7 +167,10 @@ def _serve_as_member(
     logs.configure(log_level, log_format)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    _loop_runner()(_serve(config, parent))
+    try:
+        _loop_runner()(_serve(config, parent))
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)  # It has said why; multiprocessing would show a trace.
 
 
 def _names(texts: list[str]) -> tuple[str, ...]:
@@ -271,7 +274,7 @@ def _announce(address: str, config: Config) -> None:
     elif "://" in where:
         where = logs.without_password(where)
     out.print(f"[bold]durably[/bold] serves the Temporal API on [bold green]{address}[/]")
-    out.print(f"  data       {where}")
+    out.print(f"  data       {where}", soft_wrap=True)
     out.print(f"  namespaces {', '.join(config.namespaces)}")
     out.print(f'  Python     await Client.connect("{address}")')
     out.print(f"  CLI        temporal --address {address} workflow list")

@@ -30,6 +30,7 @@ class Config:
     postgres_reading_connections_max: int = 8
     postgres_writing_connections_max: int = 8
     postgres_prepared_statements: int = 1000
+    postgres_connect_timeout_s: float = 5.0
     postgres_statement_timeout_s: float = 30.0
     postgres_unavailable_s: float = 10.0
     postgres_listen: str = ""

@@ -30,8 +30,12 @@ def configure(level: str, log_format: LogFormat) -> None:
 
 
 def without_password(url: str) -> str:
-    """A URL of a store, fit to be shown."""
-    return re.sub(r"(?<=//)[^/@]*@", "", url)
+    """A URL of a store, fit to be shown: whatever is before its host is left out, however it is written."""
+    if url.startswith("sqlite:"):
+        return url
+    place, question, parameters = url.partition("?")
+    place = re.sub(r"(?<=//).*@", "", place)
+    return place + question + re.sub(r"(password=)[^&]*", r"\1***", parameters)
 
 
 class TextFormatter(logging.Formatter):

@@ -191,6 +191,11 @@ def test_an_exception_is_told_with_its_trace(log_format: LogFormat) -> None:
 
 def test_a_password_is_not_shown() -> None:
     assert without_password("postgresql://u:p@host/db") == "postgresql://host/db"
+    assert without_password("postgresql://u:p@ss/w@a:1,b:2/db") == "postgresql://a:1,b:2/db"
+    assert (
+        without_password("postgresql://u@host/db?sslmode=require&password=p@ss&sslpassword=x")
+        == "postgresql://host/db?sslmode=require&password=***&sslpassword=***"
+    )
     assert without_password("sqlite:////var/a@b.db") == "sqlite:////var/a@b.db"
 
 

@@ -123,6 +123,28 @@ def test_a_store_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     assert "postgresql://" in ended.stderr
 
 
+def test_what_is_wrong_with_the_database_is_one_line(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """And no line says a password."""
+    url = postgres.database(1)
+    role, name = f"reader_{uuid.uuid4().hex}", url.rsplit("/", 1)[1]
+    postgres.execute(f"CREATE ROLE {role} LOGIN; GRANT pg_read_all_data TO {role}", name)
+    assert "Done" in durably("migrate", "--store", url, folder=tmp_path).stdout
+    for wrong, reason, workers in (
+        (url.replace("durably@", "durably:secret/a@"), "is no address of PostgreSQL", 1),
+        (f"{url}x?password=secret", f'database "{name}x" does not exist', 1),
+        (postgres.url(name, role), "permission denied", 2),
+    ):
+        place = ("--store", wrong, "--port", "0", "--workers", str(workers))
+        ended = durably("serve", *place, folder=tmp_path)
+        assert ended.returncode == 1
+        assert reason in ended.stderr
+        for line in ended.stderr.splitlines():
+            assert line.startswith("durably: ")
+        assert "secret" not in ended.stderr
+
+
 def test_migrations_are_shown_and_done(postgres: PostgresServer, tmp_path: Path) -> None:
     url = postgres.database(1)
     assert (

@@ -1,6 +1,7 @@
 """What only PostgreSQL has: connections that break, a server that dies, a schema that must fit."""
 
 import asyncio
+import uuid
 
 import asyncpg
 import pytest
@@ -10,12 +11,19 @@ from durably.errors import InvalidArgument, Unavailable
 from durably.store import sqlite_file
 from durably.store.opening import open_store
 from durably.store.postgres import PostgresStore
+from durably.store.postgres_nodes import PostgresNodes
 from durably.store.postgres_schema import layout, migrate
 from durably.store.schema import migrations
 from durably.store.store import Commit, Conflict, ShardsFixed, StoreTooNew, StoreTooOld
+from tests.conftest import eventually
 from tests.postgres import PostgresServer
 from tests.store.test_store import visible, write
 
+DISK_FULL = """CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = 'disk_full'; END $$;
+    CREATE TRIGGER journal_full BEFORE INSERT ON journal EXECUTE FUNCTION disk_full();
+    CREATE TRIGGER nodes_full BEFORE INSERT ON nodes EXECUTE FUNCTION disk_full()"""
+"""Every write to these tables fails as it does when there is no room for it."""
 POSTGRES_ALONE = ("written_by", "node")
 """Columns of tables that both have."""
 
@@ -92,6 +100,94 @@ async def test_one_that_stays_away_is_said_to_be_away(postgres_to_stop: Postgres
         await opened(url)
     await asyncio.to_thread(postgres_to_stop.start)
     await store.commit(Commit([write(1, 0)]))
+    await store.close()
+
+
+async def test_what_a_database_cannot_or_may_not_do_is_said(postgres: PostgresServer) -> None:
+    """Its disk is full, a right is missing: nothing is acknowledged, the reason and what to do are named,
+    and when it was seen to, it goes on by itself."""
+    url = postgres.database(1)
+    name, role = url.rsplit("/", 1)[1], f"serving_{uuid.uuid4().hex}"
+    store = await opened(url)
+    await store.commit(Commit([write(1, 0)]))
+    postgres.execute(DISK_FULL, name)
+    with pytest.raises(
+        Unavailable, match=r"no space left\): free some space on its disk, then try"
+    ):
+        await store.commit(Commit([write(1, 1)]))
+    with pytest.raises(Unavailable, match="free some space on its disk"):
+        await PostgresNodes(store, url).seen(1, "")
+    assert await store.load(1)
+    postgres.execute("DROP FUNCTION disk_full() CASCADE", name)
+    await store.commit(Commit([write(1, 1)]))
+    await store.close()
+    rights = f"CREATE ROLE {role} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"
+    postgres.execute(rights, name)
+    reader = await opened(postgres.url(name, role))
+    with pytest.raises(
+        Unavailable, match=r"permission denied .* grant its role what docs/operations"
+    ):
+        await reader.commit(Commit([write(1, 2)]))
+    with pytest.raises(
+        Unavailable, match=r"permission denied .* grant its role what docs/operations"
+    ):
+        await PostgresNodes(reader, url).next_node()
+    await reader.close()
+
+
+async def test_who_is_refused_for_a_while_listens_again(postgres: PostgresServer) -> None:
+    """A password that is changed, a role that may not come in: the connections that stand are cut, too."""
+    name, role = postgres.new_name(), f"serving_{uuid.uuid4().hex}"
+    postgres.execute(f"CREATE ROLE {role} LOGIN")
+    postgres.execute(f"CREATE DATABASE {name} OWNER {role}")
+    store = await opened(postgres.url(name, role), postgres_unavailable_s=0.2)
+    nodes = PostgresNodes(store, postgres.url(name, role))
+    heard: list[str] = []
+    anew: list[None] = []
+    listening = asyncio.create_task(nodes.listen(heard.append, lambda: anew.append(None)))
+
+    async def times(count: int) -> None:
+        async def listens() -> bool:
+            assert not listening.done()
+            return len(anew) == count
+
+        await eventually(listens, 60)
+
+    await times(1)
+    postgres.execute(f"ALTER ROLE {role} NOLOGIN")
+    postgres.execute(
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename='{role}'"
+    )
+    with pytest.raises(Unavailable, match=r"not permitted to log in.*see to the role"):
+        await store.load(1)
+    postgres.execute(f"ALTER ROLE {role} LOGIN")
+    await times(2)
+    await nodes.say(["again"])
+
+    async def again() -> bool:
+        return heard == ["again"]
+
+    await eventually(again, 60)
+    listening.cancel()
+    await store.close()
+
+
+async def test_only_a_server_that_can_be_written_to_is_connected_to(
+    postgres: PostgresServer,
+) -> None:
+    url = postgres.database(1)
+    name = url.rsplit("/", 1)[1]
+    store = await opened(url, postgres_unavailable_s=0.2)
+    await store.commit(Commit([write(1, 0)]))
+    postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on", name)
+    postgres.execute(
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname='{name}'"
+    )
+    for work in (store.commit(Commit([write(1, 1)])), store.load(1), opened(url)):
+        with pytest.raises(Unavailable, match="this server cannot be written to"):
+            await work
+    postgres.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    await store.commit(Commit([write(1, 1)]))
     await store.close()
 
 

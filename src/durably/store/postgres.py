@@ -15,17 +15,19 @@ from typing import Any, TypeVar
 import asyncpg
 
 from durably.config import Config
-from durably.errors import InvalidArgument, Unavailable
-from durably.logs import without_password
+from durably.errors import InvalidArgument
 from durably.store import postgres_citus
 from durably.store.filter_dialects import POSTGRES, Dialect
 from durably.store.postgres_connections import (
     BROKEN,
+    IMPEDED,
     UNDONE,
     Connection,
     Connector,
+    cannot_open,
     opened,
     pauses,
+    unavailable,
 )
 from durably.store.postgres_schema import Layout, check, layout
 from durably.store.postgres_writer import Writer
@@ -151,7 +153,7 @@ class PostgresStore:
             store._pool = await store.connector.pool(config.postgres_reading_connections_max)
             store._searching = await store.connector.pool(SEARCHING_CONNECTIONS_MAX)
         except (*BROKEN, asyncpg.PostgresError) as error:
-            raise Unavailable(f"cannot open {without_password(url)}: {error}") from error
+            raise cannot_open(url, error) from error
         store.writer = Writer(
             store.connector,
             store.layout,
@@ -417,10 +419,16 @@ class PostgresStore:
         for pause_s in pauses():
             try:
                 async with pool.acquire() as connection:
-                    return await read(connection)
+                    try:
+                        return await read(connection)
+                    except asyncpg.ReadOnlySQLTransactionError:
+                        connection.terminate()
+                        raise
             except (*BROKEN, *UNDONE) as error:
                 if self._closing or loop.time() >= give_up:
-                    raise _unreadable(error) from error
+                    raise unavailable("be read", error) from error
+            except IMPEDED as error:
+                raise unavailable("be read", error) from error
             except asyncpg.DataError as error:
                 raise InvalidArgument(f"the store cannot hold this: {error}") from error
             await asyncio.sleep(pause_s)
@@ -434,12 +442,6 @@ class PostgresStore:
         await self.writer.close()
         self._pool.terminate()
         self._searching.terminate()
-
-
-def _unreadable(error: BaseException) -> Unavailable:
-    return Unavailable(
-        f"the store cannot be read ({error}): see that PostgreSQL is running, then try again"
-    )
 
 
 def _asked(kind: int, namespace_id: str, query: Query) -> tuple[str, list[object]]:

@@ -4,7 +4,9 @@ Rule 1: connections come back by themselves, after pauses that grow and differ; 
         `postgres_unavailable_s` is told so.
 Rule 2: who waits for a database to come back holds no connection meanwhile: what goes to the other
         databases of Citus needs it.
-Rule 3: nothing needs a session of its own but listening: everything else goes through PgBouncer in
+Rule 3: an address may name several hosts. The one is taken that answers and can be written to, wherever
+        that is now: a standby that was promoted, never one that still follows.
+Rule 4: nothing needs a session of its own but listening: everything else goes through PgBouncer in
         transaction mode (`postgres_prepared_statements=0` where that does not keep statements).
 """
 
@@ -13,6 +15,7 @@ import contextlib
 import random
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
@@ -24,17 +27,41 @@ from durably.store.store import StoreForbidden
 Connection = Any
 """An asyncpg.Connection, or what its pool lends: asyncpg has no types."""
 
+NO_ADDRESS = (
+    "is no address of PostgreSQL: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, and in a password"
+    " %40 for @, %2F for /, %3A for :"
+)
 FIRST_PAUSE_S = 0.05
 LAST_PAUSE_S = 2.0
 
-# What says that a connection, or its server, is gone, and that another may do.
+# What says that a connection, or its server, is gone or of no use now, and that another may do.
 BROKEN = (
     OSError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.TooManyConnectionsError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
+)
+# What a server that is there cannot or may not do, until somebody sees to it: what to say of that.
+IMPEDED = (
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresSystemError,
+    asyncpg.InternalServerError,
+)
+_ADVICE: tuple[tuple[type[BaseException], str], ...] = (
+    (asyncpg.InsufficientPrivilegeError, "grant its role what docs/operations.md says"),
+    (asyncpg.TooManyConnectionsError, "raise max_connections, or put PgBouncer before it"),
+    (asyncpg.DiskFullError, "free some space on its disk"),
+    (asyncpg.InsufficientResourcesError, "see to its memory and its limits"),
+    (asyncpg.PostgresSystemError, "see to its disk"),
+    (asyncpg.InternalServerError, "see PostgreSQL's log"),
+    (asyncpg.InvalidAuthorizationSpecificationError, "see to the role and its password"),
+    (asyncpg.ReadOnlySQLTransactionError, "see that a server is there which can be written to"),
 )
 # What the server has undone whole, and may well do if it is asked again.
 UNDONE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
@@ -52,6 +79,10 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
         return ""
 
 
+class NoHost(OSError):
+    """None of the hosts of an address can be used, each for its reason."""
+
+
 class Connector:
     """Opens connections, again and again if need be; `first` is what is said on each before all else."""
 
@@ -59,6 +90,8 @@ class Connector:
         self._url = url
         self._config = config
         self._first = first
+        self._hosts: dict[str, list[str]] = {}
+        """Address -> the same with one host each; the one that served last comes first."""
 
     def arguments(self) -> dict[str, Any]:
         prepared = self._config.postgres_prepared_statements
@@ -67,7 +100,8 @@ class Connector:
             "connection_class": _Connection,
             "statement_cache_size": prepared,
             "command_timeout": self._config.postgres_statement_timeout_s,
-            "timeout": self._config.postgres_statement_timeout_s,
+            "timeout": self._config.postgres_connect_timeout_s,
+            "target_session_attrs": "read-write",
         }
         if prepared:
             arguments["server_settings"] = {"application_name": "durably"}
@@ -76,9 +110,30 @@ class Connector:
     async def connect(self, url: str = "") -> Connection:
         """To the store; to `url` if one is given."""
         arguments = self.arguments()
-        connection = await asyncpg.connect(**(arguments | {"dsn": url} if url else arguments))
+        connection = await self._open(**(arguments | {"dsn": url} if url else arguments))
         await self._begin(connection)
         return connection
+
+    async def _open(self, dsn: str, **arguments: Any) -> Connection:
+        """To the first host that answers in time and can be written to. asyncpg alone would go no further
+        than a host that does not answer, or that starts up."""
+        hosts = self._hosts.setdefault(dsn, one_host_each(dsn))
+        failed = []
+        for host in list(hosts):
+            try:
+                connection = await asyncpg.connect(dsn=host, **arguments)
+            except asyncpg.TargetServerAttributeNotMatched as error:
+                error.args = ("this server cannot be written to",)
+                failed.append((host, error))
+            except (*BROKEN, asyncpg.PostgresError) as error:
+                failed.append((host, error))
+            else:
+                hosts.remove(host)
+                hosts.insert(0, host)
+                return connection
+        if len(failed) == 1:
+            raise failed[0][1]
+        raise NoHost("; ".join(f"{_host(each)}: {said(error)}" for each, error in failed))
 
     async def _begin(self, connection: Connection) -> None:
         if not self._first:
@@ -90,8 +145,11 @@ class Connector:
             raise
 
     def pool(self, connections_max: int) -> Any:
+        arguments = self.arguments()
         return asyncpg.create_pool(
-            **self.arguments(),
+            arguments.pop("dsn"),
+            **arguments,
+            connect=self._open,
             init=self._begin,
             min_size=0,
             max_size=connections_max,
@@ -131,7 +189,10 @@ class Turn:
 
     def broken(self, error: BaseException) -> None:
         """The connection is no more; unless it is the coordinator's word that a worker's is broken."""
-        if self._connection is not None and not isinstance(error, asyncpg.PostgresError):
+        if self._connection is not None and (
+            isinstance(error, asyncpg.ReadOnlySQLTransactionError)
+            or not isinstance(error, asyncpg.PostgresError)
+        ):
             self._connection.terminate()
             self._connection = None
 
@@ -159,6 +220,39 @@ class WritingConnections:
             await close(connection)
 
 
+def one_host_each(url: str) -> list[str]:
+    """The addresses of all hosts that `postgresql://USER@HOST:PORT,HOST:PORT/DATABASE` names."""
+    parts = urlsplit(url)
+    user, at, hosts = parts.netloc.rpartition("@")
+    if "," not in hosts:
+        return [url]
+    return [urlunsplit(parts._replace(netloc=f"{user}{at}{each}")) for each in hosts.split(",")]
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def said(error: BaseException) -> str:
+    """The reason as one sentence. What PostgreSQL says in detail may quote a row."""
+    if isinstance(error, asyncpg.PostgresError):
+        return str(error.args[0])
+    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else repr(error))
+
+
+def unavailable(what: str, error: BaseException) -> Unavailable:
+    """The store cannot do `what`, for this reason; with what is to be done about it."""
+    advice = next((text for kind, text in _ADVICE if isinstance(error, kind)), "")
+    return Unavailable(
+        f"the store cannot {what} ({said(error)}):"
+        f" {advice or 'see that PostgreSQL is running'}, then try again"
+    )
+
+
+def cannot_open(url: str, error: BaseException) -> Unavailable:
+    return Unavailable(f"cannot open {without_password(url)}: {said(error)}")
+
+
 def pauses() -> Iterable[float]:
     """How long to wait before each new try, in seconds: longer and longer, and never the same."""
     pause_s = FIRST_PAUSE_S
@@ -173,9 +267,13 @@ async def opened(url: str, config: Config) -> AsyncIterator[Connection]:
     try:
         connection = await Connector(url, config).connect()
     except (*BROKEN, asyncpg.PostgresError) as error:
-        raise Unavailable(f"cannot open {without_password(url)}: {error}") from error
+        raise cannot_open(url, error) from error
+    except ValueError:
+        raise ValueError(f"{without_password(url)} {NO_ADDRESS}") from None
     try:
         yield connection
+    except (*BROKEN, *UNDONE) as error:
+        raise cannot_open(url, error) from error
     except asyncpg.InsufficientPrivilegeError as error:
         raise StoreForbidden(
             f"{without_password(url)}: {error}: let the owner of the tables run `durably migrate`, and"

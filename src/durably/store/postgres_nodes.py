@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import asyncpg
+
 from durably.store.postgres import PostgresStore
-from durably.store.postgres_connections import BROKEN, Connection, pauses
+from durably.store.postgres_connections import BROKEN, Connection, pauses, said
 from durably.store.rows import task_row
 from durably.store.store import QueueKey, StoredExecution, TaskKind, TaskRow
 
@@ -286,21 +288,29 @@ class PostgresNodes:
     async def listen(self, heard: Callable[[str], None], anew: Callable[[], None]) -> None:
         """Call `heard` with every word, until cancelled; `anew` whenever words may have been missed."""
         while True:
-            for pause_s in pauses():
-                try:
-                    connection = await self._store.connector.connect(self._listen_url)
-                    break
-                except BROKEN as error:
-                    logger.warning("cannot listen to other servers: %r", error)
-                    await asyncio.sleep(pause_s)
+            connection = await self._listening(heard)
             try:
-                await connection.add_listener(CHANNEL, lambda *word: heard(word[3]))
                 anew()
                 await _until_broken(connection)
-            except BROKEN as error:
-                logger.warning("other servers are not heard any more: %r", error)
+            except (*BROKEN, asyncpg.PostgresError) as error:
+                logger.warning("other servers are not heard any more: %s", said(error))
             finally:
                 connection.terminate()
+
+    async def _listening(self, heard: Callable[[str], None]) -> Connection:
+        """A connection that listens, as soon as there can be one."""
+        for pause_s in pauses():
+            connection: Connection = None
+            try:
+                connection = await self._store.connector.connect(self._listen_url)
+                await connection.add_listener(CHANNEL, lambda *word: heard(word[3]))
+                return connection
+            except (*BROKEN, asyncpg.PostgresError) as error:
+                logger.warning("cannot listen to other servers: %s", said(error))
+                if connection is not None:
+                    connection.terminate()
+            await asyncio.sleep(pause_s)
+        raise AssertionError
 
 
 async def _rows(sql: str, values: Sequence[object], connection: Connection) -> list[Any]:

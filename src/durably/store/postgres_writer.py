@@ -33,6 +33,7 @@ from durably.store.postgres_connections import (
     Turn,
     WritingConnections,
     pauses,
+    unavailable,
 )
 from durably.store.postgres_group import Group, alone, won_of
 from durably.store.postgres_schema import Layout
@@ -46,9 +47,12 @@ DELETED_TOGETHER_MAX = 500
 
 # --- Statements, each with what it is for ---------------------------------------------------------
 
-# Which of these executions a certain group commit wrote last.
+# Which of these executions a certain group commit wrote last. They are locked, because that writes to the
+# log: it makes this statement wait for the standbys that synchronous_standby_names asks for until they
+# have the log so far. A commit whose connection was cut while it waited for them can be seen, and may
+# still be lost.
 WRITTEN_BY = """SELECT execution_id FROM executions
-    WHERE shard = $1 AND execution_id = ANY($2::bigint[]) AND written_by = $3"""
+    WHERE shard = $1 AND execution_id = ANY($2::bigint[]) AND written_by = $3 FOR UPDATE"""
 # Executions of one shard and all that is stored of them.
 DELETE_EXECUTIONS = """WITH
     journal AS (DELETE FROM journal WHERE shard = $1 AND execution_id = ANY($2::bigint[])),
@@ -224,7 +228,7 @@ class _Lane:
             ends = await self._outcome(group, taken)
         except Exception as error:
             logger.error("commit of %d units failed: %r", len(taken), error)
-            ends = [_unwritable(error)] * len(taken)
+            ends = [unavailable("be written to", error)] * len(taken)
         writes = self._writer.writes
         writes.seconds.observe(time.perf_counter() - began_s)
         writes.units.observe(len(taken))
@@ -304,7 +308,7 @@ class _Lane:
         try:
             await self._retried(lambda c: c.execute(DELETE_EXECUTIONS, self._shard, ids))
         except Exception as error:
-            end = _unwritable(error)
+            end = unavailable("be written to", error)
         for work in taken:
             _end(work.done, end)
 
@@ -319,7 +323,7 @@ class _Lane:
         except (Conflict, Refusal) as error:
             end = error
         except Exception as error:
-            end = _unwritable(error)
+            end = unavailable("be written to", error)
         _end(errand.done, end)
 
     async def _retried(self, write: Callable[[Connection], Awaitable[R]]) -> R:
@@ -363,9 +367,3 @@ def _end(done: asyncio.Future[None], end: BaseException | None) -> None:
 async def _written_by(connection: Connection, group: Group) -> set[int]:
     rows = await connection.fetch(WRITTEN_BY, group.shard, group.execution_ids(), group.tag)
     return {row[0] for row in rows}
-
-
-def _unwritable(error: BaseException) -> Unavailable:
-    return Unavailable(
-        f"the store cannot write ({error}): see that PostgreSQL is running, then try again"
-    )
