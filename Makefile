@@ -1,6 +1,6 @@
 # Every target has a sentence; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential test-citus test-pgbouncer frameworks install-frameworks mcp-conformance bench bench-postgres bench-citus bench-metrics pictures soak build clean
+.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential differential-nodes test-citus test-pgbouncer frameworks install-frameworks mcp-conformance bench bench-postgres bench-citus bench-metrics pictures soak build clean
 
 UV = $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN = $(UV) run --frozen --all-extras
@@ -60,6 +60,9 @@ fuzz: install ## Search for lives and crashes that break a rule, with other seed
 
 differential: install ## Compare what durably does with what Temporal's dev server does, program by program.
 	$(RUN) pytest -m peer tests/differential
+
+differential-nodes: install ## The same through three servers on one PostgreSQL, each call to the next of them.
+	$(RUN) pytest -m peer --store=postgres tests/differential
 
 frameworks: install-frameworks ## Run each agent framework through a worker that is killed: what CI does not run.
 	$(RUN) pytest -m frameworks tests/frameworks
