@@ -1,6 +1,6 @@
 # Every target has a sentence; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential differential-nodes test-citus test-pgbouncer frameworks install-frameworks mcp-conformance bench bench-postgres bench-citus bench-metrics pictures soak build clean
+.PHONY: help install browser demo test check format lint types imports engine tests fuzz differential differential-nodes test-citus test-pgbouncer test-upgrade frameworks install-frameworks mcp-conformance bench bench-postgres bench-citus bench-metrics pictures soak build clean
 
 UV = $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN = $(UV) run --frozen --all-extras
@@ -51,7 +51,7 @@ engine: install ## Test the engine alone: tests/engine takes every branch of it,
 	$(RUN) coverage report
 
 tests: engine browser ## Run the tests alone, fast ones in parallel first.
-	$(RUN) pytest -n 2 --dist loadfile -m "not model and not peer and not frameworks and not citus and not pgbouncer" tests
+	$(RUN) pytest -n 2 --dist loadfile -m "not model and not peer and not frameworks and not citus and not pgbouncer and not upgrade" tests
 	$(RUN) pytest -n 2 --dist loadfile --store=postgres $(ON_POSTGRES)
 
 fuzz: install ## Search for lives and crashes that break a rule, with other seeds than the tests, for long.
@@ -77,7 +77,7 @@ test-citus: install ## Run the suites of PostgreSQL on Citus: a coordinator and 
 	$(RUN) pytest -m citus --timeout=600 tests/citus
 	$(RUN) pytest --store=citus --shards=8 --timeout=600 -k "not file and not memory" tests/store/test_store.py
 	$(RUN) pytest --store=citus --shards=8 --timeout=600 tests/store/test_postgres.py tests/store/test_differential.py \
-	  tests/nodes tests/cli/test_postgres.py tests/crash/test_kill_nodes.py -m "not pgbouncer"
+	  tests/nodes tests/cli/test_postgres.py tests/crash/test_kill_nodes.py -m "not pgbouncer and not upgrade"
 	$(RUN) pytest -n 2 --dist loadfile --store=citus --shards=8 --timeout=600 $(ON_POSTGRES)
 
 test-pgbouncer: install ## Test servers behind PgBouncer, Debian's where there is none, apt-get and root are there.
@@ -86,6 +86,9 @@ test-pgbouncer: install ## Test servers behind PgBouncer, Debian's where there i
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y pgbouncer >/dev/null; \
 	else echo "There is no PgBouncer: install it."; exit 1; fi
 	$(RUN) pytest -m pgbouncer tests/nodes/test_pgbouncer.py
+
+test-upgrade: install ## Replace servers of an earlier revision (UPGRADE_FROM) by this one's under load, and roll back.
+	$(RUN) pytest -m upgrade tests/nodes/test_upgrade.py
 
 mcp-conformance: install ## Run the published conformance suite of MCP; needs npm.
 	$(RUN) python scripts/mcp_conformance.py

@@ -231,5 +231,16 @@ class Unavailable(Refusal):
     status = Status.UNAVAILABLE
 
 
+class WrittenByNewer(Unavailable):
+    """What is stored has something in it that this version does not know. It is not read in part, and nothing
+    is decided on it here: a server of the version that wrote it can go on."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} was written by a newer version of durably than this server is: ask a server of that"
+            " version, or upgrade this one"
+        )
+
+
 class Internal(Refusal):
     status = Status.INTERNAL

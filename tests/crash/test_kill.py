@@ -54,14 +54,16 @@ class Run:
 
 
 class WorkerProcess:
-    def __init__(self, address: str, log: Path) -> None:
-        self._address, self._log = address, log
+    """`module`: what is run, with the server's address."""
+
+    def __init__(self, address: str, log: Path, module: str = "tests.crash.worker") -> None:
+        self._address, self._log, self._module = address, log, module
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.crash.worker", self._address],
+                [sys.executable, "-m", self._module, self._address],
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

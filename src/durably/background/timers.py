@@ -11,7 +11,7 @@ import logging
 from durably.engine import deadlines
 from durably.engine.snapshot import AnyState
 from durably.engine.transition import debts, outstanding
-from durably.errors import NotFound, Refusal
+from durably.errors import NotFound, Refusal, WrittenByNewer
 from durably.service.transact import Executions
 from durably.service.wakes import DELIVERY_RETRY_NS
 
@@ -36,6 +36,9 @@ async def _fire_logged(executions: Executions, execution_id: int) -> None:
         await fire(executions, execution_id)
     except NotFound:
         pass  # Deleted meanwhile.
+    except WrittenByNewer as newer:
+        # Not before the next sweep: whoever has written it has its deadline in memory.
+        logger.info("a deadline is left to others: %s", newer.message)
     except Exception as error:
         level = logging.WARNING if isinstance(error, Refusal) else logging.ERROR
         logger.log(

@@ -16,6 +16,7 @@ from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.background.open_traces import Followed, OpenTraces, Reading
 from durably.engine.state import OPEN, Kind
+from durably.errors import WrittenByNewer
 from durably.service.namespaces import Namespace, Namespaces
 from durably.service.transact import Executions
 from durably.store.store import ClosedRun, Cursor, JournalRow
@@ -129,6 +130,8 @@ class TraceExport:
         }
         try:
             parent, spans = await self._spans(namespace, kind, run)
+        except WrittenByNewer:
+            raise  # Its spans are not lost: they wait for a server that can read them.
         except Exception:
             logger.exception("a run has no spans: passed over", extra={"fields": fields})
             return True

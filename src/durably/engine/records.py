@@ -2,19 +2,24 @@
 
 Rule 1: a change of state is either a `HistoryEvent` or one of these records; there is no third way.
 Rule 2: a record carries all that `apply` needs; applying it never asks the clock or the world.
-Rule 3: records are stored. Fields are only ever added, with defaults; a tag is never used again.
+Rule 3: records are stored, and grow as `stored.py` says; a tag is never used again. A record is written with
+        all its fields, so one that has more of them than are known here is read if those are empty.
 
 Times are nanoseconds since the epoch. Bytes fields hold serialized API messages.
 """
 
-from msgspec import Struct
+from typing import Any, get_args
+
+import msgspec
 
 from durably.engine.state import BatchTarget, ScheduledBy
+from durably.engine.stored import StoredValue
 from durably.engine.versioning.state import Notice
 from durably.engine.versioning.version import Version
+from durably.errors import WrittenByNewer
 
 
-class Record(Struct, frozen=True, tag=True, tag_field="t", array_like=True, omit_defaults=True):
+class Record(StoredValue, frozen=True, tag=True, tag_field="t", array_like=True):
     """Base of all records."""
 
 
@@ -807,3 +812,34 @@ AnyRecord = (
     | DeploymentRecord
     | VersionSetsSet
 )
+
+# --- In the journal ---------------------------------------------------------------------------
+
+_decoder = msgspec.msgpack.Decoder(list[tuple[int, AnyRecord]])
+_FIELDS: dict[str, int] = {
+    kind.__struct_config__.tag: len(kind.__struct_fields__) for kind in get_args(AnyRecord)
+}
+"""Tag -> how many fields its record has here."""
+
+
+def decode_records(encoded: bytes) -> list[tuple[int, AnyRecord]]:
+    """The records of one commit, each with the number of the event before which it stands. Raises
+    WrittenByNewer."""
+    if not encoded:
+        return []
+    try:
+        return _decoder.decode(encoded)
+    except msgspec.ValidationError:
+        return _without_what_is_empty(encoded)
+
+
+def _without_what_is_empty(encoded: bytes) -> list[tuple[int, AnyRecord]]:
+    entries: list[tuple[int, list[Any]]] = msgspec.msgpack.decode(encoded)
+    for _, parts in entries:
+        known = 1 + _FIELDS.get(parts[0], len(parts))
+        while len(parts) > known and not parts[-1]:
+            parts.pop()
+    try:
+        return msgspec.convert(entries, list[tuple[int, AnyRecord]])
+    except msgspec.ValidationError as error:
+        raise WrittenByNewer(f"a record of this execution ({error})") from error

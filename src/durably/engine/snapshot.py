@@ -1,7 +1,7 @@
 """The kinds of execution there are, and their states as bytes.
 
 Rule 1: `AnyState` is closed: a new kind is added here, and in each `match` that then fails to type.
-Rule 2: snapshots are stored. Fields are only ever added, with defaults; a tag is never used again.
+Rule 2: snapshots are stored, and grow as `stored.py` says; a tag is never used again.
 """
 
 from typing import Any
@@ -16,6 +16,7 @@ from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import Kind, WorkflowState
 from durably.engine.version_sets.state import VersionSetsState
+from durably.errors import WrittenByNewer
 
 AnyState = (
     WorkflowState
@@ -61,4 +62,17 @@ def encode_state(state: AnyState) -> bytes:
 
 
 def decode_state(snapshot: bytes) -> AnyState:
-    return _decoder.decode(snapshot)
+    """Raises WrittenByNewer."""
+    try:
+        return _decoder.decode(snapshot)
+    except msgspec.ValidationError as error:
+        raise WrittenByNewer(f"the state of this execution ({error})") from error
+
+
+def new_state(kind: int, namespace_id: str, workflow_id: str, run_id: str) -> AnyState:
+    """What an execution is before the first entry of its journal. Raises WrittenByNewer."""
+    try:
+        made = STATES[Kind(kind)]
+    except ValueError as error:
+        raise WrittenByNewer(f"an execution of kind {kind}") from error
+    return made(namespace_id=namespace_id, namespace="", workflow_id=workflow_id, run_id=run_id)

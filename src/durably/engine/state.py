@@ -11,7 +11,7 @@ Times are nanoseconds since the epoch, durations nanoseconds; 0 means "not set" 
 from enum import IntEnum
 from typing import ClassVar
 
-from msgspec import Struct, field
+from msgspec import field
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import common_pb2 as common_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
@@ -19,6 +19,7 @@ from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.engine.callback.state import Callback
+from durably.engine.stored import Stored, StoredValue
 from durably.engine.versioning.state import Notice, Versioning
 from durably.engine.versioning.version import Version
 
@@ -47,7 +48,7 @@ class Kind(IntEnum):
     """The sets of compatible builds of one task queue."""
 
 
-class ScheduledBy(Struct, frozen=True):
+class ScheduledBy(StoredValue, frozen=True):
     """The schedule that started a workflow, and which of its actions this is."""
 
     schedule_id: str
@@ -56,7 +57,7 @@ class ScheduledBy(Struct, frozen=True):
     action: int
 
 
-class BatchTarget(Struct, frozen=True, array_like=True):
+class BatchTarget(StoredValue, frozen=True, array_like=True):
     """One execution that a batch operation does something to: a workflow or a standalone activity."""
 
     id: str
@@ -64,7 +65,7 @@ class BatchTarget(Struct, frozen=True, array_like=True):
     """Empty: there was none when the batch came to it."""
 
 
-class ExecutionState(Struct):
+class ExecutionState(Stored):
     """What every kind of execution has; `workflow_id` is the id its caller gave it."""
 
     KIND: ClassVar[Kind]
@@ -100,7 +101,7 @@ class AwaitedState(ExecutionState):
     """By their ids, in the order in which they were attached."""
 
 
-class WorkflowTask(Struct):
+class WorkflowTask(Stored):
     """The pending workflow task. Attempts after the first are transient: not in history. So is the first
     attempt of a speculative one, which is there for an update alone."""
 
@@ -134,7 +135,7 @@ class WorkflowTask(Struct):
         return self.attempt > 1 or self.speculative
 
 
-class Pause(Struct, frozen=True):
+class Pause(StoredValue, frozen=True):
     """Who paused an activity or a workflow, when and why; `rule_id`: a workflow rule did."""
 
     at_ns: int
@@ -144,7 +145,7 @@ class Pause(Struct, frozen=True):
     rule_id: str = ""
 
 
-class Activity(Struct):
+class Activity(Stored):
     """One pending activity, wherever its attempts stand."""
 
     scheduled_event_id: int
@@ -198,7 +199,7 @@ WATCHED = "durably-watch:"
 """Prefix of the tokens of operations whose handlers do not call back: they are asked how it stands."""
 
 
-class NexusCancel(Struct):
+class NexusCancel(Stored):
     """A request to cancel a Nexus operation, on its way to the handler."""
 
     requested_event_id: int
@@ -213,7 +214,7 @@ class NexusCancel(Struct):
     """SUCCEEDED or FAILED, of NexusOperationCancellationState; 0: it is still to be sent."""
 
 
-class NexusOperation(Struct):
+class NexusOperation(Stored):
     """One Nexus operation between its scheduling and its end."""
 
     scheduled_event_id: int
@@ -268,13 +269,13 @@ class NexusOperation(Struct):
         return common_enums.NEXUS_OPERATION_CANCELLATION_STATE_SCHEDULED
 
 
-class Timer(Struct):
+class Timer(Stored):
     timer_id: str
     started_event_id: int
     fire_at_ns: int
 
 
-class Child(Struct):
+class Child(Stored):
     """A child workflow between its initiation and the record of its end."""
 
     initiated_event_id: int
@@ -288,17 +289,17 @@ class Child(Struct):
         return self.started_event_id != 0
 
 
-class ExternalSignal(Struct):
+class ExternalSignal(Stored):
     initiated_event_id: int
     initiated: history.SignalExternalWorkflowExecutionInitiatedEventAttributes
 
 
-class ExternalCancel(Struct):
+class ExternalCancel(Stored):
     initiated_event_id: int
     initiated: history.RequestCancelExternalWorkflowExecutionInitiatedEventAttributes
 
 
-class Update(Struct):
+class Update(Stored):
     """An update between its admission and its end."""
 
     update_id: str
@@ -314,7 +315,7 @@ class Update(Struct):
     options that go into history once it is accepted."""
 
 
-class ResetPoint(Struct):
+class ResetPoint(Stored):
     """The first workflow task that a build completed: where a reset by build would go."""
 
     build_id: str
@@ -323,7 +324,7 @@ class ResetPoint(Struct):
     created_ns: int
 
 
-class RequestEvent(Struct, frozen=True, array_like=True):
+class RequestEvent(StoredValue, frozen=True, array_like=True):
     """The event that a request has made."""
 
     event_type: int

@@ -2,6 +2,7 @@
 
 Rule 1: a state is only what its journal says: `rebuild` makes it from a snapshot and the journal after
         it, `catch_up` brings it up to what another server has written.
+Rule 2: what is read is understood whole before any of it changes a state.
 """
 
 import asyncio
@@ -9,21 +10,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
-import msgspec
 from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.engine.apply.entries import apply_event, apply_record
-from durably.engine.records import AnyRecord, UpdateDropped
-from durably.engine.snapshot import STATES, AnyState, decode_state
-from durably.engine.state import HistoryState, Kind
+from durably.engine.records import AnyRecord, EventBuffered, UpdateDropped, decode_records
+from durably.engine.snapshot import AnyState, decode_state, new_state
+from durably.engine.state import HistoryState
 from durably.engine.transition import S
+from durably.errors import WrittenByNewer
 from durably.store.store import Heartbeat, JournalRow, StoredExecution
 
 DROPPED_UPDATES_REMEMBERED_MAX = 1000
 
-_records_decoder = msgspec.msgpack.Decoder(list[tuple[int, AnyRecord]])
+EVENT_TYPES = frozenset(event_types.EventType.values())
+"""What an event of the journal may be."""
 
 
 @dataclass(slots=True, eq=False)
@@ -161,16 +164,11 @@ def _varint(value: int) -> bytes:
 
 
 def rebuild(stored: StoredExecution) -> Execution[AnyState]:
-    """Snapshot plus journal tail: the state as the last commit left it."""
+    """Snapshot plus journal tail: the state as the last commit left it. Raises WrittenByNewer."""
     if stored.snapshot:
         state = decode_state(stored.snapshot)
     else:
-        state = STATES[Kind(stored.kind)](
-            namespace_id=stored.namespace_id,
-            namespace="",
-            workflow_id=stored.workflow_id,
-            run_id=stored.run_id,
-        )
+        state = new_state(stored.kind, stored.namespace_id, stored.workflow_id, stored.run_id)
     execution = Execution(
         execution_id=stored.execution_id,
         state=state,
@@ -183,10 +181,12 @@ def rebuild(stored: StoredExecution) -> Execution[AnyState]:
 
 
 def catch_up(execution: Execution[Any], stored: StoredExecution) -> None:
-    """Bring a state up to what is stored, by the journal after it."""
+    """Bring a state up to what is stored, by the journal after it. Raises WrittenByNewer, before anything
+    has changed."""
     state = execution.state
-    for row in stored.journal:
-        _replay(execution, row)
+    for row, events, records in [(row, *_read(row)) for row in stored.journal]:
+        _replay(execution, events, records)
+        execution.journal_bytes += len(row.events) + len(row.records)
     if isinstance(state, HistoryState):
         for heartbeat in stored.heartbeats:
             _overlay(state, heartbeat)
@@ -198,19 +198,38 @@ def catch_up(execution: Execution[Any], stored: StoredExecution) -> None:
 
 def journal_entries(row: JournalRow) -> Iterator[history.HistoryEvent | AnyRecord]:
     """What one commit added, in its order: a record stands before the event of its number."""
-    events = history.History.FromString(row.events).events
+    events, records = _read(row)
     position = 0
-    for before, record in _records_decoder.decode(row.records) if row.records else []:
+    for before, record in records:
         yield from events[position:before]
         position = max(position, before)
         yield record
     yield from events[position:]
 
 
-def _replay(execution: Execution[Any], row: JournalRow) -> None:
+def _read(row: JournalRow) -> tuple[list[history.HistoryEvent], list[tuple[int, AnyRecord]]]:
+    """Raises WrittenByNewer."""
     events = list(history.History.FromString(row.events).events)
+    records = decode_records(row.records)
+    for event in events:
+        _check(event)
+    for _, record in records:
+        if isinstance(record, EventBuffered):
+            _check(history.HistoryEvent.FromString(record.event))
+    return events, records
+
+
+def _check(event: history.HistoryEvent) -> None:
+    if event.event_type not in EVENT_TYPES:
+        raise WrittenByNewer(f"an event of this execution (type {event.event_type})")
+
+
+def _replay(
+    execution: Execution[Any],
+    events: list[history.HistoryEvent],
+    records: list[tuple[int, AnyRecord]],
+) -> None:
     encoded = [e.SerializeToString() for e in events]
-    records = _records_decoder.decode(row.records) if row.records else []
     state = execution.state
     position = 0
     for before, record in records:
@@ -222,7 +241,6 @@ def _replay(execution: Execution[Any], row: JournalRow) -> None:
             _drop_update(execution, record)
     for event, wire in zip(events[position:], encoded[position:], strict=True):
         apply_event(state, event, len(wire))
-    execution.journal_bytes += len(row.events) + len(row.records)
     execution.recent.extend(events, encoded)
 
 

@@ -27,6 +27,7 @@ from durably.errors import (
     NamespaceAlreadyExists,
     NamespaceDeleted,
     NamespaceNotFound,
+    WrittenByNewer,
 )
 from durably.service.access import Role
 from durably.service.admission import Call
@@ -75,14 +76,15 @@ def type_name(value: int) -> str:
 
 
 class StoredRule(Struct):
-    """A workflow rule of a namespace: a serialized WorkflowRule, and the request that made it."""
+    """A workflow rule of a namespace: a serialized WorkflowRule, and the request that made it. What else there
+    is to say of one becomes a field of its namespace."""
 
     rule: bytes
     request_id: str
 
 
-class Namespace(Struct):
-    """One namespace as it is stored."""
+class Namespace(Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """One namespace as it is stored; it grows as `engine/stored.py` says."""
 
     namespace_id: str
     name: str
@@ -106,7 +108,21 @@ class Namespace(Struct):
         return self.state == namespace_enums.NAMESPACE_STATE_DELETED
 
 
+class NewerNamespace(Namespace, forbid_unknown_fields=False):
+    """One to which a newer version has added something. It is served as far as it is known here, and not
+    written: that would be lost."""
+
+
 _decoder = msgspec.msgpack.Decoder(Namespace)
+_newer_decoder = msgspec.msgpack.Decoder(NewerNamespace)
+
+
+def _read(record: bytes) -> Namespace:
+    try:
+        return _decoder.decode(record)
+    except msgspec.ValidationError:
+        return _newer_decoder.decode(record)
+
 
 FIELD_PATTERN = re.compile(r"(Bool|Datetime|Double|Int|Keyword|KeywordList|Text)\d\d+")
 
@@ -257,7 +273,7 @@ class Namespaces(Shared):
             if before is None or before.version < row.version:
                 if before is not None:
                     self._drop(before)
-                self._keep(_decoder.decode(row.record))
+                self._keep(_read(row.record))
                 news = True
         if news:
             self.generation += 1
@@ -472,6 +488,9 @@ class Namespaces(Shared):
         return found
 
     def _copy(self, namespace: Namespace) -> Namespace:
+        """To be changed. Raises WrittenByNewer."""
+        if isinstance(namespace, NewerNamespace):
+            raise WrittenByNewer(f"namespace {namespace.name}")
         return _decoder.decode(msgspec.msgpack.encode(namespace))
 
     async def _change(self, find: Callable[[], Namespace], change: Callable[[Namespace], R]) -> R:

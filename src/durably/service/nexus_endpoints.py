@@ -21,6 +21,7 @@ from durably.errors import (
     NamespaceDeleted,
     NamespaceNotFound,
     NotFound,
+    WrittenByNewer,
 )
 from durably.service import agent_targets
 from durably.service.admission import Call
@@ -36,8 +37,8 @@ RESERVED_PREFIX = "/_sys/"
 URL_PREFIX = "/nexus/endpoints/{}/services"
 
 
-class StoredEndpoint(Struct, frozen=True):
-    """One endpoint as it is stored. `spec`: a serialized EndpointSpec."""
+class StoredEndpoint(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One endpoint as it is stored; it grows as `engine/stored.py` says. `spec`: a serialized EndpointSpec."""
 
     endpoint_id: str
     version: int
@@ -46,7 +47,20 @@ class StoredEndpoint(Struct, frozen=True):
     modified_ns: int = 0
 
 
+class NewerEndpoint(StoredEndpoint, frozen=True, forbid_unknown_fields=False):
+    """One to which a newer version has added something. It is used as far as it is known here, and not
+    written: that would be lost."""
+
+
 _decoder = msgspec.msgpack.Decoder(StoredEndpoint)
+_newer_decoder = msgspec.msgpack.Decoder(NewerEndpoint)
+
+
+def _read(record: bytes) -> StoredEndpoint:
+    try:
+        return _decoder.decode(record)
+    except msgspec.ValidationError:
+        return _newer_decoder.decode(record)
 
 
 class Endpoint:
@@ -100,7 +114,7 @@ class NexusEndpoints(Shared):
     async def refresh(self) -> None:
         """Read what the store has."""
         rows = await self._newest(self._store.nexus_endpoints)
-        found = [_decoder.decode(row.record) for row in rows]
+        found = [_read(row.record) for row in rows]
         if {each.endpoint_id: each.version for each in found} == {
             each.endpoint_id: each.stored.version for each in self._by_id.values()
         }:
@@ -172,6 +186,8 @@ class NexusEndpoints(Shared):
                 " registered"
             )
         stored = former.stored
+        if isinstance(stored, NewerEndpoint):
+            raise WrittenByNewer(f"endpoint {former.name}")
         changed = Endpoint(
             StoredEndpoint(
                 stored.endpoint_id,

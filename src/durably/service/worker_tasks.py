@@ -21,7 +21,7 @@ from durably.engine.versioning import machine as versioning
 from durably.engine.versioning.version import Worker
 from durably.engine.workflow import ensure_running
 from durably.engine.workflow_task import Completion
-from durably.errors import InvalidArgument, NotFound
+from durably.errors import InvalidArgument, NotFound, Unavailable
 from durably.histogram import Histogram
 from durably.service import search_attributes, tokens
 from durably.service.admission import Call, Learned
@@ -229,6 +229,9 @@ class WorkerTasks:
         except NotFound:
             await self._drop(row)
             return None
+        except Unavailable:
+            self._give_back(row)
+            raise
         return await self._workflow_reply(execution, grant)
 
     async def _start_activity(
@@ -256,10 +259,22 @@ class WorkerTasks:
         except NotFound:
             await self._drop(row)
             return None
+        except Unavailable:
+            self._give_back(row)
+            raise
         return self._activity_reply(execution, grant) if grant is not None else None
 
     async def _drop(self, row: TaskRow) -> None:
         await self._executions.store.commit(Commit(writes=[], tasks_removed=[row.task_id]))
+
+    def _give_back(self, row: TaskRow) -> None:
+        """A task that cannot be started now is somebody's next; where others share the store it may be a
+        server that can go on with it. If it was started after all, its next taker is told."""
+        nodes = self._executions.nodes
+        if nodes is None:
+            self._matching.add(self._executions.dispatch.place(row.queue.whole, row), row)
+        else:
+            nodes.doubt([row.task_id])
 
     # --- Workflow tasks -----------------------------------------------------------------------
 

@@ -98,7 +98,7 @@ POLLERS = """SELECT node, namespace_id, kind, queue, version, identity, at_ns, r
     WHERE node <> $1 AND at_ns > $2"""
 FORGET_POLLERS = "DELETE FROM pollers WHERE at_ns < $1"
 FORGET_POLLER = """DELETE FROM pollers WHERE namespace_id = $1 AND kind = $2 AND queue = $3
-    AND ($4 = '' OR identity = $4)"""
+    AND ($4 = '' OR identity = $4 OR identity = $4 || $5 || version)"""
 # Words to all. They need not be on disk before their sender goes on.
 SAY = """SELECT set_config('synchronous_commit', 'off', TRUE), pg_notify($1, words)
     FROM unnest($2::text[]) AS words"""
@@ -251,17 +251,15 @@ class PostgresNodes:
             [int(queue.kind) for queue, *_ in rows],
             [queue.name for queue, *_ in rows],
             [queue.version for queue, *_ in rows],
-            *(list(column) for column in zip(*(row[1:] for row in rows), strict=True)),
+            [_poller_key(queue, identity) for queue, identity, *_ in rows],
+            *(list(column) for column in zip(*(row[2:] for row in rows), strict=True)),
         ]
         await self._store.reading(lambda c: c.execute(PUT_POLLERS, node, *columns))
 
     async def pollers(self, node: int, since_ns: int) -> list[PollerRow]:
         """Who has waited at other servers since then."""
         rows = await self._store.reading(lambda c: c.fetch(POLLERS, node, since_ns))
-        return [
-            PollerRow(row[0], QueueKey(row[1], TaskKind(row[2]), row[3], row[4]), *row[5:])
-            for row in rows
-        ]
+        return [_poller_row(row) for row in rows]
 
     async def forget_pollers(self, before_ns: int) -> None:
         await self._store.reading(lambda c: c.execute(FORGET_POLLERS, before_ns))
@@ -269,7 +267,7 @@ class PostgresNodes:
     async def forget_poller(self, queue: QueueKey, identity: str) -> None:
         """A worker has left a queue; all have, without an identity."""
         key = (queue.namespace_id, int(queue.kind), queue.name)
-        await self._store.reading(lambda c: c.execute(FORGET_POLLER, *key, identity))
+        await self._store.reading(lambda c: c.execute(FORGET_POLLER, *key, identity, OF_VERSION))
 
     # --- Words --------------------------------------------------------------------------------
 
@@ -311,6 +309,21 @@ class PostgresNodes:
                     connection.terminate()
             await asyncio.sleep(pause_s)
         raise AssertionError
+
+
+OF_VERSION = "\x1f"
+"""Between an identity and the version of a worker, in the key of its row."""
+
+
+def _poller_key(queue: QueueKey, identity: str) -> str:
+    """Workers of two versions may have one identity, of which the table's key knows nothing."""
+    return f"{identity}{OF_VERSION}{queue.version}" if queue.version else identity
+
+
+def _poller_row(row: Any) -> PollerRow:
+    queue = QueueKey(row[1], TaskKind(row[2]), row[3], row[4])
+    identity = row[5].removesuffix(f"{OF_VERSION}{queue.version}") if queue.version else row[5]
+    return PollerRow(row[0], queue, identity, *row[6:])
 
 
 async def _rows(sql: str, values: Sequence[object], connection: Connection) -> list[Any]:

@@ -14,7 +14,7 @@ from durably.config import Config
 from durably.logs import without_password
 from durably.store import postgres_citus
 from durably.store.postgres_connections import Connection, opened
-from durably.store.schema import migrations, refuse_newer
+from durably.store.schema import SERVED_FROM, migrations, refuse_newer
 from durably.store.shards import ONE_SHARD, SHARDS_MAX, Shards
 from durably.store.store import ShardsFixed, StoreTooOld
 
@@ -35,8 +35,11 @@ SHARDS = "shards"
 HAS_SCHEMA = """SELECT EXISTS (SELECT 1 FROM pg_tables WHERE tablename = 'schema_version'
     AND schemaname = ANY(current_schemas(FALSE)))"""
 SCHEMA = "SELECT max(version) FROM schema_version"
-CREATE_SCHEMA = "CREATE TABLE schema_version (version INTEGER PRIMARY KEY)"
-PUT_SCHEMA = "INSERT INTO schema_version VALUES ($1)"
+CREATE_SCHEMA = "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER PRIMARY KEY)"
+# From which schema on programs can serve it: of the tables since that migration.
+ADD_SERVED_FROM = "ALTER TABLE schema_version ADD COLUMN IF NOT EXISTS served_from INTEGER"
+SERVED = "SELECT served_from FROM schema_version ORDER BY version DESC LIMIT 1"
+PUT_SCHEMA = "INSERT INTO schema_version (version, served_from) VALUES ($1, $2)"
 # One migrates at a time.
 MIGRATING = "SELECT pg_advisory_xact_lock(7233, 1)"
 # How many shards a store has.
@@ -70,6 +73,13 @@ async def present_schema(connection: Connection) -> int:
     return int(await connection.fetchval(SCHEMA) or 0)
 
 
+async def _refuse_newer(connection: Connection, present: int) -> None:
+    """Raises StoreTooNew."""
+    known = migrations("postgres")[-1][0]
+    if present > known:
+        refuse_newer(present, known, await connection.fetchval(SERVED))
+
+
 async def layout(connection: Connection) -> Layout:
     value = await connection.fetchval(READ_SHARDS, SHARDS)
     if value is None:
@@ -93,15 +103,16 @@ async def migrate(connection: Connection, shards: int | None = None) -> list[int
         if citus:
             await connection.execute(SEQUENTIALLY)
         present = await present_schema(connection)
-        refuse_newer(present, known[-1][0])
+        await _refuse_newer(connection, present)
         if present and shards is not None:
             await refuse_other_shards(connection, shards)
-        if not present:
-            await connection.execute(CREATE_SCHEMA)
         added = [(version, sql) for version, sql in known if version > present]
+        if added:
+            await connection.execute(CREATE_SCHEMA)
+            await connection.execute(ADD_SERVED_FROM)
         for version, sql in added:
             await connection.execute(sql)
-            await connection.execute(PUT_SCHEMA, version)
+            await connection.execute(PUT_SCHEMA, version, SERVED_FROM)
         if not present and shards is not None and shards > 1:
             await connection.execute(PUT_SHARDS, SHARDS, b"%d" % shards)
             if citus:
@@ -143,7 +154,7 @@ async def check(connection: Connection, url: str) -> None:
     StoreTooNew, StoreTooOld."""
     known = migrations("postgres")[-1][0]
     present = await present_schema(connection)
-    refuse_newer(present, known)
+    await _refuse_newer(connection, present)
     command = f"run `durably migrate --store {without_password(url)}`"
     if not present:
         try:
@@ -170,7 +181,7 @@ async def pending(url: str, config: Config, shards: int | None = None) -> tuple[
     async with opened(url, config) as connection:
         present = await present_schema(connection)
         known = [version for version, _ in migrations("postgres")]
-        refuse_newer(present, known[-1])
+        await _refuse_newer(connection, present)
         if present and shards is not None:
             await refuse_other_shards(connection, shards)
         return present, [version for version in known if version > present]

@@ -8,8 +8,9 @@ Rule 3: one that follows is scheduled before the end, too, while there is news o
 Times are nanoseconds since the epoch; 0 means "not set".
 """
 
-from msgspec import Struct
 from temporalio.api.enums.v1 import common_pb2 as common_enums
+
+from durably.engine.stored import Stored
 
 STANDBY = common_enums.CALLBACK_STATE_STANDBY
 SCHEDULED = common_enums.CALLBACK_STATE_SCHEDULED
@@ -22,7 +23,7 @@ FOLLOWS_HEADER = "durably-follows"
 commas between them."""
 
 
-class Callback(Struct):
+class Callback(Stored):
     """A call that somebody asked for, to be made when an execution, or an update of it, has ended."""
 
     callback_id: str

@@ -3,11 +3,12 @@
 Times are nanoseconds since the epoch; 0 means none.
 """
 
-from msgspec import Struct, field
+from msgspec import field
 from temporalio.api.deployment.v1 import message_pb2 as deployments
 from temporalio.api.enums.v1 import deployment_pb2 as deployment_enums
 
 from durably.engine.state import ExecutionState, Kind
+from durably.engine.stored import Stored, StoredValue
 from durably.engine.versioning.version import Version
 
 CREATED = deployment_enums.WORKER_DEPLOYMENT_VERSION_STATUS_CREATED
@@ -21,14 +22,14 @@ ACTIVE = (CURRENT, RAMPING)
 """Statuses of a version that gets new workflows."""
 
 
-class PolledQueue(Struct, frozen=True, array_like=True):
+class PolledQueue(StoredValue, frozen=True, array_like=True):
     """A task queue that workers of a version have polled; `kind` is a TaskQueueType."""
 
     name: str
     kind: int
 
 
-class DeploymentVersion(Struct):
+class DeploymentVersion(Stored):
     build_id: str
     created_ns: int
     status: int

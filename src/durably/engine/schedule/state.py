@@ -9,13 +9,14 @@ Times are nanoseconds since the epoch; 0 means "not set".
 
 from enum import IntEnum
 
-from msgspec import Struct, field
+from msgspec import field
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import schedule_pb2 as schedule_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.schedule.v1 import message_pb2 as schedules
 
 from durably.engine.state import ExecutionState, Kind
+from durably.engine.stored import Stored
 from durably.engine.times import SECOND_NS, nanoseconds
 
 CATCHUP_WINDOW_DEFAULT_NS = 365 * 86_400 * SECOND_NS
@@ -30,7 +31,7 @@ class End(IntEnum):
     TERMINATE = 2
 
 
-class Buffered(Struct):
+class Buffered(Stored):
     """A due action that waits for the decision whether it is taken."""
 
     nominal_ns: int
@@ -40,7 +41,7 @@ class Buffered(Struct):
     manual: bool
 
 
-class Action(Struct):
+class Action(Stored):
     """An action that was taken, until its workflow has ended."""
 
     number: int
@@ -57,7 +58,7 @@ class Action(Struct):
     end_sent: bool = False
 
 
-class ActionResult(Struct):
+class ActionResult(Stored):
     """One of the latest actions, for those who ask."""
 
     number: int
@@ -68,7 +69,7 @@ class ActionResult(Struct):
     status: int
 
 
-class Backfill(Struct):
+class Backfill(Stored):
     """The rest of a range of time that is to be treated as if it passed now."""
 
     after_ns: int

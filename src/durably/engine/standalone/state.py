@@ -6,18 +6,19 @@ Rule 2: its one activity stays in `activities` after the end: a description show
 Times are nanoseconds since the epoch; 0 means "not set".
 """
 
-from msgspec import Struct, field
+from msgspec import field
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import activity_pb2 as activity_enums
 from temporalio.api.failure.v1 import message_pb2 as failures
 
 from durably.engine.state import Activity, HistoryState, Kind
+from durably.engine.stored import StoredValue
 
 SCHEDULED_EVENT_ID = 1
 """The first event of the private journal schedules the activity."""
 
 
-class Attachment(Struct, frozen=True):
+class Attachment(StoredValue, frozen=True):
     """What one start request brought along: serialized Callback and Link messages."""
 
     request_id: str
@@ -26,7 +27,7 @@ class Attachment(Struct, frozen=True):
     links: tuple[bytes, ...] = ()
 
 
-class CancelRequest(Struct, frozen=True):
+class CancelRequest(StoredValue, frozen=True):
     """Who wants the activity canceled, and why."""
 
     identity: str

@@ -6,17 +6,18 @@ Rule 2: its one operation stays in `nexus_operations` after the end: a descripti
 Times are nanoseconds since the epoch; 0 means "not set".
 """
 
-from msgspec import Struct, field
+from msgspec import field
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.failure.v1 import message_pb2 as failures
 
 from durably.engine.state import HistoryState, Kind, NexusOperation
+from durably.engine.stored import StoredValue
 
 SCHEDULED_EVENT_ID = 1
 """The first event of the private journal schedules the operation."""
 
 
-class NexusCancelRequest(Struct, frozen=True):
+class NexusCancelRequest(StoredValue, frozen=True):
     """Who wants the operation canceled, and why."""
 
     identity: str

@@ -4,9 +4,9 @@ Rule 1: only `apply.py` here writes to it.
 Rule 2: on its way to another version a workflow counts as one that upgrades, whatever it is else.
 """
 
-from msgspec import Struct
 from temporalio.api.workflow.v1 import message_pb2 as workflows
 
+from durably.engine.stored import Stored, StoredValue
 from durably.engine.versioning.version import (
     AUTO_UPGRADE,
     UNSPECIFIED,
@@ -16,14 +16,14 @@ from durably.engine.versioning.version import (
 )
 
 
-class Notice(Struct, frozen=True, array_like=True):
+class Notice(StoredValue, frozen=True, array_like=True):
     """A version that a pinned workflow would have if it upgraded, and the routing that says so."""
 
     version: Version | None
     revision: int
 
 
-class Versioning(Struct):
+class Versioning(Stored):
     behavior: int = UNSPECIFIED
     """What the worker of the last completed workflow task said of its workflow type."""
     version: Version | None = None

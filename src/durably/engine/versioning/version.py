@@ -18,6 +18,7 @@ from temporalio.api.enums.v1 import deployment_pb2 as deployment_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.workflow.v1 import message_pb2 as workflows
 
+from durably.engine.stored import StoredValue
 from durably.errors import InvalidArgument
 
 UNSPECIFIED = workflow_enums.VERSIONING_BEHAVIOR_UNSPECIFIED
@@ -31,7 +32,7 @@ RESERVED = "__"
 OLD_SEPARATOR, SEPARATOR = ".", ":"
 
 
-class Version(Struct, frozen=True, array_like=True, order=True):
+class Version(StoredValue, frozen=True, array_like=True, order=True):
     """One version of a worker deployment: all workers of the same code."""
 
     deployment: str

@@ -1,7 +1,8 @@
 -- Whose workers wait where, by the version they have: two versions may live in one process.
 ALTER TABLE pollers ADD COLUMN version TEXT COLLATE "C" NOT NULL DEFAULT '';
-ALTER TABLE pollers DROP CONSTRAINT pollers_pkey;
-ALTER TABLE pollers ADD PRIMARY KEY (node, namespace_id, kind, queue, version, identity);
+-- Servers of the version before write without it, and name the primary key: it stays. Of a worker that has
+-- a version, the identity says so too.
+CREATE UNIQUE INDEX pollers_by_part ON pollers (node, namespace_id, kind, queue, version, identity);
 
 -- Requests to handlers that are workers, while no worker waits at the server that asks. `holder`: the
 -- server that has given it to one; 0: none has. Not in the log: its asker has it, and writes it again.
