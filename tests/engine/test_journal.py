@@ -14,6 +14,7 @@ from durably.engine import records as r
 from durably.engine.apply import entries
 from durably.engine.apply.entries import RECORDS, apply_event, apply_record
 from durably.engine.batch.state import BatchState
+from durably.engine.journal import Created
 from durably.engine.snapshot import STATES, decode_state, encode_state
 from durably.engine.state import Kind, ScheduledBy
 from durably.engine.transition import EVENT_FIELDS, Transition, outstanding
@@ -60,7 +61,7 @@ def test_a_type_of_event_is_applied_in_one_place() -> None:
 
 
 def test_every_record_comes_back_from_the_journal() -> None:
-    record = r.Created("default", "q", scheduled_by=ScheduledBy("s", "r", 3))
+    record = Created("default", "q", scheduled_by=ScheduledBy("s", "r", 3))
     encoded = msgspec.msgpack.encode([(0, record)])
     assert msgspec.msgpack.decode(encoded, type=list[tuple[int, r.AnyRecord]]) == [(0, record)]
 

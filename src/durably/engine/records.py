@@ -1,37 +1,25 @@
-"""Journal entries that the API keeps out of history.
+"""Records of workflows, of activities and of Nexus operations; and which records there are at all.
 
-Rule 1: a change of state is either a `HistoryEvent` or one of these records; there is no third way.
-Rule 2: a record carries all that `apply` needs; applying it never asks the clock or the world.
-Rule 3: records are stored, and grow as `stored.py` says; a tag is never used again. A record is written with
-        all its fields, so one that has more of them than are known here is read if those are empty.
-
-Times are nanoseconds since the epoch. Bytes fields hold serialized API messages.
+Rules: see `engine/journal.py`.
 """
 
 from typing import Any, get_args
 
 import msgspec
 
-from durably.engine.state import BatchTarget, ScheduledBy
-from durably.engine.stored import StoredValue
+from durably.engine.batch.records import BatchRecord
+from durably.engine.callback.records import CallbackRecord
+from durably.engine.deployment.records import DeploymentRecord
+from durably.engine.journal import Created, Record
+from durably.engine.schedule.records import ScheduleRecord
+from durably.engine.standalone.records import StandaloneRecord
+from durably.engine.standalone_nexus.records import StandaloneNexusRecord
+from durably.engine.version_sets.records import VersionSetsSet
 from durably.engine.versioning.state import Notice
 from durably.engine.versioning.version import Version
 from durably.errors import WrittenByNewer
 
-
-class Record(StoredValue, frozen=True, tag=True, tag_field="t", array_like=True):
-    """Base of all records."""
-
-
-class Created(Record, frozen=True, tag="cr"):
-    """The first entry of every journal: what the first event does not say."""
-
-    namespace: str
-    request_id: str
-    attached_request_ids: tuple[str, ...] = ()
-    scheduled_by: ScheduledBy | None = None
-    started_by: str = ""
-    """The request that started the first event, where that is another: of a run that was reset."""
+# --- Activities --------------------------------------------------------------------------------
 
 
 class ActivityStarted(Record, frozen=True, tag="as"):
@@ -102,6 +90,9 @@ class ActivityOptionsUpdated(Record, frozen=True, tag="ao"):
     dispatch_at_ns: int
 
 
+# --- Workflow tasks ----------------------------------------------------------------------------
+
+
 class WorkflowTaskAttemptScheduled(Record, frozen=True, tag="ws"):
     """A transient workflow task: scheduled without an event in history."""
 
@@ -161,6 +152,9 @@ class StickySet(Record, frozen=True, tag="ss"):
 
 class StickyCleared(Record, frozen=True, tag="sc"):
     pass
+
+
+# --- Runs --------------------------------------------------------------------------------------
 
 
 class MoveStarted(Record, frozen=True, tag="vm"):
@@ -259,7 +253,7 @@ class ParentClosePolicyApplied(Record, frozen=True, tag="pc"):
     initiated_event_id: int
 
 
-# --- Nexus operations -------------------------------------------------------------------------
+# --- Nexus operations --------------------------------------------------------------------------
 
 
 class NexusAttemptFailed(Record, frozen=True, tag="nf"):
@@ -292,409 +286,7 @@ class NexusCancelRetryDue(Record, frozen=True, tag="ne"):
     scheduled_event_id: int
 
 
-# --- Completion callbacks ---------------------------------------------------------------------
-
-
-class CallbackSucceeded(Record, frozen=True, tag="ks"):
-    """The receiver has taken the call."""
-
-    callback_id: str
-    at_ns: int
-
-
-class CallbackAttemptFailed(Record, frozen=True, tag="kf"):
-    """`failure`: a serialized Failure. `next_attempt_ns` 0: there is no other attempt."""
-
-    callback_id: str
-    at_ns: int
-    failure: bytes
-    next_attempt_ns: int = 0
-
-
-class CallbackRescheduled(Record, frozen=True, tag="kr"):
-    """The backoff is over."""
-
-    callback_id: str
-
-
-class CallbackTold(Record, frozen=True, tag="kt"):
-    """One that follows has been told of the events up to `event_id`. `failure`, a serialized Failure: it was
-    not, for the receiver has refused it for good; empty: it has taken it."""
-
-    callback_id: str
-    event_id: int
-    at_ns: int
-    failure: bytes = b""
-
-
-class CallbackRemoved(Record, frozen=True, tag="kx"):
-    """Nobody is to be told any more."""
-
-    callback_id: str
-
-
-# --- Batch operations -------------------------------------------------------------------------
-
-
-class BatchStarted(Record, frozen=True, tag="bs"):
-    """`request`: the StartBatchOperationRequest; `total`: how many executions it is about."""
-
-    request: bytes
-    total: int
-    at_ns: int
-
-
-class BatchPageTaken(Record, frozen=True, tag="bg"):
-    """What is done next, to which executions; the next page begins at `cursor` (empty: none does)."""
-
-    targets: tuple[BatchTarget, ...]
-    cursor: bytes = b""
-
-
-class BatchPageDone(Record, frozen=True, tag="bw"):
-    """It was tried with every execution of the page."""
-
-    completed: int
-    failed: int
-
-
-class BatchEnded(Record, frozen=True, tag="be"):
-    """The last page is done."""
-
-    at_ns: int
-
-
-class BatchFailed(Record, frozen=True, tag="bz"):
-    """Its executions cannot be found any more."""
-
-    reason: str
-    at_ns: int
-
-
-class BatchStopped(Record, frozen=True, tag="bh"):
-    """An operator stopped it."""
-
-    identity: str
-    reason: str
-    at_ns: int
-
-
-# --- Schedules --------------------------------------------------------------------------------
-
-
-class ScheduleSet(Record, frozen=True, tag="sd"):
-    """A schedule was created, or replaced as a whole. `schedule`: a Schedule in canonical form."""
-
-    schedule: bytes
-    at_ns: int
-
-
-class ScheduleMemoSet(Record, frozen=True, tag="sm"):
-    memo: bytes
-
-
-class ScheduleSearchAttributesSet(Record, frozen=True, tag="sa"):
-    search_attributes: bytes
-
-
-class SchedulePaused(Record, frozen=True, tag="sp"):
-    """Paused or unpaused, by a person or after a failure."""
-
-    paused: bool
-    notes: str
-
-
-class ScheduleRequestSeen(Record, frozen=True, tag="sq"):
-    """A change with this request id was accepted, and must not apply twice."""
-
-    request_id: str
-
-
-class ScheduleExpired(Record, frozen=True, tag="sx"):
-    """The schedule has had nothing more to do for long enough."""
-
-    at_ns: int
-
-
-class TimeProcessed(Record, frozen=True, tag="tp"):
-    """The spec's times up to `up_to_ns` are dealt with; the next is `next_ns` (0: none)."""
-
-    up_to_ns: int
-    next_ns: int
-    missed: int = 0
-    """How many of them came too late to be acted on."""
-
-
-class BackfillAsked(Record, frozen=True, tag="ba"):
-    after_ns: int
-    end_ns: int
-    overlap: int
-
-
-class BackfillReached(Record, frozen=True, tag="br"):
-    """The first backfill is dealt with up to `after_ns`, or wholly."""
-
-    after_ns: int
-    done: bool = False
-
-
-class ActionBuffered(Record, frozen=True, tag="ab"):
-    """An action is due; whether it is taken is decided next."""
-
-    nominal_ns: int
-    actual_ns: int
-    overlap: int = 0
-    manual: bool = False
-
-
-class ActionsDropped(Record, frozen=True, tag="bx"):
-    """There was no room in the buffer for so many actions."""
-
-    count: int
-
-
-class BufferKept(Record, frozen=True, tag="bk"):
-    """Of the buffer these positions still wait; the others are taken, or skipped."""
-
-    kept: tuple[int, ...]
-    skipped: int = 0
-
-
-class ActionTaken(Record, frozen=True, tag="at"):
-    """A workflow is to be started. Its id is fixed here, so that it is started once."""
-
-    number: int
-    workflow_id: str
-    nominal_ns: int
-    actual_ns: int
-    at_ns: int
-    overlapping: bool = False
-    manual: bool = False
-
-
-class ActionStarted(Record, frozen=True, tag="ay"):
-    """The workflow of an action started at `at_ns`."""
-
-    number: int
-    run_id: str
-    at_ns: int
-
-
-class ActionNotStarted(Record, frozen=True, tag="an"):
-    """The workflow of an action cannot be started, or no longer in time."""
-
-    number: int
-    missed: bool = False
-
-
-class ActionEndAsked(Record, frozen=True, tag="ae"):
-    """A later action wants this one's workflow canceled or terminated (`how`)."""
-
-    number: int
-    how: int
-
-
-class ActionEndSent(Record, frozen=True, tag="es"):
-    """The workflow knows that it is to end, or has ended."""
-
-    number: int
-
-
-class ActionEnded(Record, frozen=True, tag="az"):
-    """The workflow of an action ended for good. `result`: Payloads; `failure`: a Failure."""
-
-    number: int
-    status: int
-    result: bytes = b""
-    failure: bytes = b""
-
-
-# --- Worker deployments -----------------------------------------------------------------------
-
-
-class DeploymentOpened(Record, frozen=True, tag="do"):
-    """A deployment exists: made by its first poller (`request_id` empty), or by a client."""
-
-    at_ns: int
-    identity: str = ""
-    request_id: str = ""
-
-
-class VersionAdded(Record, frozen=True, tag="dv"):
-    build_id: str
-    at_ns: int
-    status: int
-    identity: str = ""
-    request_id: str = ""
-
-
-class VersionPolled(Record, frozen=True, tag="dp"):
-    """A worker of this version polls a task queue for the first time."""
-
-    build_id: str
-    queue: str
-    kind: int
-
-
-class RoutingSet(Record, frozen=True, tag="dr"):
-    """How traffic is divided from now on, whole. `ramping` and `unversioned_ramp` exclude each other."""
-
-    at_ns: int
-    identity: str
-    current: str
-    """A build id; empty: workers without versioning."""
-    ramping: str
-    unversioned_ramp: bool
-    percentage: float
-    current_changed: bool
-    ramping_changed: bool
-    check_at_ns: int = 0
-    """When versions that drain from now on are to be looked at."""
-
-
-class DeploymentTouched(Record, frozen=True, tag="dt"):
-    """Somebody else set what was set already."""
-
-    at_ns: int
-    identity: str
-
-
-class ManagerSet(Record, frozen=True, tag="dm"):
-    at_ns: int
-    identity: str
-    manager: str
-
-
-class VersionMetadataSet(Record, frozen=True, tag="de"):
-    """`metadata`: a serialized VersionMetadata, whole."""
-
-    build_id: str
-    metadata: bytes
-    identity: str
-
-
-class VersionReactivated(Record, frozen=True, tag="da"):
-    """A workflow was pinned to a version that gets no new ones: it drains again."""
-
-    build_id: str
-    at_ns: int
-    check_at_ns: int = 0
-
-
-class DrainageDue(Record, frozen=True, tag="dd"):
-    """It is time to count the workflows that are pinned to a version."""
-
-    build_id: str
-
-
-class DrainageChecked(Record, frozen=True, tag="dk"):
-    build_id: str
-    drained: bool
-    at_ns: int
-    check_at_ns: int = 0
-    """When to look again, if it is not drained."""
-
-
-class VersionRemoved(Record, frozen=True, tag="dx"):
-    build_id: str
-    at_ns: int
-    identity: str = ""
-    """Empty: the server removed it, to make room."""
-
-
-class DeploymentRemoved(Record, frozen=True, tag="dz"):
-    at_ns: int
-
-
-# --- Sets of compatible builds ----------------------------------------------------------------
-
-
-class VersionSetsSet(Record, frozen=True, tag="bv"):
-    """The sets of a task queue, whole: of each its id, then its builds, the default last."""
-
-    at_ns: int
-    sets: tuple[tuple[str, tuple[str, ...]], ...]
-
-
-# --- Standalone activities --------------------------------------------------------------------
-
-
-class StandaloneOpened(Record, frozen=True, tag="xo"):
-    """What a start asked for beside the activity; the event that schedules it follows."""
-
-    start_delay_ns: int
-    search_attributes: bytes
-
-
-class StandaloneAttached(Record, frozen=True, tag="xa"):
-    """Callbacks and links that came with a start request: serialized Callbacks and Links."""
-
-    request_id: str
-    at_ns: int
-    callbacks: tuple[bytes, ...]
-    links: tuple[bytes, ...]
-
-
-class StandaloneCancelAsked(Record, frozen=True, tag="xc"):
-    """Who wants it canceled; the event of the request follows."""
-
-    identity: str
-    reason: str
-    request_id: str
-
-
-class StandaloneTerminated(Record, frozen=True, tag="xt"):
-    at_ns: int
-    identity: str
-    reason: str
-    request_id: str
-
-
-class StandaloneRequestSeen(Record, frozen=True, tag="xr"):
-    """An operator's command with this request id was carried out, and must not be again."""
-
-    command: str
-    request_id: str
-
-
-class StandaloneDelayed(Record, frozen=True, tag="xd"):
-    """The first attempt waits for another time than was asked for at the start."""
-
-    start_delay_ns: int
-
-
-# --- Standalone Nexus operations --------------------------------------------------------------
-
-
-class NexusOpened(Record, frozen=True, tag="no"):
-    """What a start asked for beside the operation; the event that schedules it follows."""
-
-    identity: str
-    search_attributes: bytes
-
-
-class NexusAttached(Record, frozen=True, tag="na"):
-    """The completion callbacks of a start request, serialized."""
-
-    request_id: str
-    at_ns: int
-    callbacks: tuple[bytes, ...]
-
-
-class NexusCancelAsked(Record, frozen=True, tag="nc"):
-    """Who wants it canceled; the event of the request follows."""
-
-    identity: str
-    reason: str
-    request_id: str
-
-
-class NexusTerminated(Record, frozen=True, tag="nt"):
-    at_ns: int
-    identity: str
-    reason: str
-    request_id: str
-
+# --- All ---------------------------------------------------------------------------------------
 
 ActivityRecord = (
     ActivityStarted
@@ -709,11 +301,6 @@ ActivityRecord = (
 
 NexusRecord = NexusAttemptFailed | NexusRetryDue | NexusCancelAttemptFailed | NexusCancelRetryDue
 """Of whatever has Nexus operations."""
-
-CallbackRecord = (
-    CallbackSucceeded | CallbackAttemptFailed | CallbackRescheduled | CallbackTold | CallbackRemoved
-)
-"""Of whatever calls back when it has ended."""
 
 WorkflowTaskRecord = (
     WorkflowTaskAttemptScheduled
@@ -743,61 +330,6 @@ WorkflowRecord = (
     | ParentClosePolicyApplied
 )
 """Of workflows alone."""
-
-BatchRecord = (
-    BatchStarted | BatchPageTaken | BatchPageDone | BatchEnded | BatchFailed | BatchStopped
-)
-
-ScheduleRecord = (
-    ScheduleSet
-    | ScheduleMemoSet
-    | ScheduleSearchAttributesSet
-    | SchedulePaused
-    | ScheduleRequestSeen
-    | ScheduleExpired
-    | TimeProcessed
-    | BackfillAsked
-    | BackfillReached
-    | ActionBuffered
-    | ActionsDropped
-    | BufferKept
-    | ActionTaken
-    | ActionStarted
-    | ActionNotStarted
-    | ActionEndAsked
-    | ActionEndSent
-    | ActionEnded
-)
-"""Of schedules alone."""
-
-StandaloneRecord = (
-    StandaloneOpened
-    | StandaloneAttached
-    | StandaloneCancelAsked
-    | StandaloneTerminated
-    | StandaloneRequestSeen
-    | StandaloneDelayed
-)
-"""Of standalone activities alone."""
-
-DeploymentRecord = (
-    DeploymentOpened
-    | VersionAdded
-    | VersionPolled
-    | RoutingSet
-    | DeploymentTouched
-    | ManagerSet
-    | VersionMetadataSet
-    | VersionReactivated
-    | DrainageDue
-    | DrainageChecked
-    | VersionRemoved
-    | DeploymentRemoved
-)
-"""Of worker deployments alone."""
-
-StandaloneNexusRecord = NexusOpened | NexusAttached | NexusCancelAsked | NexusTerminated
-"""Of standalone Nexus operations alone."""
 
 AnyRecord = (
     Created

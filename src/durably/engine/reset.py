@@ -26,6 +26,8 @@ from temporalio.api.workflow.v1 import message_pb2 as workflow_messages
 from durably.engine import deadlines, workflow, workflow_options, workflow_task
 from durably.engine import records as r
 from durably.engine.activity import put_on_queue
+from durably.engine.callback.records import CallbackRemoved
+from durably.engine.journal import Created
 from durably.engine.state import WorkflowState
 from durably.engine.transition import Transition, outstanding
 from durably.errors import InvalidArgument
@@ -94,7 +96,7 @@ def begin(
     InvalidArgument if none is: the point is not one at which a worker can decide again.
     """
     t.note(
-        r.Created(
+        Created(
             namespace=base.namespace,
             request_id=request_id,
             scheduled_by=base.scheduled_by,
@@ -164,7 +166,7 @@ def leave_out_removed(t: Transition, current: WorkflowState) -> None:
     there = {each.callback for each in current.callbacks.values()}
     for each in list(t.state.callbacks.values()):
         if each.follows and each.callback not in there:
-            t.note(r.CallbackRemoved(each.callback_id))
+            t.note(CallbackRemoved(each.callback_id))
 
 
 def _nexus_again(t: Transition, event: history.HistoryEvent) -> None:

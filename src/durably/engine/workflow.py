@@ -31,6 +31,7 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from durably.config import Config
 from durably.engine import cron, workflow_task
 from durably.engine import records as r
+from durably.engine.journal import Created
 from durably.engine.refusals import BadCommand
 from durably.engine.retry import next_retry
 from durably.engine.state import ExecutionState, ScheduledBy, WorkflowState
@@ -169,7 +170,7 @@ def start(
 
     `schedule` False: the caller goes on in the same transition (signal with start).
     """
-    t.note(r.Created(namespace=namespace, request_id=request_id, scheduled_by=scheduled_by))
+    t.note(Created(namespace=namespace, request_id=request_id, scheduled_by=scheduled_by))
     t.record(attributes, user_metadata=user_metadata, links=links)
     t.visible = True
     state = t.state

@@ -27,6 +27,8 @@ from temporalio.api.history.v1 import message_pb2 as history
 from durably.agents.calls import ModelCall, Tokens
 from durably.agents.steps import Step, StepReader, failure_type, nanoseconds
 from durably.engine import records as r
+from durably.engine.journal import Record
+from durably.engine.standalone.records import StandaloneTerminated
 from durably.traces import semconv
 from durably.traces.semconv import Attributes
 
@@ -169,14 +171,14 @@ class RunSpans:
         self._run = Span("workflow", span_id(run_id, RUN_EVENT), 0, 0, 0)
         self._run.attributes = {semconv.NAMESPACE: namespace, semconv.RUN_ID: run_id}
 
-    def take(self, entry: history.HistoryEvent | r.Record) -> None:
+    def take(self, entry: history.HistoryEvent | Record) -> None:
         if isinstance(entry, history.HistoryEvent):
             self._take_event(entry)
         elif isinstance(entry, r.ActivityStarted):
             self._attempts[entry.scheduled_event_id] = (entry.attempt, entry.at_ns)
         elif isinstance(entry, r.ActivityRetryScheduled):
             self._attempt_failed(entry)
-        elif isinstance(entry, r.StandaloneTerminated):
+        elif isinstance(entry, StandaloneTerminated):
             self._terminated = True
         elif isinstance(entry, r.ResetFrom):
             # All until now happened in another run, which has its own spans.

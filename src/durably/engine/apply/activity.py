@@ -5,7 +5,7 @@ a row that is overwritten instead of journal entries.
 """
 
 from collections.abc import Callable
-from typing import Any, assert_never, get_args
+from typing import assert_never, get_args
 
 from temporalio.api.activity.v1 import message_pb2 as activities
 from temporalio.api.common.v1 import message_pb2 as common
@@ -14,6 +14,7 @@ from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.engine import records as r
+from durably.engine.journal import Changes
 from durably.engine.standalone.apply import activity_ended, activity_opened
 from durably.engine.standalone.state import StandaloneActivityState
 from durably.engine.state import Activity, HistoryState, Pause, WorkflowState
@@ -220,7 +221,7 @@ EVENTS: dict[int, Callable[[HistoryState, history.HistoryEvent], None]] = {
     event_types.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT: _ended,
     event_types.EVENT_TYPE_ACTIVITY_TASK_CANCELED: _ended,
 }
-RECORDS: dict[type[r.Record], Callable[[Any, Any], None]] = {
+RECORDS: Changes = {
     r.ActivitiesRerouted: _rerouted,
     **dict.fromkeys(get_args(r.ActivityRecord), _apply),
 }

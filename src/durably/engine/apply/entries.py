@@ -26,16 +26,17 @@ from durably.engine.apply import (
     workflow_task,
 )
 from durably.engine.apply.requests import note_request
-from durably.engine.batch.apply import apply_batch
-from durably.engine.callback.apply import apply_callback
-from durably.engine.deployment.apply import apply_deployment
-from durably.engine.schedule.apply import apply_schedule
-from durably.engine.standalone.apply import apply_standalone
-from durably.engine.standalone_nexus.apply import apply_standalone_nexus
+from durably.engine.batch import apply as batch
+from durably.engine.callback import apply as callback
+from durably.engine.deployment import apply as deployment
+from durably.engine.journal import Changes, Created
+from durably.engine.schedule import apply as schedule
+from durably.engine.standalone import apply as standalone
+from durably.engine.standalone_nexus import apply as standalone_nexus
 from durably.engine.state import BUFFERED_EVENT_ID, ExecutionState, HistoryState, WorkflowState
 from durably.engine.times import nanoseconds
-from durably.engine.version_sets.apply import apply_version_sets
-from durably.engine.versioning.apply import apply_move, apply_notice
+from durably.engine.version_sets import apply as version_sets
+from durably.engine.versioning import apply as versioning
 
 # --- Events -----------------------------------------------------------------------------------
 
@@ -96,7 +97,7 @@ def apply_record(state: ExecutionState, record: r.AnyRecord) -> None:
     RECORDS[type(record)](state, record)
 
 
-def _created(state: ExecutionState, record: r.Created) -> None:
+def _created(state: ExecutionState, record: Created) -> None:
     state.namespace = record.namespace
     state.create_request_id = record.request_id
     if isinstance(state, WorkflowState):
@@ -125,23 +126,22 @@ def _apply_buffer(state: WorkflowState, record: r.BufferRecord) -> None:
             assert_never(record)
 
 
-RECORDS: dict[type[r.Record], Callable[[Any, Any], None]] = {
-    r.Created: _created,
-    r.MoveStarted: apply_move,
-    r.TargetNoticed: apply_notice,
-    r.VersionSetsSet: apply_version_sets,
+RECORDS: Changes = {
+    Created: _created,
+    **dict.fromkeys(get_args(r.BufferRecord), _apply_buffer),
     **workflow.RECORDS,
     **workflow_task.RECORDS,
     **activity.RECORDS,
     **external_workflow.RECORDS,
     **update.RECORDS,
     **nexus_operation.RECORDS,
-    **dict.fromkeys(get_args(r.BufferRecord), _apply_buffer),
-    **dict.fromkeys(get_args(r.CallbackRecord), apply_callback),
-    **dict.fromkeys(get_args(r.ScheduleRecord), apply_schedule),
-    **dict.fromkeys(get_args(r.BatchRecord), apply_batch),
-    **dict.fromkeys(get_args(r.DeploymentRecord), apply_deployment),
-    **dict.fromkeys(get_args(r.StandaloneRecord), apply_standalone),
-    **dict.fromkeys(get_args(r.StandaloneNexusRecord), apply_standalone_nexus),
+    **versioning.RECORDS,
+    **callback.RECORDS,
+    **standalone.RECORDS,
+    **standalone_nexus.RECORDS,
+    **schedule.RECORDS,
+    **batch.RECORDS,
+    **deployment.RECORDS,
+    **version_sets.RECORDS,
 }
 """Record -> what it changes. Looked up, not matched one after the other: each commit has some."""

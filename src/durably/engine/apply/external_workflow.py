@@ -4,12 +4,12 @@ Rules: see `entries.py`.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.engine import records as r
+from durably.engine.journal import Changes
 from durably.engine.state import Child, ExternalCancel, ExternalSignal, WorkflowState
 
 
@@ -79,6 +79,4 @@ EVENTS: dict[int, Callable[[WorkflowState, history.HistoryEvent], None]] = {
     event_types.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED: _cancel_ended,
     event_types.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED: _cancel_ended,
 }
-RECORDS: dict[type[r.Record], Callable[[Any, Any], None]] = {
-    r.ParentClosePolicyApplied: _policy_applied
-}
+RECORDS: Changes = {r.ParentClosePolicyApplied: _policy_applied}

@@ -4,7 +4,7 @@ Rules: see `entries.py`.
 """
 
 from collections.abc import Callable
-from typing import Any, assert_never, get_args
+from typing import assert_never, get_args
 
 from temporalio.api.enums.v1 import common_pb2 as common_enums
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
@@ -12,6 +12,7 @@ from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.engine import records as r
+from durably.engine.journal import Changes
 from durably.engine.standalone_nexus.apply import operation_ended, operation_opened
 from durably.engine.standalone_nexus.state import StandaloneNexusState
 from durably.engine.state import HistoryState, NexusCancel, NexusOperation
@@ -107,6 +108,4 @@ EVENTS: dict[int, Callable[[HistoryState, history.HistoryEvent], None]] = {
     event_types.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUEST_COMPLETED: _cancel_ended,
     event_types.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUEST_FAILED: _cancel_ended,
 }
-RECORDS: dict[type[r.Record], Callable[[Any, Any], None]] = dict.fromkeys(
-    get_args(r.NexusRecord), _apply
-)
+RECORDS: Changes = dict.fromkeys(get_args(r.NexusRecord), _apply)

@@ -1,7 +1,7 @@
 """Updates, as events and records change them. Rules: see `entries.py`."""
 
 from collections.abc import Callable
-from typing import Any, assert_never, get_args
+from typing import assert_never, get_args
 
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.history.v1 import message_pb2 as history
@@ -10,6 +10,7 @@ from temporalio.api.update.v1 import message_pb2 as update_messages
 from durably.engine import records as r
 from durably.engine.apply.requests import note_request
 from durably.engine.callback.apply import attach, update_ended
+from durably.engine.journal import Changes
 from durably.engine.state import Update, WorkflowState
 from durably.engine.times import nanoseconds
 
@@ -83,6 +84,4 @@ EVENTS: dict[int, Callable[[WorkflowState, history.HistoryEvent], None]] = {
     event_types.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED: _accepted,
     event_types.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED: _completed,
 }
-RECORDS: dict[type[r.Record], Callable[[Any, Any], None]] = dict.fromkeys(
-    get_args(r.UpdateRecord), _apply
-)
+RECORDS: Changes = dict.fromkeys(get_args(r.UpdateRecord), _apply)

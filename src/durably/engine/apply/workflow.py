@@ -15,6 +15,7 @@ from durably.engine import records as r
 from durably.engine.apply.activity import recall_activities
 from durably.engine.apply.requests import note_request, see_request
 from durably.engine.callback.apply import attach, execution_closed, memo_changed, taken_over
+from durably.engine.journal import Changes
 from durably.engine.state import PAUSED, RUNNING, Pause, WorkflowState
 from durably.engine.times import nanoseconds
 from durably.engine.versioning import apply as versioning
@@ -234,6 +235,4 @@ EVENTS: dict[int, Callable[[WorkflowState, history.HistoryEvent], None]] = {
     event_types.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES: _search_attributes_upserted,
     event_types.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED: _properties_modified,
 }
-RECORDS: dict[type[r.Record], Callable[[Any, Any], None]] = dict.fromkeys(
-    get_args(r.RunRecord), _apply
-)
+RECORDS: Changes = dict.fromkeys(get_args(r.RunRecord), _apply)

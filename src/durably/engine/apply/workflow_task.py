@@ -1,7 +1,7 @@
 """Workflow tasks, as events and records change them. Rules: see `entries.py`."""
 
 from collections.abc import Callable
-from typing import Any, assert_never, get_args
+from typing import assert_never, get_args
 
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
 from temporalio.api.enums.v1 import failed_cause_pb2 as causes
@@ -10,6 +10,7 @@ from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.engine import records as r
+from durably.engine.journal import Changes
 from durably.engine.state import ResetPoint, WorkflowState, WorkflowTask
 from durably.engine.times import nanoseconds
 from durably.engine.versioning import apply as versioning
@@ -203,6 +204,4 @@ EVENTS: dict[int, Callable[[WorkflowState, history.HistoryEvent], None]] = {
     event_types.EVENT_TYPE_WORKFLOW_TASK_FAILED: _failed,
     event_types.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT: _timed_out,
 }
-RECORDS: dict[type[r.Record], Callable[[Any, Any], None]] = dict.fromkeys(
-    get_args(r.WorkflowTaskRecord), _apply
-)
+RECORDS: Changes = dict.fromkeys(get_args(r.WorkflowTaskRecord), _apply)

@@ -1,16 +1,17 @@
 """apply(state, record) for batch operations: the only writer of their state."""
 
-from typing import assert_never
+from typing import assert_never, get_args
 
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
-from durably.engine import records as r
+from durably.engine.batch import records as r
 from durably.engine.batch.state import BatchState
+from durably.engine.journal import Changes
 from durably.engine.state import RUNNING
 
 
-def apply_batch(state: BatchState, record: r.BatchRecord) -> None:
+def _apply(state: BatchState, record: r.BatchRecord) -> None:
     match record:
         case r.BatchStarted():
             state.request = ws.StartBatchOperationRequest.FromString(record.request)
@@ -38,3 +39,6 @@ def apply_batch(state: BatchState, record: r.BatchRecord) -> None:
             state.close_ns = record.at_ns
         case _:
             assert_never(record)
+
+
+RECORDS: Changes = dict.fromkeys(get_args(r.BatchRecord), _apply)

@@ -15,8 +15,9 @@ Rule 1: a page is in the journal before anything is done to it, with run ids, an
 
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
-from durably.engine import records as r
+from durably.engine.batch import records as r
 from durably.engine.batch.state import BatchState
+from durably.engine.journal import Created
 from durably.engine.state import BatchTarget
 from durably.engine.transition import Transition, outstanding
 from durably.errors import NotFound
@@ -27,7 +28,7 @@ Page = tuple[BatchTarget, ...]
 def start(
     t: Transition[BatchState], request: ws.StartBatchOperationRequest, total: int, request_id: str
 ) -> None:
-    t.note(r.Created(namespace=request.namespace, request_id=request_id))
+    t.note(Created(namespace=request.namespace, request_id=request_id))
     t.note(r.BatchStarted(request.SerializeToString(), total, t.now_ns))
     t.visible = True
     for delivery in outstanding(t.state):

@@ -1,11 +1,11 @@
 """apply(state, entry) for completion callbacks. Rules: see `engine/apply/entries.py`."""
 
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, assert_never, get_args
 
 from temporalio.api.common.v1 import message_pb2 as common
 
-from durably.engine import records as r
+from durably.engine.callback import records as r
 from durably.engine.callback.state import (
     BACKING_OFF,
     FAILED,
@@ -16,6 +16,7 @@ from durably.engine.callback.state import (
     Callback,
     callback_id,
 )
+from durably.engine.journal import Changes
 
 if TYPE_CHECKING:
     from durably.engine.state import AwaitedState
@@ -95,7 +96,7 @@ def update_ended(
             callback.outcome_ns = at_ns
 
 
-def apply_callback(state: "AwaitedState", record: r.CallbackRecord) -> None:
+def _apply(state: "AwaitedState", record: r.CallbackRecord) -> None:
     callback = state.callbacks[record.callback_id]
     match record:
         case r.CallbackTold():
@@ -123,3 +124,6 @@ def apply_callback(state: "AwaitedState", record: r.CallbackRecord) -> None:
             callback.next_attempt_ns = 0
         case _:
             assert_never(record)
+
+
+RECORDS: Changes = dict.fromkeys(get_args(r.CallbackRecord), _apply)

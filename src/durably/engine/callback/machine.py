@@ -29,7 +29,7 @@ double, from a second to an hour, without an end.
 
 from temporalio.api.failure.v1 import message_pb2 as failure
 
-from durably.engine import records as r
+from durably.engine.callback import records as r
 from durably.engine.callback.state import BACKING_OFF, SCHEDULED, Callback
 from durably.engine.state import AwaitedState, ExecutionState
 from durably.engine.times import SECOND_NS

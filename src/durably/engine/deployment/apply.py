@@ -1,11 +1,11 @@
 """apply(state, record) for worker deployments: the only writer of their state."""
 
-from typing import assert_never
+from typing import assert_never, get_args
 
 from temporalio.api.deployment.v1 import message_pb2 as deployments
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 
-from durably.engine import records as r
+from durably.engine.deployment import records as r
 from durably.engine.deployment.state import (
     CREATED,
     CURRENT,
@@ -17,10 +17,11 @@ from durably.engine.deployment.state import (
     DeploymentVersion,
     PolledQueue,
 )
+from durably.engine.journal import Changes
 from durably.engine.state import RUNNING
 
 
-def apply_deployment(state: DeploymentState, record: r.DeploymentRecord) -> None:
+def _apply(state: DeploymentState, record: r.DeploymentRecord) -> None:
     match record:
         case r.DeploymentOpened():
             state.status = RUNNING
@@ -144,3 +145,6 @@ def _drain(version: DeploymentVersion, at_ns: int, check_at_ns: int) -> None:
     version.check_at_ns = check_at_ns
     version.checking = False
     version.drainage_changed_ns = version.drainage_checked_ns = at_ns
+
+
+RECORDS: Changes = dict.fromkeys(get_args(r.DeploymentRecord), _apply)

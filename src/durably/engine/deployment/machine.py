@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.deployment.v1 import message_pb2 as deployments
 
-from durably.engine import records as r
+from durably.engine.deployment import records as r
 from durably.engine.deployment.state import (
     CREATED,
     DRAINED,
@@ -38,6 +38,7 @@ from durably.engine.deployment.state import (
     DeploymentVersion,
     PolledQueue,
 )
+from durably.engine.journal import Created
 from durably.engine.transition import CheckDrainage, Transition
 from durably.engine.versioning.version import old_text
 from durably.errors import AlreadyExists, FailedPrecondition, NotFound, ResourceExhausted
@@ -62,14 +63,14 @@ class Limits:
 
 
 def open_by_poller(t: Deployments) -> None:
-    t.note(r.Created(namespace=t.state.namespace, request_id=""))
+    t.note(Created(namespace=t.state.namespace, request_id=""))
     t.note(r.DeploymentOpened(t.now_ns))
     t.visible = True
 
 
 def create(t: Deployments, identity: str, request_id: str) -> None:
     """CreateWorkerDeployment."""
-    t.note(r.Created(namespace=t.state.namespace, request_id=request_id))
+    t.note(Created(namespace=t.state.namespace, request_id=request_id))
     t.note(r.DeploymentOpened(t.now_ns, identity, request_id))
     t.visible = True
 

@@ -1,13 +1,14 @@
 """apply(state, record) for schedules: the only writer of their state. Rules: see `engine/apply/entries.py`."""
 
-from typing import assert_never
+from typing import assert_never, get_args
 
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.schedule.v1 import message_pb2 as schedules
 
-from durably.engine import records as r
+from durably.engine.journal import Changes
+from durably.engine.schedule import records as r
 from durably.engine.schedule.state import (
     Action,
     ActionResult,
@@ -22,7 +23,7 @@ REQUESTS_SEEN_MAX = 1_000
 FIRST_CONFLICT_TOKEN = 1
 
 
-def apply_schedule(state: ScheduleState, record: r.ScheduleRecord) -> None:
+def _apply(state: ScheduleState, record: r.ScheduleRecord) -> None:
     match record:
         case r.ScheduleSet() | r.ScheduleMemoSet() | r.ScheduleSearchAttributesSet():
             _apply_definition(state, record)
@@ -179,3 +180,6 @@ def _ended(state: ScheduleState, record: r.ActionEnded) -> None:
             state.last_completion_result = common.Payloads.FromString(record.result)
     elif record.failure:
         state.continued_failure = failure.Failure.FromString(record.failure)
+
+
+RECORDS: Changes = dict.fromkeys(get_args(r.ScheduleRecord), _apply)

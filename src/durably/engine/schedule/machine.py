@@ -25,8 +25,9 @@ from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.failure.v1 import message_pb2 as failures
 from temporalio.api.schedule.v1 import message_pb2 as schedules
 
-from durably.engine import records as r
+from durably.engine.journal import Created
 from durably.engine.schedule import overlap, spec
+from durably.engine.schedule import records as r
 from durably.engine.schedule.state import (
     CATCHUP_WINDOW_DEFAULT_NS,
     CATCHUP_WINDOW_MIN_NS,
@@ -83,7 +84,7 @@ def create(
     search_attributes: common.SearchAttributes,
 ) -> None:
     """`schedule.spec` is canonical already."""
-    t.note(r.Created(namespace=namespace, request_id=request_id))
+    t.note(Created(namespace=namespace, request_id=request_id))
     t.note(r.ScheduleSet(with_defaults(schedule).SerializeToString(), t.now_ns))
     if memo.fields:
         t.note(r.ScheduleMemoSet(memo.SerializeToString()))

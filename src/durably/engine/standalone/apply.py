@@ -1,7 +1,7 @@
 """apply(state, entry) for what only standalone activities have. Rules: see `engine/apply/entries.py`."""
 
 import json
-from typing import assert_never
+from typing import assert_never, get_args
 
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import activity_pb2 as activity_enums
@@ -10,8 +10,9 @@ from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 
-from durably.engine import records as r
 from durably.engine.callback.apply import attach, execution_closed
+from durably.engine.journal import Changes
+from durably.engine.standalone import records as r
 from durably.engine.standalone.state import (
     Attachment,
     CancelRequest,
@@ -25,7 +26,7 @@ ATTEMPT_TIMEOUTS = (
 )
 
 
-def apply_standalone(state: StandaloneActivityState, record: r.StandaloneRecord) -> None:
+def _apply(state: StandaloneActivityState, record: r.StandaloneRecord) -> None:
     match record:
         case r.StandaloneOpened():
             state.start_delay_ns = record.start_delay_ns
@@ -156,3 +157,6 @@ def _close(
     activity = state.activity
     activity.started_ns = 0
     activity.retry_at_ns = 0
+
+
+RECORDS: Changes = dict.fromkeys(get_args(r.StandaloneRecord), _apply)

@@ -26,11 +26,12 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
 from durably.engine import activity, activity_control
-from durably.engine import records as r
 from durably.engine.activity_control import Jitter
 from durably.engine.apply.activity import options_of
 from durably.engine.callback import machine as callback
+from durably.engine.journal import Created
 from durably.engine.retry import with_defaults
+from durably.engine.standalone import records as r
 from durably.engine.standalone.state import SCHEDULED_EVENT_ID, StandaloneActivityState
 from durably.engine.times import nanoseconds, set_duration
 from durably.engine.transition import DispatchActivity, Transition
@@ -44,7 +45,7 @@ def start(
     t: StandaloneTransition, request: ws.StartActivityExecutionRequest, config: Config
 ) -> None:
     """A well-formed request becomes an execution; see `service/standalone_activities.py`."""
-    t.note(r.Created(request.namespace, request.request_id))
+    t.note(Created(request.namespace, request.request_id))
     attach(t, request.request_id, request.completion_callbacks, request.links, config)
     t.note(
         r.StandaloneOpened(

@@ -1,6 +1,6 @@
 """apply(state, entry) for what only standalone Nexus operations have. Rules: see `engine/apply/entries.py`."""
 
-from typing import assert_never
+from typing import assert_never, get_args
 
 from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.enums.v1 import event_type_pb2 as event_types
@@ -8,12 +8,13 @@ from temporalio.api.enums.v1 import nexus_pb2 as nexus_enums
 from temporalio.api.failure.v1 import message_pb2 as failure
 from temporalio.api.history.v1 import message_pb2 as history
 
-from durably.engine import records as r
 from durably.engine.callback.apply import attach, execution_closed
+from durably.engine.journal import Changes
+from durably.engine.standalone_nexus import records as r
 from durably.engine.standalone_nexus.state import NexusCancelRequest, StandaloneNexusState
 
 
-def apply_standalone_nexus(state: StandaloneNexusState, record: r.StandaloneNexusRecord) -> None:
+def _apply(state: StandaloneNexusState, record: r.StandaloneNexusRecord) -> None:
     match record:
         case r.NexusOpened():
             state.identity = record.identity
@@ -101,3 +102,6 @@ def _close(
     if operation.cancel is not None:
         operation.cancel.retry_at_ns = 0
     execution_closed(state, 0, goes_on=False)
+
+
+RECORDS: Changes = dict.fromkeys(get_args(r.StandaloneNexusRecord), _apply)

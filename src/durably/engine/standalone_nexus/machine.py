@@ -22,8 +22,9 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
 from durably.engine import nexus_operation
-from durably.engine import records as r
 from durably.engine.callback import machine as callback
+from durably.engine.journal import Created
+from durably.engine.standalone_nexus import records as r
 from durably.engine.standalone_nexus.state import SCHEDULED_EVENT_ID, StandaloneNexusState
 from durably.engine.transition import Transition
 from durably.errors import FailedPrecondition
@@ -38,7 +39,7 @@ def start(
     config: Config,
 ) -> None:
     """A well-formed request becomes an execution; see `service/standalone_nexus.py`."""
-    t.note(r.Created(request.namespace, request.request_id))
+    t.note(Created(request.namespace, request.request_id))
     t.note(r.NexusOpened(request.identity, request.search_attributes.SerializeToString()))
     attach(t, request.request_id, request.completion_callbacks, config)
     event = nexus_operation.scheduled_attributes(request, endpoint_id, t.new_id(), limit_ns=0)

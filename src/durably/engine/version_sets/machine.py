@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
-from durably.engine import records as r
+from durably.engine.journal import Created
 from durably.engine.transition import Transition
+from durably.engine.version_sets import records as r
 from durably.engine.version_sets.state import BuildSet, VersionSetsState
 from durably.errors import FailedPrecondition, InvalidArgument, NotFound
 
@@ -28,7 +29,7 @@ class Limits:
 
 def update(t: Transition[VersionSetsState], request: Update, limits: Limits) -> None:
     if not t.state.status:
-        t.note(r.Created(namespace=request.namespace, request_id=""))
+        t.note(Created(namespace=request.namespace, request_id=""))
     sets = _changed(t.state.sets, request)
     if sets == t.state.sets and t.state.status:
         return

@@ -4,6 +4,7 @@ from temporalio.api.common.v1 import message_pb2 as common
 from temporalio.api.history.v1 import message_pb2 as history
 
 from durably.engine import records as r
+from durably.engine.journal import Changes
 from durably.engine.state import WorkflowState
 from durably.engine.versioning.state import Notice, Versioning
 from durably.engine.versioning.version import (
@@ -148,12 +149,18 @@ def options_updated(
         note_builds(state, None)
 
 
-def apply_move(state: WorkflowState, record: r.MoveStarted) -> None:
+def _apply_move(state: WorkflowState, record: r.MoveStarted) -> None:
     found = _versioning(state)
     found.moving, found.moving_to = True, record.version
     found.revision = record.revision
     state.sticky_queue = ""
 
 
-def apply_notice(state: WorkflowState, record: r.TargetNoticed) -> None:
+def _apply_notice(state: WorkflowState, record: r.TargetNoticed) -> None:
     state.notified, state.declined = record.notified, record.declined
+
+
+RECORDS: Changes = {
+    r.MoveStarted: _apply_move,
+    r.TargetNoticed: _apply_notice,
+}
