@@ -18,6 +18,7 @@ from pathlib import Path
 from temporalio import activity, workflow
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import RetryPolicy
+from temporalio.service import RetryConfig
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 STEPS = 5
@@ -81,9 +82,11 @@ class Processes:
 
 
 async def connected(address: str) -> Client:
+    """A client that is patient: a call goes on until a server that was killed is there again."""
+    patient = RetryConfig(max_elapsed_time_millis=60_000, max_retries=1000)
     while True:
         try:
-            return await Client.connect(address)
+            return await Client.connect(address, retry_config=patient)
         except RuntimeError:
             await asyncio.sleep(0.05)
 
