@@ -202,37 +202,64 @@ async def test_a_queue_is_described_as_a_whole(clients: list[Client]) -> None:
         assert found.stats.approximate_backlog_count == 5
 
 
+async def start_idle(client: Client, queue: str) -> ws.PollWorkflowTaskQueueRequest:
+    """A workflow that has done its first task; how its worker polls."""
+    poll = ws.PollWorkflowTaskQueueRequest(
+        namespace="default", task_queue=taskqueue.TaskQueue(name=queue), identity="w"
+    )
+    await client.start_workflow("T", id=queue, task_queue=queue)
+    task = await client.workflow_service.poll_workflow_task_queue(poll)
+    await client.workflow_service.respond_workflow_task_completed(
+        ws.RespondWorkflowTaskCompletedRequest(namespace="default", task_token=task.task_token)
+    )
+    return poll
+
+
+async def answer_true(client: Client, task: ws.PollWorkflowTaskQueueResponse) -> None:
+    await client.workflow_service.respond_query_task_completed(
+        ws.RespondQueryTaskCompletedRequest(
+            namespace="default",
+            task_token=task.task_token,
+            completed_type=query_enums.QUERY_RESULT_TYPE_ANSWERED,
+            query_result=common.Payloads(payloads=[TRUE]),
+        )
+    )
+
+
 async def test_a_query_finds_a_worker_that_polls_another_server_each_time(
     clients: list[Client],
 ) -> None:
     """As behind a balancer that divides calls. The server that is asked has seen the worker poll, and
     waits for it in vain."""
     queue = f"q-{uuid.uuid4()}"
-    poll = ws.PollWorkflowTaskQueueRequest(
-        namespace="default", task_queue=taskqueue.TaskQueue(name=queue), identity="w"
-    )
     one, two, three = clients
-    await one.start_workflow("T", id=queue, task_queue=queue)
-    first = await one.workflow_service.poll_workflow_task_queue(poll)
-    await two.workflow_service.respond_workflow_task_completed(
-        ws.RespondWorkflowTaskCompletedRequest(namespace="default", task_token=first.task_token)
-    )
+    poll = await start_idle(one, queue)
     turns = ((one, three), (one, two), (three, one), (two, three))
     for number, (asked, polled) in enumerate(turns):
         answer = asyncio.create_task(asked.get_workflow_handle(queue).query(f"how {number}"))
         task = await polled.workflow_service.poll_workflow_task_queue(poll)
-        while task.query.query_type != f"how {number}":
-            # One that was answered a moment ago, of which this server has not heard yet.
-            task = await polled.workflow_service.poll_workflow_task_queue(poll)
-        await two.workflow_service.respond_query_task_completed(
-            ws.RespondQueryTaskCompletedRequest(
-                namespace="default",
-                task_token=task.task_token,
-                completed_type=query_enums.QUERY_RESULT_TYPE_ANSWERED,
-                query_result=common.Payloads(payloads=[TRUE]),
-            )
-        )
+        assert task.query.query_type == f"how {number}"
+        await answer_true(two, task)
         assert await answer is True
+
+
+async def test_a_query_goes_to_one_worker(clients: list[Client]) -> None:
+    """Workers wait at two servers, and a third is asked, which saw one of them a moment ago."""
+    queue = f"q-{uuid.uuid4()}"
+    one, *others = clients
+    poll = await start_idle(one, queue)
+    for number in range(5):
+        polls = {
+            asyncio.create_task(client.workflow_service.poll_workflow_task_queue(poll))
+            for client in others
+        }
+        answer = asyncio.create_task(one.get_workflow_handle(queue).query("how"))
+        done, idle = await asyncio.wait(polls, return_when=asyncio.FIRST_COMPLETED)
+        await answer_true(one, done.pop().result())
+        assert await answer is True
+        await one.start_workflow("T", id=f"{queue}-{number}", task_queue=queue)
+        task = await (done or idle).pop()
+        assert task.workflow_execution.workflow_id == f"{queue}-{number}"
 
 
 async def test_a_namespace_is_known_at_once(clients: list[Client], servers: list[Server]) -> None:

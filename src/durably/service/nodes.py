@@ -166,6 +166,8 @@ class QueryAsked(Struct, frozen=True, tag="asked"):
     sticky: bool
     untaken_s: float
     """So long it is offered."""
+    ticket: int = 0
+    """Who gives it to a worker takes this first."""
 
 
 class QueryAnswered(Struct, frozen=True, tag="answered"):

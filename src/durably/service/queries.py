@@ -8,13 +8,13 @@ Rule 3: a paused workflow is not asked: the query is rejected.
 Rule 4: queries live in memory only; a caller that has gone away takes its query with it.
 Rule 5: where servers share the store, a query that no worker takes here goes by letter to those at which
         workers waited lately, and if none takes it there, to all: a worker may poll another server each
-        time. The answer comes back to the server that was asked, wherever the worker gives it; what
-        two workers answer is answered once.
+        time. One server gives it to one worker; the answer comes back to the server that was asked,
+        wherever the worker gives it.
 """
 
 import asyncio
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from temporalio.api.enums.v1 import query_pb2 as query_enums
 from temporalio.api.enums.v1 import workflow_pb2 as workflow_enums
@@ -195,7 +195,8 @@ class Queries:
         if result is None:
             if not self._polled_lately(key, within_ns):
                 raise FailedPrecondition(NO_POLLER)
-            result = await self._offer(key, task, pending, None)
+            again = replace(task, taken=False, ticket=0)
+            result = await self._offer(key, again, pending, None)
             assert result is not None
         return result
 
@@ -212,7 +213,7 @@ class Queries:
         try:
             if untaken_s is not None:
                 await asyncio.wait([pending.answer], timeout=untaken_s)
-                if not pending.answer.done() and not task.taken:
+                if not pending.answer.done() and await self._untaken(task):
                     return None
             return await asyncio.shield(pending.answer)
         finally:
@@ -247,26 +248,23 @@ class Queries:
         if nodes is None or nodes.alone() or task.taken:
             return None
         config = self._executions.config
-        letter = QueryAsked(
-            pending.query_id,
-            task.execution.execution_id,
-            pending.question.SerializeToString(),
-            key.name,
-            task.sticky,
-            config.query_timeout_s if untaken_s is None else untaken_s,
-        )
+        offered_s = config.query_timeout_s if untaken_s is None else untaken_s
         lately_ns = int(config.sticky_poller_unavailable_s * 1e9)
 
         async def offer() -> None:
             asked: set[int] = set()
             to_ask: set[int] = set()
+            letter: QueryAsked | None = None
             if not self._matching.polled_within(key, lately_ns):
                 to_ask = self._polled_elsewhere(key, lately_ns)
             try:
                 while not task.taken:
                     asked |= to_ask
                     try:
-                        await nodes.send_all(to_ask, letter)
+                        if to_ask:
+                            letter = letter or await self._letter(key, task, offered_s)
+                        if letter is not None and not task.taken:
+                            await nodes.send_all(to_ask, letter)
                     except Refusal:
                         asked -= to_ask  # The database is away: again in a moment.
                     await asyncio.sleep(ASK_ALL_AFTER_S)
@@ -276,6 +274,30 @@ class Queries:
                     nodes.say(QueryOver(pending.query_id))
 
         return asyncio.create_task(offer())
+
+    async def _letter(self, key: QueueKey, task: QueryTask, offered_s: float) -> QueryAsked:
+        """From now on whoever gives the query to a worker, here too, takes its ticket first."""
+        assert self._executions.nodes is not None
+        ticket = await self._executions.nodes.board.put_ticket()
+        task.ticket = ticket
+        execution_id, question = task.execution.execution_id, task.query.SerializeToString()
+        return QueryAsked(
+            task.query_id, execution_id, question, key.name, task.sticky, offered_s, ticket
+        )
+
+    async def take(self, task: QueryTask) -> bool:
+        """For a worker that waits; False if it is taken, here or by another server."""
+        if task.taken:
+            return False
+        task.taken = True
+        if not task.ticket:
+            return True
+        assert self._executions.nodes is not None
+        return await self._executions.nodes.board.take_ticket(task.ticket)
+
+    async def _untaken(self, task: QueryTask) -> bool:
+        """Whether no server has taken it; then none does any more."""
+        return await self.take(task)
 
     def answered_elsewhere(self, letter: QueryAnswered) -> None:
         """A worker has given the answer to another server."""
@@ -289,7 +311,9 @@ class Queries:
         route = versioning.route(execution.state)
         if not asked.sticky:
             key = self._executions.routes.place(key, route, execution.state.workflow_id)
-        task = QueryTask(asked.query_id, execution, question, asked.sticky, route)
+        task = QueryTask(
+            asked.query_id, execution, question, asked.sticky, route, ticket=asked.ticket
+        )
         self.over_elsewhere(asked.query_id)
         self._for_others[asked.query_id] = key, task
         self._matching.add(key, task)

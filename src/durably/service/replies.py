@@ -31,6 +31,8 @@ class QueryTask:
     sticky: bool
     route: Route
     taken: bool = False
+    ticket: int = 0
+    """Where other servers offer it too: who gives it to a worker takes this first."""
 
     @property
     def workflow_id(self) -> str:

@@ -116,8 +116,8 @@ class WorkerTasks:
                 case Granted(execution, workflow_task.WorkflowTaskGrant() as grant):
                     reply = await self._workflow_reply(execution, grant)
                 case QueryTask():
-                    item.taken = True
-                    reply = await query_reply(self._executions, item)
+                    if await self._queries.take(item):
+                        reply = await query_reply(self._executions, item)
                 case TaskRow():
                     reply = await self._start_workflow_task(item, worker_of(request))
                 case _:

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 CHANNEL = "durably"
 KEEP_ALIVE_S = 5.0
 LETTERS_KEPT_S = 120.0
+TICKETS_KEPT_S = 3600.0
 DEAD_NODES_KEPT_S = 3600.0
 
 # --- Statements, each with what it is for ---------------------------------------------------------
@@ -44,7 +45,8 @@ LEFT = """WITH gone AS (DELETE FROM pollers WHERE node = $1) DELETE FROM nodes W
 CLEAN = """WITH gone AS (DELETE FROM nodes
         WHERE seen_at < clock_timestamp() - make_interval(secs => $1) RETURNING node),
     polls AS (DELETE FROM pollers WHERE node NOT IN (SELECT node FROM nodes))
-    DELETE FROM letters WHERE sent_at < now() - make_interval(secs => $2)"""
+    DELETE FROM letters WHERE sent_at < now() - make_interval(secs => $2)
+        AND (node > 0 OR sent_at < now() - make_interval(secs => $3))"""
 # The versions that executions have now.
 VERSIONS = """SELECT execution_id, version FROM executions
     WHERE shard = $1 AND execution_id = ANY($2::bigint[])"""
@@ -105,6 +107,9 @@ SAY = """SELECT set_config('synchronous_commit', 'off', TRUE), pg_notify($1, wor
 # What is too long for a word.
 SEND = """INSERT INTO letters (node, body) SELECT r.node, r.body
     FROM unnest($1::bigint[], $2::bytea[]) AS r(node, body)"""
+# What one of several servers may take: a letter to none.
+PUT_TICKET = "INSERT INTO letters (node, body) VALUES (0, '') RETURNING letter_id"
+TAKE_TICKET = "DELETE FROM letters WHERE node = 0 AND letter_id = $1 RETURNING letter_id"
 TAKE_LETTERS = "DELETE FROM letters WHERE node = $1 RETURNING letter_id, body"
 
 
@@ -144,7 +149,8 @@ class PostgresNodes:
         await self._store.reading(lambda c: c.execute(LEFT, node))
 
     async def clean(self) -> None:
-        await self._store.reading(lambda c: c.execute(CLEAN, DEAD_NODES_KEPT_S, LETTERS_KEPT_S))
+        kept = (DEAD_NODES_KEPT_S, LETTERS_KEPT_S, TICKETS_KEPT_S)
+        await self._store.reading(lambda c: c.execute(CLEAN, *kept))
 
     # --- Executions ---------------------------------------------------------------------------
 
@@ -282,6 +288,16 @@ class PostgresNodes:
     async def take_letters(self, node: int) -> list[bytes]:
         rows = await self._store.reading(lambda c: c.fetch(TAKE_LETTERS, node))
         return [row[1] for row in sorted(rows)]
+
+    async def put_ticket(self) -> int:
+        """A number that is taken once, by whichever server comes first."""
+        ticket: int = await self._store.reading(lambda c: c.fetchval(PUT_TICKET))
+        return ticket
+
+    async def take_ticket(self, ticket: int) -> bool:
+        """Whether this server was the first."""
+        found: int | None = await self._store.reading(lambda c: c.fetchval(TAKE_TICKET, ticket))
+        return found is not None
 
     async def listen(self, heard: Callable[[str], None], anew: Callable[[], None]) -> None:
         """Call `heard` with every word, until cancelled; `anew` whenever words may have been missed."""
