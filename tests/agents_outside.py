@@ -216,6 +216,13 @@ class ExposesAnother:
 class Agent:
     """An A2A agent: it writes what it was told, in pieces, and asks when it is told to."""
 
+    def __init__(self) -> None:
+        self.may_go_on = False
+
+    @workflow.signal
+    def go_on(self) -> None:
+        self.may_go_on = True
+
     @workflow.run
     async def run(self, message: dict[str, Any]) -> str:
         told = " ".join(part.get("text", "") for part in message.get("parts", []))
@@ -224,6 +231,8 @@ class Agent:
         if "ask" in told:
             colour = await ask("Which colour?", key="colour")
             return f"painted {colour}"
+        if "held" in told:
+            await workflow.wait_condition(lambda: self.may_go_on)
         if "patiently" in told:
             await workflow.sleep(4)
         if "wait" in told:

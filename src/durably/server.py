@@ -176,35 +176,41 @@ class Server:
         console = self._console(ask, access) if self.config.console else None
         calls = DurableCalls(ask)
         exposures = Exposures(parts.core.namespaces)
-        agents = await self._agents(stack, parts, calls, exposures)
-        operations = self._operations(stack, table, calls)
+        operations = NexusOperations(calls, ask)
+        output = self._output(stack, table, calls, operations)
+        agents = await self._agents(stack, parts, calls, output, exposures)
+        routes = OperationRoutes(operations, output, self.config)
         discovery = Discovery(exposures, parts.nexus.endpoints, parts.nexus.dispatch, self.config)
-        nexus = Nexus(parts.nexus.calls, operations, ServiceRoutes(discovery), self.config)
+        nexus = Nexus(parts.nexus.calls, routes, ServiceRoutes(discovery), self.config)
         app = App(Gate(self.config, access), grpc, http, nexus, agents, pages, console)
         await self._listen(stack, app, executions.matching, health)
 
-    def _operations(
-        self, stack: contextlib.AsyncExitStack, table: Table, calls: DurableCalls
-    ) -> OperationRoutes:
-        """What callers over HTTP ask of operations."""
-        ask = admission.answers_for_caller(table)
+    def _output(
+        self,
+        stack: contextlib.AsyncExitStack,
+        table: Table,
+        calls: DurableCalls,
+        operations: NexusOperations,
+    ) -> OutputStreams:
+        """What operations and calls publish, for all who read it."""
         followers = Followers(admission.answers(table))
         stack.push_async_callback(followers.close)
-        operations = NexusOperations(calls, ask)
+        ask = admission.answers_for_caller(table)
         readers_max = self.config.output_readers_max
-        streams = OutputStreams(operations, calls, followers, ask, readers_max)
-        return OperationRoutes(operations, streams, self.config)
+        return OutputStreams(operations, calls, followers, ask, readers_max)
 
     async def _agents(
         self,
         stack: contextlib.AsyncExitStack,
         parts: Parts,
         calls: DurableCalls,
+        streams: OutputStreams,
         exposures: Exposures,
     ) -> Agents:
         """MCP and A2A. Their SDKs are loaded beside, where something is exposed already."""
         agents = Agents(
             calls,
+            streams,
             exposures,
             PushConfigs(parts.core.executions, parts.core.namespaces),
             await RequestStates.of_store(parts.core.executions.store),

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,21 @@ from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from temporalio.client import Client
 
 from durably import Server
+from durably.agents.convention import UPDATE_ANSWER
 from durably.edge import nexus_output
 from durably.service import followers
 from durably.service.admission import snake_case
+from durably.service.durable_calls import DurableCalls, Seen
 from durably.service.followers import Followers, Reader
-from durably.service.nexus_tokens import for_workflow
+from durably.service.nexus_operations import NexusOperations
+from durably.service.nexus_tokens import OfWorkflow, for_workflow
+from durably.service.operation_output import OutputStreams
 from durably.service.tokens import HistoryPageToken
-from tests import desk
+from tests import desk, teller
 from tests.callers import Events, stream, until_cut, values
 from tests.conftest import eventually
 from tests.processes import ServerProcess
+from tests.teller import Teller
 
 OPERATIONS = "/namespaces/default/nexus/operations"
 BASE = f"/namespaces/default/task-queues/{desk.QUEUE}/nexus-services"
@@ -302,6 +307,60 @@ async def test_what_the_follower_has_not_heard_of_is_not_left_out(client: Client
     held.set()
     reader.close()
     await shared.close()
+
+
+async def test_what_was_published_before_a_question_is_told_before_it(client: Client) -> None:
+    """Also if all of it happens while the reader looks how the operation stands."""
+    words = ["one", "two", "ask"]
+    looks = 0
+
+    async def answers(name: str, request: Message) -> Any:
+        nonlocal looks
+        if name == "DescribeWorkflowExecution":
+            looks += 1
+            if looks == 2:
+                await answer("colour 0")
+                for word in words:
+                    await handle.signal(Teller.tell, word)
+                await eventually(asks_again, 60)
+        return await getattr(client.workflow_service, snake_case(name))(request)
+
+    async def answer(key: str) -> None:
+        response = {"action": "accept", "content": {"answer": "red"}}
+        await handle.execute_update(UPDATE_ANSWER, args=[key, response])
+
+    async def asks_again() -> bool:
+        return "colour 3" in (await seen()).questions
+
+    calls = DurableCalls(answers)
+
+    async def seen() -> Seen:
+        return await DurableCalls(answers).look_at_workflow("default", "teller")
+
+    async with teller.worker(client):
+        handle = await client.start_workflow(
+            Teller.run,
+            {},
+            id="teller",
+            task_queue=teller.QUEUE,
+            start_signal="tell",
+            start_signal_args=["ask"],
+        )
+        shared = Followers(answers)
+        streams = OutputStreams(NexusOperations(calls, answers), calls, shared, answers, 1)
+        told: list[Any] = []
+        async with aclosing(
+            streams.stream(OfWorkflow("default", "teller"), None, from_now=False)
+        ) as stream:
+            async for each in stream:
+                told.append(each.piece.value if each.piece else list(each.standing.questions))
+                if told[-1] == ["colour 3"]:
+                    break
+        await shared.close()
+        await answer("colour 3")
+        await handle.signal(Teller.tell, "end")
+        await handle.result()
+    assert told[-4:] == ["painted red", "one", "two", ["colour 3"]]
 
 
 async def has_joined(shared: Followers) -> bool:

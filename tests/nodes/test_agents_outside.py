@@ -18,20 +18,18 @@ from a2a.client.card_resolver import A2ACardResolver
 from a2a.types import a2a_pb2 as a2a
 from a2a.utils.errors import A2AError
 from google.protobuf.json_format import ParseDict
-from temporalio import workflow
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from durably import Server
 from durably.agents.convention import CALL_KEY, Exposed
-from durably.agents.interaction import ask, expose, publish
+from durably.agents.interaction import expose
 from tests.callers import Caller, Events
 from tests.conftest import eventually
 from tests.postgres import PostgresServer
 from tests.processes import ServerProcess
 from tests.receivers import Receiver
+from tests.teller import QUEUE, Teller, worker
 
-QUEUE = "tellers"
 ELICITS: dict[str, Any] = {"elicitation": {"form": {}}}
 """What a client can do that knows no tasks."""
 RED = {"action": "accept", "content": {"answer": "red"}}
@@ -41,41 +39,6 @@ TASK = Exposed(workflow="Teller", task_queue=QUEUE, tasks="always")
 AGENT = Exposed(workflow="Teller", task_queue=QUEUE, tool=False, agent=True)
 LOOPBACK = {"callback_addresses": ("http://*",), "private_networks_allowed": ("127.0.0.0/8",)}
 """Push notifications go to receivers in the tests' own process."""
-
-
-@workflow.defn
-class Teller:
-    """Publishes each word that it is told; `ask` has it ask, `end` end."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    @workflow.signal
-    def tell(self, word: str) -> None:
-        self.told.append(word)
-
-    @workflow.run
-    async def run(self, arguments: dict[str, Any]) -> str:
-        said = []
-        for number in range(1000):
-            await workflow.wait_condition(lambda number=number: len(self.told) > number)  # type: ignore[misc]
-            word = self.told[number]
-            if word == "end":
-                break
-            if word == "ask":
-                word = f"painted {await ask('Which colour?', key=f'colour {number}')}"
-            publish(word, kind="artifact", name="draft", append=bool(said))
-            said.append(word)
-        return ", ".join(said)
-
-
-def worker(client: temporalio.client.Client) -> Worker:
-    return Worker(
-        client,
-        task_queue=QUEUE,
-        workflows=[Teller],
-        workflow_runner=UnsandboxedWorkflowRunner(),
-    )
 
 
 async def expose_all(client: temporalio.client.Client) -> None:
@@ -246,6 +209,8 @@ async def test_a_call_goes_on_there_with_what_it_was_given_here(pair: tuple[Plac
     await here.tell(call_id, "end")
     result = (await going_on)["result"]
     assert result["content"] == [{"type": "text", "text": "one, painted red"}]
+    told = [each["params"]["message"] for each in there.mcp.frames[:-1]]
+    assert told == ["one", "painted red"], "each piece once, in order"
     second = (await again)["result"]
     assert second["resultType"] == "input_required" or second["content"] == result["content"]
     last = (await there.mcp("tools/call", call, ELICITS))["result"]

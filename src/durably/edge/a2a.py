@@ -14,8 +14,8 @@ Facts: https://a2a-protocol.org/v1.0.0/specification.
 import base64
 import hashlib
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
@@ -39,14 +39,15 @@ from google.protobuf.message import Message
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from durably.agents.convention import ELICITATION, Exposed
+from durably.agents.convention import ELICITATION, Exposed, Piece
 from durably.config import Config
 from durably.edge.calls import Receive, Scope, Send
 from durably.errors import InvalidArgument, NotFound, Refusal
 from durably.service import a2a_tasks
 from durably.service.a2a_tasks import BY
-from durably.service.durable_calls import INPUT_REQUIRED, DurableCalls, Published, Seen
+from durably.service.durable_calls import COMPLETED, INPUT_REQUIRED, DurableCalls, Seen
 from durably.service.exposures import Exposures
+from durably.service.operation_output import OutputStreams, Place, Told, call_of
 from durably.service.push_configs import PushConfigs
 from durably.version import VERSION
 
@@ -65,12 +66,14 @@ class A2a:
     def __init__(
         self,
         calls: DurableCalls,
+        streams: OutputStreams,
         exposures: Exposures,
         pushes: PushConfigs,
         config: Config,
         address: Callable[[], str],
     ) -> None:
         self._calls = calls
+        self._streams = streams
         self._exposures = exposures
         self._pushes = pushes
         self._config = config
@@ -94,7 +97,8 @@ class A2a:
         async def fresh(_: a2a.AgentCard) -> a2a.AgentCard:
             return _card(agent, url, self._exposures.agent(namespace, agent), self._config)
 
-        handler = _Agent(self._calls, self._exposures, self._pushes, self._config, namespace, agent)
+        parts = (self._calls, self._streams, self._exposures, self._pushes, self._config)
+        handler = _Agent(*parts, namespace, agent)
         card = _card(agent, url, self._exposures.agent(namespace, agent), self._config)
         routes = [
             *create_agent_card_routes(card, card_modifier=fresh),
@@ -146,6 +150,7 @@ class _Agent(RequestHandler):
     def __init__(
         self,
         calls: DurableCalls,
+        streams: OutputStreams,
         exposures: Exposures,
         pushes: PushConfigs,
         config: Config,
@@ -153,6 +158,7 @@ class _Agent(RequestHandler):
         agent: str,
     ) -> None:
         self._calls = calls
+        self._streams = streams
         self._exposures = exposures
         self._pushes = pushes
         self._config = config
@@ -166,8 +172,9 @@ class _Agent(RequestHandler):
     ) -> a2a.Task | a2a.Message:
         with _refusals():
             task_id = await self._take(params)
-            wait_s = 0.0 if params.configuration.return_immediately else None
-            seen = await self._calls.wait(self._namespace, task_id, wait_s)
+            seen = await self._calls.look(self._namespace, task_id)
+            if not params.configuration.return_immediately:
+                seen = await self._streams.settled(self._namespace, seen, None)
             return await self._shown(seen, _length(params.configuration))
 
     async def on_message_send_stream(
@@ -249,20 +256,17 @@ class _Agent(RequestHandler):
             yield _parsed(a2a_tasks.task(seen, pieces), a2a.Task())
             if seen.ended:
                 return
-            phase = seen.phase
-            async for each in self._calls.published(self._namespace, task_id, place):
-                if isinstance(each, Published):
-                    yield _of_piece(seen, each)
-                    continue
-                if each.ended and each.phase == "completed":
-                    result = a2a_tasks.result_artifact(each)
-                    shown = a2a_tasks.artifact_update(seen.begun, seen.call_id, result)
-                    yield _parsed(shown, a2a.TaskArtifactUpdateEvent())
-                if each.phase != phase or each.ended:
-                    phase = each.phase
-                    yield _status_event(seen, a2a_tasks.status(each))
-                if each.phase == INPUT_REQUIRED:
-                    return
+            assert place is not None
+            after = Place(place.run_id, place.next_event_id - 1)
+            which = call_of(self._namespace, seen)
+            stream = self._streams.stream(which, after, from_now=False, seen=seen)
+            async with aclosing(stream):
+                async for told in stream:
+                    before, seen = seen, told.seen(seen)
+                    for event in _told(told, before, seen):
+                        yield event
+                    if told.standing is not None and seen.phase == INPUT_REQUIRED:
+                        return
 
     # --- Tasks --------------------------------------------------------------------------------
 
@@ -310,7 +314,8 @@ class _Agent(RequestHandler):
             if seen.ended:
                 raise TaskNotCancelableError(message="the task has ended")
             await self._calls.cancel(self._namespace, seen)
-            seen = await self._calls.wait(self._namespace, params.id, self._config.call_wait_s)
+            seen = await self._calls.look(self._namespace, params.id)
+            seen = await self._streams.settled(self._namespace, seen, self._config.call_wait_s)
             return await self._shown(seen, None)
 
     async def _found(self, task_id: str) -> Seen:
@@ -464,9 +469,23 @@ def _status_event(seen: Seen, status: Mapping[str, Any]) -> a2a.TaskStatusUpdate
     return _parsed(shown, a2a.TaskStatusUpdateEvent())
 
 
-def _of_piece(seen: Seen, published: Published) -> Event:
-    name = f"{published.run_id}-{published.event_id}"
-    shown = a2a_tasks.piece_update(seen.begun, seen.call_id, published.piece, name)
+def _told(told: Told, before: Seen, seen: Seen) -> Iterator[Event]:
+    """What a stream says of a task, which stood so before, as events of the protocol."""
+    if told.piece is not None:
+        assert told.place is not None
+        yield _of_piece(seen, told.place, told.piece)
+        return
+    if seen.phase == COMPLETED:
+        result = a2a_tasks.result_artifact(seen)
+        shown = a2a_tasks.artifact_update(seen.begun, seen.call_id, result)
+        yield _parsed(shown, a2a.TaskArtifactUpdateEvent())
+    if seen.phase != before.phase or seen.ended:
+        yield _status_event(seen, a2a_tasks.status(seen))
+
+
+def _of_piece(seen: Seen, place: Place, piece: Piece) -> Event:
+    name = f"{place.run_id}-{place.event_id}"
+    shown = a2a_tasks.piece_update(seen.begun, seen.call_id, piece, name)
     if "artifactUpdate" in shown:
         return _parsed(shown["artifactUpdate"], a2a.TaskArtifactUpdateEvent())
     return _parsed(shown["statusUpdate"], a2a.TaskStatusUpdateEvent())

@@ -24,6 +24,7 @@ from durably.errors import HTTP_STATUS, Refusal
 from durably.service.access import Role, need
 from durably.service.durable_calls import DurableCalls
 from durably.service.exposures import Exposures
+from durably.service.operation_output import OutputStreams
 from durably.service.push_configs import PushConfigs
 from durably.service.request_states import RequestStates
 
@@ -39,6 +40,7 @@ class Agents:
     def __init__(
         self,
         calls: DurableCalls,
+        streams: OutputStreams,
         exposures: Exposures,
         pushes: PushConfigs,
         states: RequestStates,
@@ -47,6 +49,7 @@ class Agents:
     ) -> None:
         """`address`: host and port on which this server can be called."""
         self._calls = calls
+        self._streams = streams
         self._exposures = exposures
         self._pushes = pushes
         self._states = states
@@ -89,10 +92,17 @@ class Agents:
             if name in self._made:
                 return self._made[name]
             if name == "mcp":
-                made = module.Mcp(self._calls, self._exposures, self._states, self._config)
+                made = module.Mcp(
+                    self._calls, self._streams, self._exposures, self._states, self._config
+                )
             else:
                 made = module.A2a(
-                    self._calls, self._exposures, self._pushes, self._config, self._address
+                    self._calls,
+                    self._streams,
+                    self._exposures,
+                    self._pushes,
+                    self._config,
+                    self._address,
                 )
             self._made[name] = made
         return self._made[name]

@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
@@ -30,7 +30,7 @@ from mcp.server.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
 
-from durably.agents.convention import CALL_KEY, PROTOCOL_ERROR, Exposed, Question
+from durably.agents.convention import CALL_KEY, PROTOCOL_ERROR, Exposed, Piece, Question
 from durably.config import Config
 from durably.edge.calls import Receive, Scope, Send
 from durably.errors import NotFound, Refusal
@@ -41,10 +41,10 @@ from durably.service.durable_calls import (
     TIMED_OUT,
     WORKING,
     DurableCalls,
-    Published,
     Seen,
 )
 from durably.service.exposures import Exposures
+from durably.service.operation_output import OutputStreams, call_of
 from durably.service.request_states import RequestStates
 from durably.version import VERSION
 
@@ -56,7 +56,6 @@ BY = "mcp"
 POLL_INTERVAL_MS = 1_000
 TOOLS_INTERVAL_S = 0.5
 """So often those who listen learn of other tools."""
-LAST_PROGRESS_S = 1.0
 ALWAYS = ("always", "required")
 
 CAPABILITIES = {
@@ -81,9 +80,15 @@ class Mcp:
     """One MCP server whose namespace is in the path of each request."""
 
     def __init__(
-        self, calls: DurableCalls, exposures: Exposures, states: RequestStates, config: Config
+        self,
+        calls: DurableCalls,
+        streams: OutputStreams,
+        exposures: Exposures,
+        states: RequestStates,
+        config: Config,
     ) -> None:
         self._calls = calls
+        self._streams = streams
         self._exposures = exposures
         self._states = states
         self._config = config
@@ -164,8 +169,7 @@ class Mcp:
         responses = _responses(raw)
         with _refusals():
             call_id = await self._begun(namespace, params.name, tool, arguments, context)
-            async with self._progress(context, namespace, call_id):
-                seen = await self._settled(namespace, call_id, tool, with_tasks, responses)
+            seen = await self._settled(context, call_id, tool, with_tasks, responses)
         if seen.phase == INPUT_REQUIRED and (tool.asks_first or not with_tasks):
             return await self._interrupted(namespace, params.name, seen, context)
         if not seen.ended or (with_tasks and tool.tasks in ALWAYS):
@@ -191,55 +195,48 @@ class Mcp:
 
     async def _settled(
         self,
-        namespace: str,
+        context: Context,
         call_id: str,
         tool: Exposed,
         with_tasks: bool,
         responses: Mapping[str, Any],
     ) -> Seen:
-        """The call once it has ended, asks for more than it was given, or has taken its time."""
-        given = dict(responses)
+        """The call once it has ended, asks for more than it was given, or has taken its time. Meanwhile a client
+        that wants to know is told of the pieces that are published."""
+        namespace, given = _namespace(context), dict(responses)
+        at_once = with_tasks and tool.tasks in ALWAYS
+        seen = await self._calls.look(namespace, call_id)
+        if at_once and not tool.asks_first:
+            answered = await self._give(namespace, seen, given)
+            return await self._calls.look(namespace, call_id) if answered else seen
+        progress = _Progress(context)
+        watching = self._streams.watch(namespace, seen, from_now=not progress.wanted)
         wait_s = self._config.call_wait_s if with_tasks else None
-        if with_tasks and tool.tasks in ALWAYS and not tool.asks_first:
-            wait_s = 0.0
-        while True:
-            seen = await self._calls.wait(namespace, call_id, wait_s)
-            answered = [key for key in seen.questions if key in given]
-            if not answered:
-                return seen
-            for key in answered:
-                refused = await self._calls.answer(namespace, seen, key, given.pop(key))
-                if refused:
-                    raise MCPError(types.INVALID_PARAMS, refused)
-            if with_tasks and tool.tasks in ALWAYS:
-                wait_s = 0.0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s) as patience, contextlib.aclosing(watching):
+                async for told in watching:
+                    seen = told.seen(seen)
+                    if told.piece is not None:
+                        await progress.tell(told.piece)
+                    elif seen.phase != WORKING:
+                        until = patience.when()
+                        patience.reschedule(None)  # An answer that was begun is given.
+                        if not await self._give(namespace, seen, given):
+                            return seen
+                        seen = await self._calls.look(namespace, call_id)
+                        if at_once:
+                            return seen
+                        patience.reschedule(until)
+        return seen
 
-    @contextlib.asynccontextmanager
-    async def _progress(
-        self, context: Context, namespace: str, call_id: str
-    ) -> AsyncIterator[None]:
-        """Tell a client that wants to know of the pieces that are published while it waits."""
-        token = ((context.params or {}).get("_meta") or {}).get("progressToken")
-        if token is None:
-            yield
-            return
-        telling = asyncio.create_task(self._tell(context, namespace, call_id, token))
-        try:
-            yield
-            # What was published before the end goes out before the result.
-            await asyncio.wait((telling,), timeout=LAST_PROGRESS_S)
-        finally:
-            telling.cancel()
-
-    async def _tell(self, context: Context, namespace: str, call_id: str, token: Any) -> None:
-        count = 0
-        async for each in self._calls.published(namespace, call_id, None):
-            if isinstance(each, Published):
-                count += 1
-                told = {"progressToken": token, "progress": count, "message": str(each.piece.value)}
-                await _notify(context, "notifications/progress", told)
-            elif each.phase == INPUT_REQUIRED:
-                return
+    async def _give(self, namespace: str, seen: Seen, given: dict[str, Any]) -> bool:
+        """Answer what the call asks for with what was given, each once. Whether anything was."""
+        answered = [key for key in seen.questions if key in given]
+        for key in answered:
+            refused = await self._calls.answer(namespace, seen, key, given.pop(key))
+            if refused:
+                raise MCPError(types.INVALID_PARAMS, refused)
+        return bool(answered)
 
     async def _interrupted(
         self, namespace: str, name: str, seen: Seen, context: Context
@@ -341,12 +338,17 @@ class Mcp:
             {"notifications": agreed, "_meta": meta},
         )
         able = _capabilities(context)
-        watching = [self._follow(context, namespace, each.call_id, able, meta) for each in found]
+        following = [self._follow(context, namespace, each.call_id, able, meta) for each in found]
         if params.notifications.tools_list_changed:
-            watching.append(self._follow_tools(context, namespace, meta))
-        if not watching:
+            following.append(self._follow_tools(context, namespace, meta))
+        if not following:
             await asyncio.Event().wait()  # Nothing that it listens for ever changes here.
-        await asyncio.gather(*watching)
+        tasks = [asyncio.ensure_future(each) for each in following]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for each in tasks:
+                each.cancel()
         return types.SubscriptionsListenResult(_meta=meta)
 
     async def _follow_tools(
@@ -370,16 +372,44 @@ class Mcp:
         able: Mapping[str, Any],
         meta: Mapping[str, Any],
     ) -> None:
-        told: dict[str, Any] = {}
-        while True:
+        last: dict[str, Any] = {}
+        with _refusals():
             seen = await self._calls.look(namespace, call_id)
-            shown = self._detailed(namespace, seen, able)
-            if shown != told:
-                told = shown
-                await _notify(context, "notifications/tasks", {**shown, "_meta": dict(meta)})
-            if seen.ended:
-                return
-            await self._calls.wait_for_news(namespace, seen)
+            which = call_of(namespace, seen)
+            stream = self._streams.stream(which, None, from_now=True, seen=seen)
+            async with contextlib.aclosing(stream):
+                async for told in stream:
+                    seen = told.seen(seen)
+                    shown = self._detailed(namespace, seen, able)
+                    if shown != last:
+                        last = shown
+                        await _notify(
+                            context, "notifications/tasks", {**shown, "_meta": dict(meta)}
+                        )
+
+
+class _Progress:
+    """Tells a client of pieces while its call goes on, if it wants to know."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._token = ((context.params or {}).get("_meta") or {}).get("progressToken")
+        self._count = 0
+
+    @property
+    def wanted(self) -> bool:
+        return self._token is not None
+
+    async def tell(self, piece: Piece) -> None:
+        if self._token is None:
+            return
+        self._count += 1
+        told = {
+            "progressToken": self._token,
+            "progress": self._count,
+            "message": str(piece.value),
+        }
+        await _notify(self._context, "notifications/progress", told)
 
 
 # --- Requests ---------------------------------------------------------------------------------

@@ -7,10 +7,9 @@ Rule 2: only what was begun here is found here: the memo of a workflow says so, 
 Rule 3: all that is told of a call comes from its execution (`agents.convention`): nothing is kept here.
 """
 
-import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -118,15 +117,6 @@ class Seen:
         return self.phase not in (WORKING, INPUT_REQUIRED)
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A piece of output, and its place among the events: `run id` and event id are its offset."""
-
-    piece: Piece
-    run_id: str
-    event_id: int
-
-
 class DurableCalls:
     """Speaks to the server's own RPCs."""
 
@@ -224,18 +214,6 @@ class DurableCalls:
             raise NotFound(f"there is no call {call_id}") from error
         return replace(seen, call_id=call_id)
 
-    async def wait(self, namespace: str, call_id: str, seconds: float | None) -> Seen:
-        """Until it has ended or asks for something, at most so long; None: as long as it takes."""
-        seen = await self.look(namespace, call_id)
-        try:
-            async with asyncio.timeout(seconds):
-                while seen.phase == WORKING:
-                    await self.wait_for_news(namespace, seen)
-                    seen = await self.look(namespace, call_id)
-        except TimeoutError:
-            pass
-        return seen
-
     async def wait_for_news(self, namespace: str, seen: Seen) -> None:
         """Until something has happened since; or for as long as a long poll lasts."""
         if seen.place is not None:
@@ -260,42 +238,6 @@ class DurableCalls:
 
     async def _news_behind(self, behind: Behind) -> None:
         await self._events(behind.namespace, behind.workflow_id, behind.place)
-
-    async def published(
-        self, namespace: str, call_id: str, after: HistoryPageToken | None
-    ) -> AsyncIterator[Published | Seen]:
-        """Pieces of output from a place on, and how the call stands whenever that changes; ends with
-        the call. Without a place: from the start of the run that is there now."""
-        seen = await self.look(namespace, call_id)
-        shown = ""
-        place = after
-        if place is None and seen.place is not None:
-            place = HistoryPageToken(seen.place.run_id, 1)
-        while True:
-            if place is not None:
-                events, following = await self._events(
-                    namespace, call_id, place, waits=bool(shown) and not seen.ended
-                )
-                for each in events:
-                    found = piece_of(each)
-                    if found is not None:
-                        yield Published(found, place.run_id, each.event_id)
-                place = following
-            elif shown:
-                await self.wait_for_news(namespace, seen)
-            seen = await self.look(namespace, call_id)
-            standing = f"{seen.phase} {sorted(seen.questions)}"
-            if place is not None and seen.place is not None:
-                if place.run_id != seen.place.run_id:
-                    place = HistoryPageToken(seen.place.run_id, 1)
-                    continue
-                if seen.ended and place.next_event_id < seen.place.next_event_id:
-                    continue
-            if standing != shown:
-                shown = standing
-                yield seen
-            if seen.ended:
-                return
 
     async def pieces(
         self, namespace: str, seen: Seen
@@ -402,6 +344,7 @@ class DurableCalls:
         questions: Mapping[str, Question] = {}
         if phase == WORKING and asked is not None:
             questions = asked.questions
+        output = asked.output if asked is not None else None
         last = info.close_time if info.HasField("close_time") else info.schedule_time
         attempt = f"attempt {info.attempt}" if info.attempt > 1 else ""
         if info.last_attempt_failure.message:
@@ -423,7 +366,8 @@ class DurableCalls:
             result=value_of(described.result) if described.HasField("result") else None,
             failure=described.failure if described.HasField("failure") else None,
             end=end,
-            message=_message(phase, questions, None) or attempt,
+            output=output,
+            message=_message(phase, questions, output) or attempt,
             operation_id=operation_id,
             called={
                 "runId": info.run_id,
@@ -537,6 +481,12 @@ def _end(event: history.HistoryEvent | None) -> Ended | None:
         payloads = event.workflow_execution_completed_event_attributes.result.payloads
         return Succeeded(payloads[0] if payloads else None)
     return Unsuccessful(completion.unsuccessful(event)[1])
+
+
+def with_piece(seen: Seen, piece: Piece) -> Seen:
+    """The same call, once it has published this."""
+    message = _message(seen.phase, seen.questions, piece) or seen.message
+    return replace(seen, output=piece, message=message)
 
 
 def _message(phase: str, questions: Mapping[str, Question], piece: Piece | None) -> str:

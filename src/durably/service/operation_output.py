@@ -1,20 +1,25 @@
-"""What an operation publishes while it goes on, and how it stands whenever that changes, as a stream.
+"""What an operation or a call publishes while it goes on, and how it stands whenever that changes, as a stream.
 
     pieces      what its workflow publishes by the convention (`agents.convention`), in order, each once
-    standings   how it stands: first, whenever its questions change, and last when it has ended
+    standings   how it stands: first, whenever its questions change, and last when it has ended; but for the
+                first, each after what was published before it
 
 Rule 1: a piece is named by its run and its event: that is where a reader goes on, at any server of the store,
         also when the operation has ended.
-Rule 2: so many streams at a time; who comes then is refused, and may come again.
+Rule 2: so many streams at a time; who comes then is refused, and may come again. Who waits for an end has none.
+Rule 3: nobody looks at a run for each of its events: a reader hears of those that say something, and looks when
+        the open questions change, and at the end.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterator
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import Any
 
 from durably.agents.convention import Piece
 from durably.errors import NotFound, ResourceExhausted
-from durably.service.durable_calls import Behind, DurableCalls, Seen
+from durably.service.durable_calls import WORKING, Behind, DurableCalls, Seen, with_piece
 from durably.service.followers import Batch, Followers, Reader
 from durably.service.nexus_operations import NexusOperations, Standalone, Which
 from durably.service.nexus_tokens import OfWorkflow
@@ -39,6 +44,13 @@ class Told:
     place: Place | None
     piece: Piece | None = None
     standing: Seen | None = None
+
+    def seen(self, before: Seen) -> Seen:
+        """The call of which this is told, that stood so before."""
+        if self.standing is not None:
+            return replace(self.standing, call_id=before.call_id)
+        assert self.piece is not None
+        return with_piece(before, self.piece)
 
 
 class OutputStreams:
@@ -66,21 +78,50 @@ class OutputStreams:
         return not (seen.ended and end_of(seen) == after)
 
     async def stream(
-        self, which: Which, after: Place | None, *, from_now: bool
+        self, which: Which, after: Place | None, *, from_now: bool, seen: Seen | None = None
     ) -> AsyncGenerator[Told, None]:
-        """From a place on; without one from the first run of its workflow, or from now on. Raises NotFound,
-        ResourceExhausted."""
+        """From a place on; without one from the first run of its workflow, or from now on. `seen`: how it
+        stands, if it was looked at already. Raises NotFound, ResourceExhausted."""
         if self._reading >= self._readers_max:
             raise ResourceExhausted(
                 f"{self._reading} streams are read already (output_readers_max): try again later"
             )
         self._reading += 1
-        reading = _Reading(self, which, after, from_now)
         try:
-            async for told in reading.tell():
-                yield told
+            async with aclosing(self._tell(which, seen, after, from_now)) as telling:
+                async for told in telling:
+                    yield told
         finally:
             self._reading -= 1
+
+    def watch(self, namespace: str, seen: Seen, *, from_now: bool) -> AsyncGenerator[Told, None]:
+        """The same of a call that was just looked at, for who waits for its end."""
+        return self._tell(call_of(namespace, seen), seen, None, from_now)
+
+    async def settled(self, namespace: str, seen: Seen, seconds: float | None) -> Seen:
+        """A call once it has ended or asks for something, or after so long; None: as long as it takes. Raises
+        NotFound."""
+        if seen.phase != WORKING:
+            return seen
+        watching = self.watch(namespace, seen, from_now=True)
+        try:
+            async with asyncio.timeout(seconds), aclosing(watching):
+                async for told in watching:
+                    seen = told.seen(seen)
+                    if seen.phase != WORKING:
+                        break
+        except TimeoutError:
+            pass
+        return seen
+
+    async def _tell(
+        self, which: Which, seen: Seen | None, after: Place | None, from_now: bool
+    ) -> AsyncGenerator[Told, None]:
+        reading = _Reading(self, which, after, from_now)
+        try:
+            async for told in reading.tell(seen):
+                yield told
+        finally:
             reading.close()
 
     # --- For one stream -----------------------------------------------------------------------
@@ -99,6 +140,13 @@ class OutputStreams:
     def reader(self, workflow: Behind, place: HistoryPageToken) -> Reader:
         names = (workflow.namespace, workflow.workflow_id)
         return Reader(self._followers, self._answers, *names, place)
+
+
+def call_of(namespace: str, seen: Seen) -> Which:
+    """The operation that a call is."""
+    if seen.operation_id:
+        return Standalone(namespace, seen.operation_id)
+    return OfWorkflow(namespace, seen.call_id)
 
 
 def end_of(seen: Seen) -> Place:
@@ -127,8 +175,9 @@ class _Reading:
             self._reader.close()
             self._reader = None
 
-    async def tell(self) -> AsyncGenerator[Told, None]:
-        seen = await self._streams.look(self._which)
+    async def tell(self, seen: Seen | None) -> AsyncGenerator[Told, None]:
+        """`seen`: how it stands, if it was looked at already."""
+        seen = seen or await self._streams.look(self._which)
         reader = self._begin(seen)
         if reader is not None and self._after is not None:
             await reader.check()
@@ -142,6 +191,14 @@ class _Reading:
             if not moved and not batch.ended and all(each.piece for each in batch.news):
                 continue
             seen = await self._streams.look(self._which)
+            while self._is_behind(seen):
+                batch = await self._next(seen, waits=False)
+                for told in _pieces(batch):
+                    yield told
+                if batch.ended or not all(each.piece for each in batch.news):
+                    seen = await self._streams.look(self._which)
+                if not batch.news:
+                    break
             if sorted(seen.questions) != self._asked and not seen.ended:
                 self._asked = sorted(seen.questions)
                 yield Told(None, standing=seen)
@@ -169,6 +226,14 @@ class _Reading:
         if moved.done():
             moved.result()
         return news, moved.done()
+
+    def _is_behind(self, seen: Seen) -> bool:
+        """Is there something to be read that was published before this was seen?"""
+        workflow = _workflow(self._which, seen)
+        if workflow is None or self._reader is None or seen.ended:
+            return False
+        here, there = self._reader.place, workflow.place
+        return here.run_id == there.run_id and here.next_event_id < there.next_event_id
 
     def _begin(self, seen: Seen) -> Reader | None:
         """Who reads its workflow; None: there is none, or nothing more of it to be read."""
