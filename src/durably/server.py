@@ -118,6 +118,7 @@ class Server:
         )
         parts = await build(ground)
         stack.push_async_callback(parts.nexus.http.close)
+        stack.push_async_callback(parts.core.executions.contention.close)
         _keep_in_touch(stack, parts)
         deliveries = self._run_loops(stack, parts)
         await self._serve(stack, parts, deliveries)
@@ -261,11 +262,15 @@ class Server:
             raise ValueError("time_skipping needs a store of its own: sqlite:///PATH or memory:")
         from durably.store.postgres import PostgresStore
         from durably.store.postgres_nodes import PostgresNodes
+        from durably.store.postgres_rounds import Rounds
         from durably.store.postgres_workers import PostgresWorkers
 
         assert isinstance(store, PostgresStore)
         listen_url = self.config.postgres_listen or self.config.store
-        nodes = Nodes(PostgresNodes(store, listen_url), PostgresWorkers(store), self.config)
+        rounds = Rounds(store.connector)
+        stack.push_async_callback(rounds.close)
+        board, workers = PostgresNodes(store, listen_url), PostgresWorkers(store)
+        nodes = Nodes(board, workers, rounds, self.config)
         await nodes.join()
         store.writer.node = nodes.node
         stack.push_async_callback(nodes.leave)

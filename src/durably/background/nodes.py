@@ -31,6 +31,7 @@ from durably.service.nodes import (
     QueryAnswered,
     QueryAsked,
     QueryOver,
+    Raced,
     RoutingChanged,
     Settle,
     Settled,
@@ -133,6 +134,8 @@ class Neighbours:
         match word:
             case Changed(execution_id, version):
                 self._executions.heard_of(execution_id, version)
+            case Raced(execution_id):
+                self._executions.heard_of_race(execution_id)
             case Waiting():
                 self._do(self._task_queues.task_waits(word.key))
             case NexusWaits():

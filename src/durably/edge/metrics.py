@@ -244,6 +244,25 @@ class Metrics(Collector):
             "Transitions that were decided again after a lost race.",
             tally.decided_again,
         )
+        yield from self._contention()
+
+    def _contention(self) -> Iterator[Metric]:
+        contention = self._executions.contention
+        yield _gauge(
+            "durably_contested_executions",
+            "Executions that several servers write to at once, and take turns at.",
+            contention.count(),
+        )
+        yield _counter(
+            "durably_contested_rounds",
+            "Turns that this server has had at contested executions.",
+            contention.rounds,
+        )
+        yield _counter(
+            "durably_contested_rounds_missed",
+            "Turns that did not come in time, so that this server went on without.",
+            contention.missed,
+        )
 
     def _timers(self) -> Iterator[Metric]:
         executions = self._executions

@@ -22,6 +22,7 @@ from durably.config import Config
 from durably.engine.snapshot import AnyState
 from durably.engine.state import HistoryState, Kind
 from durably.errors import NotFound, Unavailable
+from durably.service.contention import Contention
 from durably.service.execution import Execution, catch_up, rebuild
 from durably.service.nodes import Nodes
 from durably.store import visibility_query
@@ -54,6 +55,7 @@ class LoadedExecutions:
         self.clock = clock
         self.config = config
         self.tally = Tally()
+        self.contention = Contention(nodes, self._refresh)
         self._cache: OrderedDict[int, Execution[AnyState]] = OrderedDict()
         self._current: dict[tuple[Kind, str, str], int] = {}
         self._loading: dict[int, asyncio.Future[Execution[Any]]] = {}
@@ -189,7 +191,23 @@ class LoadedExecutions:
         self._forget(execution)
         return False
 
+    async def _refresh(self, execution_id: int) -> None:
+        """Whoever asks for it after this sees what was committed before this."""
+        loading = self._loading.get(execution_id)
+        if loading is not None:
+            await asyncio.wait([loading])
+        execution = self._cache.get(execution_id)
+        if execution is None:
+            return
+        if execution.last_commit is not None:
+            await asyncio.wait([execution.last_commit])
+            # Announced in this turn of the loop.
+            await asyncio.sleep(0)
+        execution.overtaken = True
+
     def _overtake(self, execution: Execution[Any], stored: StoredExecution) -> None:
+        if stored.version > execution.version:
+            self.contention.overtook(execution.execution_id)
         catch_up(execution, stored)
         execution.overtaken = False
         execution.recent.trim(self.config.cached_history_bytes_per_execution)
@@ -205,6 +223,11 @@ class LoadedExecutions:
         execution.overtaken = True
         # Whoever waits for a change loads what it is.
         execution.wake_all()
+
+    def heard_of_race(self, execution_id: int) -> None:
+        """Another server says that it has lost a race."""
+        if execution_id in self._cache:
+            self.contention.raced(execution_id)
 
     def distrust(self) -> None:
         """Words of others may have been missed."""

@@ -27,6 +27,7 @@ from durably.store.store import QueueKey, StoredExecution, TaskKind, TaskRow
 
 if TYPE_CHECKING:
     from durably.store.postgres_nodes import PollerRow, PostgresNodes
+    from durably.store.postgres_rounds import Rounds
     from durably.store.postgres_workers import PostgresWorkers
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,12 @@ class Changed(Word, frozen=True, array_like=True, tag="c"):
 
     execution_id: int
     version: int
+
+
+class Raced(Word, frozen=True, array_like=True, tag="e"):
+    """A server has lost a race for an execution: who writes to it takes turns for a while."""
+
+    execution_id: int
 
 
 class OfQueue(Word, frozen=True, array_like=True):
@@ -189,6 +196,7 @@ Letter = QueryAsked | QueryAnswered | NexusAnswered
 
 AnyWord = (
     Changed
+    | Raced
     | Waiting
     | NexusWaits
     | Behind
@@ -216,9 +224,16 @@ _letter_decoder = msgspec.msgpack.Decoder(Letter)
 class Nodes:
     """The servers that share a store, as this one sees them."""
 
-    def __init__(self, board: "PostgresNodes", workers: "PostgresWorkers", config: Config) -> None:
+    def __init__(
+        self,
+        board: "PostgresNodes",
+        workers: "PostgresWorkers",
+        rounds: "Rounds",
+        config: Config,
+    ) -> None:
         self.board = board
         self.workers = workers
+        self.rounds = rounds
         self.node = 0
         self.others: list[int] = []
         self.members_changed = asyncio.Event()

@@ -45,6 +45,10 @@ OPEN_CHANGES_MAX = 10_000
 _records_encoder = msgspec.msgpack.Encoder()
 
 
+class _Stale(Exception):
+    """Others have written since what was decided on."""
+
+
 @dataclass(slots=True)
 class _Unit:
     """One commit on its way: what to announce when it is done."""
@@ -93,29 +97,39 @@ class Executions(LoadedExecutions):
         everything it could have seen is committed, and Unavailable if the store cannot write.
         """
         for _ in range(CONFLICT_RETRIES):
-            execution = await self.known(execution_id)
-            t = self.begin(execution.state)
             try:
-                result = decide(t)
-            except Exception as error:
-                if t.changed:
-                    self._forget(execution)
-                if not await self._stands(execution):
-                    continue
-                if isinstance(error, Refusal):
-                    await self.settled(execution)
-                raise
-            try:
-                if t.changed or task_id:
-                    await self.commit([(execution, t)], task_id=task_id)
-                else:
-                    await self._wait_for_commit(execution)
+                if self.contention.contested(execution_id):
+                    async with self.contention.round(execution_id):
+                        return await self._attempt(execution_id, decide, task_id)
+                return await self._attempt(execution_id, decide, task_id)
+            except _Stale:
+                pass
             except Conflict:
                 self.tally.decided_again += 1
-                continue
-            if t.changed or task_id or await self._stands(execution):
-                return result
+                self.contention.lost(execution_id)
         raise Unavailable("this execution is too busy; try again")
+
+    async def _attempt(self, execution_id: int, decide: Decide[R], task_id: int) -> R:
+        """Raises Conflict for a lost race, _Stale for what was read or refused on an old state."""
+        execution = await self.known(execution_id)
+        t = self.begin(execution.state)
+        try:
+            result = decide(t)
+        except Exception as error:
+            if t.changed:
+                self._forget(execution)
+            if not await self._stands(execution):
+                raise _Stale from error
+            if isinstance(error, Refusal):
+                await self.settled(execution)
+            raise
+        if t.changed or task_id:
+            await self.commit([(execution, t)], task_id=task_id)
+            return result
+        await self._wait_for_commit(execution)
+        if not await self._stands(execution):
+            raise _Stale
+        return result
 
     async def read(self, execution_id: int, question: Callable[[Any], R]) -> R:
         """Ask the state something; the answer is given when all it rests on is committed."""

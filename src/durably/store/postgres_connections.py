@@ -189,10 +189,14 @@ class Turn:
 
     def broken(self, error: BaseException) -> None:
         """The connection is no more; unless it is the coordinator's word that a worker's is broken."""
-        if self._connection is not None and (
-            isinstance(error, asyncpg.ReadOnlySQLTransactionError)
-            or not isinstance(error, asyncpg.PostgresError)
+        if isinstance(error, asyncpg.ReadOnlySQLTransactionError) or not isinstance(
+            error, asyncpg.PostgresError
         ):
+            self.discard()
+
+    def discard(self) -> None:
+        """The connection is not used any more."""
+        if self._connection is not None:
             self._connection.terminate()
             self._connection = None
 
