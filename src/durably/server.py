@@ -261,13 +261,14 @@ class Server:
         if self._skipping is not None:
             raise ValueError("time_skipping needs a store of its own: sqlite:///PATH or memory:")
         from durably.store.postgres import PostgresStore
+        from durably.store.postgres_connections import Connector
         from durably.store.postgres_nodes import PostgresNodes
         from durably.store.postgres_rounds import Rounds
         from durably.store.postgres_workers import PostgresWorkers
 
         assert isinstance(store, PostgresStore)
         listen_url = self.config.postgres_listen or self.config.store
-        rounds = Rounds(store.connector)
+        rounds = Rounds(Connector(listen_url, self.config))
         stack.push_async_callback(rounds.close)
         board, workers = PostgresNodes(store, listen_url), PostgresWorkers(store)
         nodes = Nodes(board, workers, rounds, self.config)

@@ -17,6 +17,7 @@ from temporalio.worker import Worker
 
 from durably import Server
 from durably.config import Config
+from durably.store.postgres_rounds import CONNECTIONS_MAX
 from tests.crash.workflows import TASK_QUEUE, Half, Mixed, add, expected
 from tests.postgres import PostgresServer
 from tests.processes import free_port, wait_for_port
@@ -25,6 +26,7 @@ pytestmark = [pytest.mark.pgbouncer, pytest.mark.timeout(300)]
 
 RUNS = 20
 KEPT = 3
+SIGNALS = 200
 SETTINGS = """
 [databases]
 * = host=127.0.0.1 port={server}
@@ -60,15 +62,19 @@ def pooled(postgres: PostgresServer) -> Iterator[tuple[str, str]]:
         shutil.rmtree(folder)
 
 
-async def test_two_servers_work_behind_it(pooled: tuple[str, str]) -> None:
+def settings(pooled: tuple[str, str]) -> Config:
     through, past = pooled
-    config = Config(
+    return Config(
         store=through,
         port=0,
         postgres_listen=past,
         postgres_prepared_statements=0,
         node_beat_s=0.5,
     )
+
+
+async def test_two_servers_work_behind_it(pooled: tuple[str, str]) -> None:
+    config = settings(pooled)
     async with Server(config) as one, Server(config) as other:
         clients = [await Client.connect(server.address) for server in (one, other)]
         async with Worker(
@@ -77,7 +83,29 @@ async def test_two_servers_work_behind_it(pooled: tuple[str, str]) -> None:
             await asyncio.gather(*(life(clients, number) for number in range(RUNS)))
         count = (await clients[1].count_workflows("ExecutionStatus = 'Completed'")).count
         assert count >= RUNS
-        assert await connections(past) <= KEPT + 2  # Those that listen go past it.
+        # Those that listen go past it, and those that wait for turns.
+        assert await connections(pooled[1]) <= KEPT + 2 * (1 + CONNECTIONS_MAX)
+
+
+async def test_they_take_turns_past_it(pooled: tuple[str, str]) -> None:
+    """All signals to one workflow arrive, though few connections are there to write them."""
+    config = settings(pooled)
+    async with Server(config) as one, Server(config) as other:
+        clients = [await Client.connect(server.address) for server in (one, other)]
+        handle = await clients[0].start_workflow("box", id="box", task_queue=TASK_QUEUE)
+        boxes = [client.get_workflow_handle("box") for client in clients]
+
+        async def send(number: int) -> None:
+            await boxes[number % 2].signal("put", number)
+
+        await asyncio.gather(*(send(number) for number in range(SIGNALS)))
+        history = await handle.fetch_history()
+        sent = [
+            each.workflow_execution_signaled_event_attributes.input.payloads[0].data
+            for each in history.events
+            if each.HasField("workflow_execution_signaled_event_attributes")
+        ]
+        assert sorted(map(int, sent)) == list(range(SIGNALS))
 
 
 async def life(clients: list[Client], number: int) -> None:

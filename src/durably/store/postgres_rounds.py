@@ -3,9 +3,11 @@
 Rule 1: nothing rests on a round: what is written is compared and set as ever. Who waits too long for one,
         or loses its connection, goes on without it.
 Rule 2: a round is an advisory lock, in a transaction that writes nothing. So it holds up no commit, ends
-        with its connection, passes through PgBouncer in transaction mode, and with Citus lies on the
-        coordinator. PostgreSQL gives it to those who wait in the order in which they came.
+        with its connection, and with Citus lies on the coordinator. PostgreSQL gives it to those who
+        wait in the order in which they came.
 Rule 3: who falls silent in a round loses it: PostgreSQL ends the connection (`HELD_MAX_S`).
+Rule 4: it goes past PgBouncer where listening does: those who wait would take the connections that those
+        before them need to write.
 """
 
 import asyncio
