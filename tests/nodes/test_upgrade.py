@@ -22,7 +22,10 @@ from typing import TypeVar
 import pytest
 from temporalio.api.nexus.v1 import message_pb2 as nexus_messages
 from temporalio.api.operatorservice.v1 import request_response_pb2 as operator
+from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
+from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 from temporalio.client import (
+    ActivityExecutionStatus,
     Client,
     Schedule,
     ScheduleActionStartWorkflow,
@@ -38,7 +41,7 @@ from temporalio.common import (
     WorkflowIDReusePolicy,
 )
 from temporalio.exceptions import ActivityAlreadyStartedError, WorkflowAlreadyStartedError
-from temporalio.service import RetryConfig, RPCError
+from temporalio.service import RetryConfig, RPCError, RPCStatusCode
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
 from tests.conftest import eventually
@@ -205,7 +208,7 @@ class Load:
         self._stopped = False
 
     async def one_after_the_other(self) -> None:
-        kinds = (self._mixed, self._talk, self._activity)
+        kinds = (self._mixed, self._talk, self._activity, self._by_hand)
         while not self._stopped:
             self._number += 1
             await kinds[self._number % len(kinds)](self._number)
@@ -265,8 +268,7 @@ class Load:
         last = f"U{SAID - 1}"
         assert result == [*(f"U{i}" for i in range(SAID)), f"{last}, {last}"]
 
-    async def _activity(self, number: int) -> None:
-        activity = f"activity-{number}"
+    async def _start_activity(self, activity: str, queue: str) -> None:
         self.activities.append(activity)
 
         async def start(client: Client) -> None:
@@ -275,17 +277,57 @@ class Load:
                     shout,
                     activity,
                     id=activity,
-                    task_queue=TASK_QUEUE,
+                    task_queue=queue,
                     start_to_close_timeout=timedelta(seconds=10),
                     id_reuse_policy=ActivityIDReusePolicy.REJECT_DUPLICATE,
                     id_conflict_policy=ActivityIDConflictPolicy.USE_EXISTING,
                 )
 
         await self._sites.anywhere(start)
+
+    async def _activity(self, number: int) -> None:
+        activity = f"activity-{number}"
+        await self._start_activity(activity, TASK_QUEUE)
         result = await self._sites.anywhere(
             lambda client: client.get_activity_handle(activity, result_type=str).result()
         )
         assert result == activity.upper()
+
+    async def _by_hand(self, number: int) -> None:
+        """The worker's part, too, each call at any server: what one says in a token the others understand."""
+        activity, anywhere = f"by-hand-{number}", self._sites.anywhere
+        await self._start_activity(activity, activity)
+        poll = ws.PollActivityTaskQueueRequest(
+            namespace="default", task_queue=taskqueue.TaskQueue(name=activity), identity="hand"
+        )
+        status = ActivityExecutionStatus.RUNNING
+        while status == ActivityExecutionStatus.RUNNING:
+            task = await anywhere(
+                lambda client: client.workflow_service.poll_activity_task_queue(poll)
+            )
+            if not task.task_token:
+                continue  # That server stops.
+            done = ws.RespondActivityTaskCompletedRequest(
+                namespace="default", task_token=task.task_token, result=task.input
+            )
+            beat = ws.RecordActivityTaskHeartbeatRequest(
+                namespace="default", task_token=task.task_token, details=task.input
+            )
+            try:
+                await anywhere(
+                    lambda client: client.workflow_service.record_activity_task_heartbeat(beat)  # noqa: B023
+                )
+                await anywhere(
+                    lambda client: client.workflow_service.respond_activity_task_completed(done)  # noqa: B023
+                )
+            except RPCError as error:
+                # Nobody heard that it was done, or the attempt was given to a poll that had gone away.
+                if error.status != RPCStatusCode.NOT_FOUND:
+                    raise
+            status = (
+                await anywhere(lambda client: client.get_activity_handle(activity).describe())
+            ).status
+        assert status == ActivityExecutionStatus.COMPLETED
 
 
 async def make_endpoint(client: Client) -> None:
