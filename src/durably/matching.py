@@ -582,6 +582,11 @@ class Matching:
                 found.append((key, len(queue.waiting), seen.attributes))
         return found
 
+    def task_ids(self, key: QueueKey) -> set[int]:
+        """Of all tasks that wait here, in all parts of a queue."""
+        items = (item for queue in self._family(key) for item in queue.backlog.items())
+        return {item.task_id for item in items if isinstance(item, TaskRow)}
+
     # --- What is said of a queue --------------------------------------------------------------
 
     def stats(self, key: QueueKey, level: int | None = None, *, of_all: bool = False) -> Stats:

@@ -257,6 +257,8 @@ class Nodes:
         self._settling: dict[int, tuple[set[int], asyncio.Event]] = {}
         """Number -> the servers that have not obeyed yet, and what is set when all have."""
         self._settle_numbers = itertools.count(1)
+        self._unsure: dict[QueueKey, None] = {}
+        """Queues of which this server may have claimed tasks whose claim it never heard the end of."""
 
     # --- Who is there -------------------------------------------------------------------------
 
@@ -497,14 +499,32 @@ class Nodes:
         """Up to so many tasks that no server has that is there. `of_others_before_ns`: also those that
         another has since before then, which does not know that they are taken: two that go for the
         same task lose a race."""
-        before_ns = of_others_before_ns
-        return await self.board.claim(queue, self.node, limit, self.others, before_ns)
+        return await self._claim(queue, limit, self.others, of_others_before_ns)
 
     async def claim_left(self, queue: QueueKey, limit: int) -> list[TaskRow]:
         """Only tasks that no server has, or one that has been silent for longer than it should be."""
         silent_s = BEATS_ALONE * self._config.node_beat_s
         others = await self.board.live(silent_s)
-        return await self.board.claim(queue, self.node, limit, others, 0)
+        return await self._claim(queue, limit, others, 0)
+
+    async def _claim(
+        self, queue: QueueKey, limit: int, others: list[int], before_ns: int
+    ) -> list[TaskRow]:
+        complete = False
+        try:
+            found, complete = await self.board.claim(queue, self.node, limit, others, before_ns)
+            return found
+        finally:
+            if not complete:  # Also when the caller went away meanwhile.
+                self._unsure[queue] = None
+
+    def take_unsure(self) -> list[QueueKey]:
+        """The queues of which tasks may be in this server's name and not in its memory."""
+        unsure, self._unsure = list(self._unsure), {}
+        return unsure
+
+    def put_unsure(self, queues: Iterable[QueueKey]) -> None:
+        self._unsure.update(dict.fromkeys(queues))
 
     def doubt(self, task_ids: Iterable[int]) -> None:
         """These are in this server's name and not in its memory: it gave them up, or nobody heard the end

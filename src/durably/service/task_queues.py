@@ -199,6 +199,8 @@ class TaskQueues:
         some is asked for them; what was made before it was asked, and is still there at the next look,
         is taken from it: it may be dead."""
         nodes = self._executions.nodes
+        if nodes is not None:
+            await self._let_go_of_unknown(nodes)
         queues = self._matching.idle_queues()
         asked, self._asked = self._asked, {}
         if nodes is None or not queues:
@@ -208,6 +210,23 @@ class TaskQueues:
             self._asked[key] = now_ns
             self.other_is_behind(key)
             await self.task_waits(key, asked.get(key, 0))
+
+    async def _let_go_of_unknown(self, nodes: Nodes) -> None:
+        """Tasks that a claim has put in this server's name, and whose rows never came here: nobody has
+        them. One that was just committed, or given to a worker, is given out again, and then refused."""
+        unsure = nodes.take_unsure()
+        while unsure:
+            key = unsure[-1]
+            try:
+                held = await nodes.board.held(key, nodes.node)
+                nodes.doubt(set(held) - self._matching.task_ids(key))
+                await nodes.release_doubted()
+            except BaseException:
+                nodes.put_unsure(unsure)
+                raise
+            unsure.pop()
+            nodes.say(Waiting.of(key))
+            await self.task_waits(key)
 
     def divide_rates(self) -> None:
         """Among the servers at which workers wait for a queue, as they are known now."""

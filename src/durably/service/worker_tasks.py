@@ -21,7 +21,7 @@ from durably.engine.versioning import machine as versioning
 from durably.engine.versioning.version import Worker
 from durably.engine.workflow import ensure_running
 from durably.engine.workflow_task import Completion
-from durably.errors import InvalidArgument, NotFound, Unavailable
+from durably.errors import InvalidArgument, NotFound, Unavailable, WrittenByNewer
 from durably.histogram import Histogram
 from durably.service import search_attributes, tokens
 from durably.service.admission import Call, Learned
@@ -229,8 +229,8 @@ class WorkerTasks:
         except NotFound:
             await self._drop(row)
             return None
-        except Unavailable:
-            self._give_back(row)
+        except BaseException as error:
+            self._put_back(row, error)
             raise
         return await self._workflow_reply(execution, grant)
 
@@ -259,22 +259,27 @@ class WorkerTasks:
         except NotFound:
             await self._drop(row)
             return None
-        except Unavailable:
-            self._give_back(row)
+        except BaseException as error:
+            self._put_back(row, error)
             raise
         return self._activity_reply(execution, grant) if grant is not None else None
 
+    def _put_back(self, row: TaskRow, error: BaseException) -> None:
+        """The store could not be written to, or the worker went away meanwhile: the task waits for the next
+        poll. If it was started all the same, that poll finds out, and drops it. One that fails for a reason
+        of its own goes behind the others, so that it does not hold them up; one that only a newer server
+        understands is let go of, where there may be one."""
+        nodes = self._executions.nodes
+        newer = isinstance(error, WrittenByNewer)
+        if newer and nodes is not None:
+            nodes.doubt([row.task_id])
+            return
+        away = isinstance(error, Unavailable) or not isinstance(error, Exception)
+        part = self._executions.dispatch.place(row.queue.whole, row)
+        self._matching.add(part, row, first=away and not newer)
+
     async def _drop(self, row: TaskRow) -> None:
         await self._executions.store.commit(Commit(writes=[], tasks_removed=[row.task_id]))
-
-    def _give_back(self, row: TaskRow) -> None:
-        """A task that cannot be started now is somebody's next; where others share the store it may be a
-        server that can go on with it. If it was started after all, its next taker is told."""
-        nodes = self._executions.nodes
-        if nodes is None:
-            self._matching.add(self._executions.dispatch.place(row.queue.whole, row), row)
-        else:
-            nodes.doubt([row.task_id])
 
     # --- Workflow tasks -----------------------------------------------------------------------
 

@@ -72,6 +72,9 @@ CLAIM_TASKS = """WITH chosen AS (SELECT t.task_id, e.workflow_id FROM tasks t
     UPDATE tasks t SET node = $7 FROM chosen WHERE t.shard = $6 AND t.task_id = chosen.task_id
     RETURNING t.task_id, t.execution_id, t.scheduled_event_id, t.stamp, t.created_ns, t.sticky,
         t.level, t.fairness_key, t.weight, t.route, chosen.workflow_id"""
+# The tasks of a queue that this server has.
+HELD = """SELECT task_id FROM tasks
+    WHERE namespace_id = $1 AND kind = $2 AND queue = $3 AND node = $4"""
 # Tasks that this server has, and perhaps does not know of: nobody has them.
 RELEASE_TASKS = """UPDATE tasks SET node = 0
     WHERE shard = $1 AND task_id = ANY($2::bigint[]) AND node = $3"""
@@ -201,21 +204,28 @@ class PostgresNodes:
         limit: int,
         others: Sequence[int],
         before_ns: int,
-    ) -> list[TaskRow]:
+    ) -> tuple[list[TaskRow], bool]:
         """Up to so many tasks of the queue that neither this server nor these others had, or that others
-        had which were created before `before_ns`; the most urgent first."""
+        had which were created before `before_ns`; the most urgent first. And whether that is all: not if
+        a reply was lost, and perhaps more are claimed now."""
         key = (queue.namespace_id, int(queue.kind), queue.name)
         not_of = [node, *others]
         claimable = await self._claimable((*key, not_of, limit), node, before_ns)
+        asked = 0
+
+        async def ask(values: Sequence[object], connection: Connection) -> list[Any]:
+            nonlocal asked
+            asked += 1
+            return await _rows(CLAIM_TASKS, values, connection)
 
         def claim(shard: int, count: int) -> Awaitable[list[Any]]:
             values = (*key, not_of, count, shard, node, before_ns)
-            return self._store.reading(partial(_rows, CLAIM_TASKS, values))
+            return self._store.reading(partial(ask, values))
 
         found = await asyncio.gather(*(claim(*each) for each in claimable.items()))
         rows = [row for each in found for row in each]
         rows.sort(key=lambda row: (row[6], row[0]))
-        return [task_row(queue, row) for row in rows]
+        return [task_row(queue, row) for row in rows], asked == len(claimable)
 
     async def _claimable(
         self, asked: tuple[str, int, str, Sequence[int], int], node: int, before_ns: int
@@ -225,6 +235,12 @@ class PostgresNodes:
             return {0: asked[-1]}
         rows = await self._store.reading(partial(_rows, CLAIMABLE, (*asked, node, before_ns)))
         return Counter(row[0] for row in rows)
+
+    async def held(self, queue: QueueKey, node: int) -> list[int]:
+        """The ids of the tasks of a queue that are in this server's name."""
+        key = (queue.namespace_id, int(queue.kind), queue.name)
+        rows = await self._store.reading(lambda c: c.fetch(HELD, *key, node))
+        return [row[0] for row in rows]
 
     async def release(self, task_ids: Sequence[int], node: int) -> None:
         for shard, ids in self._by_shard(task_ids):
