@@ -14,6 +14,8 @@ OPERATIONS = "/namespaces/default/nexus/operations"
 """Standalone operations."""
 DESK = f"/namespaces/default/task-queues/{desk.QUEUE}/nexus-services/Desk"
 """Operations of the desk, by their tokens."""
+PATIENT = {"Request-Timeout": "60s"}
+"""A worker that has just been started may take its time."""
 TASKS = "io.modelcontextprotocol/tasks"
 CAPABLE = {"extensions": {TASKS: {}}, "elicitation": {"form": {}}}
 
@@ -41,7 +43,7 @@ class Asking:
 
     async def started(self, kind: str) -> str:
         """The token of an operation of the desk that goes on."""
-        status, _, told = await self("POST", f"{DESK}/carry", kind)
+        status, _, told = await self("POST", f"{DESK}/carry", kind, **PATIENT)
         assert status == 201, told
         return str(told["token"])
 

@@ -15,7 +15,7 @@ from durably.agents.convention import Exposed
 from durably.agents.interaction import expose
 from durably.service.nexus_tokens import for_workflow
 from tests import desk
-from tests.callers import DESK, OPERATIONS, Asking, stream, until_cut, values
+from tests.callers import DESK, OPERATIONS, PATIENT, Asking, stream, until_cut, values
 from tests.edge.test_nexus_backing import BASE as ERRANDS
 from tests.edge.test_nexus_backing import QUEUE as ERRANDS_QUEUE
 from tests.edge.test_nexus_backing import Listens, of_update, working
@@ -92,7 +92,7 @@ async def test_what_began_here_is_canceled_there(pair: Pair) -> None:
     status, said, _ = await waiting
     assert (status, said["nexus-operation-state"]) == (424, "canceled")
     token = {"Nexus-Operation-Token": await pair.ask_here.started("waits token")}
-    assert (await pair.ask_there("POST", f"{DESK}/carry/cancel", **token))[0] == 202
+    assert (await pair.ask_there("POST", f"{DESK}/carry/cancel", **token, **PATIENT))[0] == 202
     status, said, _ = await pair.ask_here("GET", f"{DESK}/carry/result", **token, **WAITS)
     assert (status, said["nexus-operation-state"]) == (424, "canceled")
 
@@ -183,7 +183,7 @@ async def test_a_stream_there_has_the_questions_and_the_chain_of_what_began_here
 
 async def test_activities_and_updates_that_began_here_are_waited_for_there(pair: Pair) -> None:
     async with working(pair.here) as errands:
-        status, _, told = await pair.ask_here("POST", f"{ERRANDS}/errand", "walk")
+        status, _, told = await pair.ask_here("POST", f"{ERRANDS}/errand", "walk", **PATIENT)
         assert status == 201
         listener = await pair.here.start_workflow(
             Listens.run, id="listener", task_queue=ERRANDS_QUEUE
@@ -219,7 +219,7 @@ async def test_what_there_is_to_call_is_the_same_at_both(pair: Pair) -> None:
     (service,) = told["services"]
     assert status == 200
     for ask in (pair.ask_here, pair.ask_there):
-        assert (await ask("POST", f"{service['path']}/echo", "hi"))[2] == "hi, hi"
+        assert (await ask("POST", f"{service['path']}/echo", "hi", **PATIENT))[2] == "hi, hi"
 
 
 async def test_a_reader_goes_on_at_the_other_when_his_server_is_killed(

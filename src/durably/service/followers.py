@@ -188,13 +188,16 @@ class Reader:
         namespace: str,
         workflow_id: str,
         place: HistoryPageToken,
+        *,
+        at_end: bool = False,
     ) -> None:
-        """`answers`: for the caller."""
+        """`answers`: for the caller. `at_end`: nothing was there yet at this place a moment ago."""
         self._followers = followers
         self._answers = answers
         self._names = (namespace, workflow_id)
         self.place = place
         self._joined: Follower | None = None
+        self._at_end = at_end
 
     def close(self) -> None:
         if self._joined is not None:
@@ -222,6 +225,10 @@ class Reader:
                 if waits:
                     await follower.change()
                     continue
+            if follower is None and waits and self._at_end:
+                self._at_end = False
+                self._joined = self._followers.join(*self._names, self.place)
+                continue
             events, _ = await page(self._answers, *self._names, self.place, waits=False)
             if events:
                 batch = self._read(events)

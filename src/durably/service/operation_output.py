@@ -139,7 +139,15 @@ class OutputStreams:
 
     def reader(self, workflow: Behind, place: HistoryPageToken) -> Reader:
         names = (workflow.namespace, workflow.workflow_id)
-        return Reader(self._followers, self._answers, *names, place)
+        at_end = place == workflow.place
+        return Reader(self._followers, self._answers, *names, place, at_end=at_end)
+
+
+def call_of(namespace: str, seen: Seen) -> Which:
+    """The operation that a call is."""
+    if seen.operation_id:
+        return Standalone(namespace, seen.operation_id)
+    return OfWorkflow(namespace, seen.call_id)
 
 
 def call_of(namespace: str, seen: Seen) -> Which:
