@@ -11,14 +11,22 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from temporalio import activity, workflow
+from temporalio.api.command.v1 import message_pb2 as command
 from temporalio.api.common.v1 import message_pb2 as common
+from temporalio.api.enums.v1 import command_type_pb2 as command_types
 from temporalio.api.enums.v1 import query_pb2 as query_enums
 from temporalio.api.enums.v1 import task_queue_pb2 as enums
 from temporalio.api.nexus.v1 import message_pb2 as nexus
 from temporalio.api.operatorservice.v1 import request_response_pb2 as ops
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
-from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleSpec,
+    WorkflowUpdateFailedError,
+)
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
@@ -260,6 +268,32 @@ async def test_a_query_goes_to_one_worker(clients: list[Client]) -> None:
         await one.start_workflow("T", id=f"{queue}-{number}", task_queue=queue)
         task = await (done or idle).pop()
         assert task.workflow_execution.workflow_id == f"{queue}-{number}"
+
+
+async def test_who_saw_a_workflow_end_triggers_the_next(clients: list[Client]) -> None:
+    """Its schedule, which starts none while one runs, knows by then that it has ended."""
+    queue = f"q-{uuid.uuid4()}"
+    action = ScheduleActionStartWorkflow("T", id=queue, task_queue=queue)
+    await clients[0].create_schedule(queue, Schedule(action=action, spec=ScheduleSpec()))
+    poll = ws.PollWorkflowTaskQueueRequest(
+        namespace="default", task_queue=taskqueue.TaskQueue(name=queue), identity="w"
+    )
+    ending = command.Command(command_type=command_types.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION)
+    ending.complete_workflow_execution_command_attributes.SetInParent()
+    for round_ in range(10):
+        here, there, works = (clients[(round_ + n) % NODES] for n in range(NODES))
+        await here.get_schedule_handle(queue).trigger()
+        task = await works.workflow_service.poll_workflow_task_queue(poll)
+        run = task.workflow_execution
+        result = asyncio.create_task(
+            there.get_workflow_handle(run.workflow_id, run_id=run.run_id).result()
+        )
+        await works.workflow_service.respond_workflow_task_completed(
+            ws.RespondWorkflowTaskCompletedRequest(
+                namespace="default", task_token=task.task_token, commands=[ending]
+            )
+        )
+        await result
 
 
 async def test_a_namespace_is_known_at_once(clients: list[Client], servers: list[Server]) -> None:

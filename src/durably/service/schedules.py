@@ -44,6 +44,8 @@ WORKFLOW_ID_SUFFIX = "-2006-01-02T15:04:05Z"
 """As long as what is put behind the id of a workflow that a schedule starts."""
 STARTS_WAIT_S = 2.0
 """A description waits so long for the answer to starts that are under way."""
+REPORTS_WAIT_S = 2.0
+"""A trigger waits so long for reports of ends that are under way."""
 
 
 class Schedules:
@@ -146,11 +148,32 @@ class Schedules:
         if any(len(each.encode()) > NOTES_BYTES_MAX for each in notes):
             raise InvalidArgument("Schedule notes exceeds limit.")
         execution = await self._find(namespace_id, request.schedule_id)
+        if request.patch.HasField("trigger_immediately"):
+            await self._wait_for_reports(execution.state)
         await self._executions.transact(
             execution.execution_id,
             lambda t: machine.patch(t, request.patch, request.request_id),
         )
         return ws.PatchScheduleResponse()
+
+    async def _wait_for_reports(self, state: ScheduleState) -> None:
+        """Who saw an action's workflow end and then triggers the next one is not told that it still runs:
+        give reports of ends that are under way a moment."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + REPORTS_WAIT_S
+        for action in list(state.actions.values()):
+            run = await self._executions.find_or_none(state.namespace_id, action.workflow_id)
+            while (
+                run is not None
+                and run.state.closed
+                and run.state.scheduled_by is not None
+                and run.state.scheduled_by.run_id == state.run_id
+                and not run.state.schedule_reported
+            ):
+                left = give_up - loop.time()
+                if left <= 0 or not await self._executions.wait_for_change(run, left):
+                    return
+                run = await self._executions.get(run.execution_id)
 
     async def delete_schedule(
         self, request: ws.DeleteScheduleRequest, call: Call
