@@ -106,9 +106,9 @@ def earlier(folder: Path) -> Version:
     return Version(folder / "src")
 
 
-def later(folder: Path) -> Version:
+def later(folder: Path, *, uses_it: bool = False) -> Version:
     """This version, and what one more may add: a migration, a field of a record that each activity writes,
-    and one of a state."""
+    and one of a state. `uses_it`: that record says something in it, which it may not yet."""
     sources = folder / "src"
     shutil.copytree(ROOT / "src", sources)
     migrations = sources / "durably/store/migrations"
@@ -121,6 +121,11 @@ def later(folder: Path) -> Version:
     engine = sources / "durably/engine"
     add_field(engine / "records.py", "class ActivityStarted(", "version: Version | None = None")
     add_field(engine / "state.py", "class Timer(", "fire_at_ns: int")
+    if uses_it:
+        writer = engine / "activity.py"
+        text = writer.read_text()
+        assert "r.ActivityStarted(" in text
+        writer.write_text(text.replace("r.ActivityStarted(", "r.ActivityStarted(tier=1, "))
     return Version(sources)
 
 
@@ -420,6 +425,39 @@ async def test_servers_of_a_later_version_come_and_go(store: str, tmp_path: Path
         await load.goes_on()
         load.stop()
         await check(load, sites, store, quiet=sites.all)
+
+
+async def test_what_only_a_later_version_can_read_waits_for_it(store: str, tmp_path: Path) -> None:
+    """Every execution with an activity that a server of the later version has started: it goes on there, and
+    the others lose nothing of it."""
+    folders = folder_of(tmp_path, "later"), folder_of(tmp_path, "servers")
+    old, new, sites = Version(ROOT / "src"), later(folders[0], uses_it=True), Sites()
+    olds = [Site(old, store, folders[1]) for _ in range(2)]
+    news = [Site(new, store, folders[1]) for _ in range(2)]
+    async with loaded(sites, *olds) as load:
+        await come_together(sites, load, new, store, news)
+        assert await refused(olds[0].client, load.runs)
+        sites.kill(news[0])
+        await sites.join(news[0])
+        for site in olds:
+            await sites.leave(site)
+        await load.goes_on()
+        load.stop()
+        await check(load, sites, store, quiet=sites.all)
+
+
+async def refused(client: Client, runs: list[Run]) -> list[Run]:
+    """Those that this server will not read."""
+    found = []
+    for run in runs:
+        request = ws.DescribeWorkflowExecutionRequest(namespace="default")
+        request.execution.workflow_id = run.workflow_id
+        try:
+            await client.workflow_service.describe_workflow_execution(request)
+        except RPCError as error:
+            if "was written by a newer version" in error.message:
+                found.append(run)
+    return found
 
 
 async def come_together(
