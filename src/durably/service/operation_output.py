@@ -150,13 +150,6 @@ def call_of(namespace: str, seen: Seen) -> Which:
     return OfWorkflow(namespace, seen.call_id)
 
 
-def call_of(namespace: str, seen: Seen) -> Which:
-    """The operation that a call is."""
-    if seen.operation_id:
-        return Standalone(namespace, seen.operation_id)
-    return OfWorkflow(namespace, seen.call_id)
-
-
 def end_of(seen: Seen) -> Place:
     """The place after the end."""
     run_id = seen.called.get("runId", "") or (seen.place.run_id if seen.place is not None else "")
