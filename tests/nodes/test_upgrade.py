@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from temporalio.api.enums.v1 import task_queue_pb2 as enums
 from temporalio.api.nexus.v1 import message_pb2 as nexus_messages
 from temporalio.api.operatorservice.v1 import request_response_pb2 as operator
 from temporalio.api.taskqueue.v1 import message_pb2 as taskqueue
@@ -60,6 +61,7 @@ AT_ONCE = 8
 DONE_IN_EACH_PHASE = 16
 SCHEDULED = 5
 SETTINGS = ("node_beat_s=0.5", "node_lost_after_s=2", "deadline_sweep_interval_s=2")
+WORKFLOW = enums.TASK_QUEUE_TYPE_WORKFLOW
 RETRY = RetryConfig(max_elapsed_time_millis=60_000, max_retries=1000)
 
 R = TypeVar("R")
@@ -436,7 +438,11 @@ async def test_what_only_a_later_version_can_read_waits_for_it(store: str, tmp_p
     news = [Site(new, store, folders[1]) for _ in range(2)]
     async with loaded(sites, *olds) as load:
         await come_together(sites, load, new, store, news)
-        assert await refused(olds[0].client, load.runs)
+
+        async def is_refused() -> bool:
+            return bool(await refused(olds[0].client, load.runs))
+
+        await eventually(is_refused, 120)
         sites.kill(news[0])
         await sites.join(news[0])
         for site in olds:
@@ -460,6 +466,16 @@ async def refused(client: Client, runs: list[Run]) -> list[Run]:
     return found
 
 
+async def sees_workers(client: Client, count: int) -> bool:
+    """Whether a server knows of so many that poll, here and at others."""
+    request = ws.DescribeTaskQueueRequest(
+        namespace="default",
+        task_queue=taskqueue.TaskQueue(name=TASK_QUEUE),
+        task_queue_type=WORKFLOW,
+    )
+    return len((await client.workflow_service.describe_task_queue(request)).pollers) == count
+
+
 async def come_together(
     sites: Sites, load: Load, new: Version, store: str, news: list[Site]
 ) -> None:
@@ -469,6 +485,8 @@ async def come_together(
     assert "Done: migrations" in await asyncio.to_thread(new.migrate, store)
     await load.goes_on()
     await sites.join(*news)
+    for site in sites.serving:
+        await eventually(lambda: sees_workers(site.client, len(sites.serving)), 120)  # noqa: B023
     await schedule(sites, "together")
     await load.goes_on()
 
