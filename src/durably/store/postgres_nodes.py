@@ -330,15 +330,16 @@ class PostgresNodes:
     async def _listening(self, heard: Callable[[str], None]) -> Connection:
         """A connection that listens, as soon as there can be one."""
         for pause_s in pauses():
-            connection: Connection = None
             try:
                 connection = await self._store.connector.connect(self._listen_url)
-                await connection.add_listener(CHANNEL, lambda *word: heard(word[3]))
+                try:
+                    await connection.add_listener(CHANNEL, lambda *word: heard(word[3]))
+                except BaseException:  # The server may be stopped meanwhile.
+                    connection.terminate()
+                    raise
                 return connection
             except (*BROKEN, asyncpg.PostgresError) as error:
                 logger.warning("cannot listen to other servers: %s", said(error))
-                if connection is not None:
-                    connection.terminate()
             await asyncio.sleep(pause_s)
         raise AssertionError
 
