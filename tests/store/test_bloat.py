@@ -34,6 +34,8 @@ PAYLOAD_BYTES = 2000
 GROWTH_MAX = 1.5
 SMALL_BYTES = 384 * 1024
 """Tables below this are a few pages, which come and go."""
+ROOM_BYTES = SMALL_BYTES if not SOAK_S else 2 * 1024 * 1024
+"""How much room autovacuum may leave while it comes and goes; a soak writes many times that."""
 
 
 @activity.defn
@@ -114,10 +116,12 @@ async def test_tables_stay_bounded(cluster: PostgresServer) -> None:
                 if not SOAK_S:
                     cluster.execute("VACUUM", url.rpartition("/")[2])
     filled, last = fullest[FILLED_AFTER - 1], fullest[-1]
+    for name in sorted(last):
+        print(name, *(size[name] for size in fullest[:: max(1, len(fullest) // 12)]), last[name])
     grown = {
         name: (filled[name], size)
         for name, size in last.items()
-        if size > max(GROWTH_MAX * filled[name], SMALL_BYTES)
+        if size > max(GROWTH_MAX * filled[name], ROOM_BYTES)
     }
     assert max(last.values()) > SMALL_BYTES, "nothing was large enough to see it grow"
     assert not grown, f"(bytes after {FILLED_AFTER} rounds, after {len(fullest)}): {grown}"
