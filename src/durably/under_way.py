@@ -50,3 +50,9 @@ class UnderWay:
     def close(self) -> None:
         for task in list(self._tasks.values()):
             task.cancel()
+
+    async def closed(self) -> None:
+        """The same, until all have ended."""
+        tasks = list(self._tasks.values())
+        self.close()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -34,6 +34,7 @@ from durably.store.store import StoreTooOld
 from tests.cli.test_serve import durably
 from tests.conftest import eventually
 from tests.crash import rules
+from tests.crash.test_kill import WorkerProcess
 from tests.crash.worker import connect
 from tests.crash.workflows import TASK_QUEUE, Half, Mixed, add, expected
 from tests.postgres import PostgresServer
@@ -180,7 +181,7 @@ async def test_a_store_moves_with_its_open_workflows(
                 task_queue=TASK_QUEUE,
                 task_timeout=timedelta(seconds=2),
             )
-        with killed_worker(server.address):
+        with killed_worker(server.address, tmp_path / "worker.log"):
             for number in range(runs):
                 await client.get_workflow_handle(f"w{number}").signal("give", number * 10)
                 await eventually(partial(has_begun, client, f"w{number}"))
@@ -219,14 +220,14 @@ async def test_a_store_moves_with_its_open_workflows(
 
 
 @contextlib.contextmanager
-def killed_worker(address: str) -> Iterator[None]:
+def killed_worker(address: str, log: Path) -> Iterator[None]:
     """A worker in a process of its own, which has no time to end what it has."""
-    process = subprocess.Popen([sys.executable, "-m", "tests.crash.worker", address])
+    worker = WorkerProcess(address, log)
+    worker.start()
     try:
         yield
     finally:
-        process.kill()
-        process.wait()
+        worker.kill()
 
 
 async def has_begun(client: Client, workflow_id: str) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from durably.engine import records as r
 from durably.engine.snapshot import decode_state, encode_state, new_state
 from durably.engine.state import Kind
-from durably.engine.stored import Stored, StoredValue
+from durably.engine.stored import Stored, StoredValue, reading
 from durably.errors import WrittenByNewer
 from tests.engine.lives import fresh
 
@@ -96,3 +96,18 @@ def test_an_execution_of_a_kind_that_is_not_known_is_refused() -> None:
     assert new_state(Kind.WORKFLOW, "n", "w", "r").run_id == "r"
     with pytest.raises(WrittenByNewer, match="kind 99"):
         new_state(99, "n", "w", "r")
+
+
+class Kept(Stored):
+    name: str = ""
+
+
+class NewerKept(Kept, forbid_unknown_fields=False):
+    pass
+
+
+def test_what_may_be_served_in_part_says_so() -> None:
+    read = reading(Kept, NewerKept)
+    assert type(read(msgspec.msgpack.encode(Kept("known")))) is Kept
+    newer = read(msgspec.msgpack.encode({"name": "newer", "more": 1}))
+    assert (type(newer), newer.name) == (NewerKept, "newer")

@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from durably.service.nodes import Nodes, Raced
+from durably.under_way import UnderWay
 
 CONTESTED_S = 1.0
 """So long after the last race, or the last write of another server, an execution is contested."""
@@ -54,7 +55,7 @@ class Contention:
         self._until: dict[int, float] = {}
         self._next: dict[int, _Round] = {}
         """Rounds that have not begun: who comes now joins them."""
-        self._holding: set[asyncio.Task[None]] = set()
+        self._holding = UnderWay("rounds")
 
     def count(self) -> int:
         """How many executions are contested."""
@@ -97,9 +98,7 @@ class Contention:
         coming = self._next.get(execution_id)
         if coming is None:
             coming = self._next[execution_id] = _Round()
-            task = asyncio.create_task(self._hold(execution_id, coming), name="round")
-            self._holding.add(task)
-            task.add_done_callback(self._holding.discard)
+            self._holding.begin(self._hold(execution_id, coming))
         async with coming.joined():
             yield
 
@@ -118,9 +117,7 @@ class Contention:
 
     async def close(self) -> None:
         """Give up the rounds: who waits for one goes on without."""
-        for task in list(self._holding):
-            task.cancel()
-        await asyncio.gather(*self._holding, return_exceptions=True)
+        await self._holding.closed()
 
     def _begin(self, execution_id: int, coming: _Round) -> None:
         if self._next.get(execution_id) is coming:

@@ -19,6 +19,7 @@ from temporalio.api.replication.v1 import message_pb2 as replication
 from temporalio.api.workflowservice.v1 import request_response_pb2 as ws
 
 from durably.config import Config
+from durably.engine.stored import reading
 from durably.engine.times import SECOND_NS, nanoseconds
 from durably.errors import (
     AlreadyExists,
@@ -114,14 +115,7 @@ class NewerNamespace(Namespace, forbid_unknown_fields=False):
 
 
 _decoder = msgspec.msgpack.Decoder(Namespace)
-_newer_decoder = msgspec.msgpack.Decoder(NewerNamespace)
-
-
-def _read(record: bytes) -> Namespace:
-    try:
-        return _decoder.decode(record)
-    except msgspec.ValidationError:
-        return _newer_decoder.decode(record)
+_read = reading(Namespace, NewerNamespace)
 
 
 FIELD_PATTERN = re.compile(r"(Bool|Datetime|Double|Int|Keyword|KeywordList|Text)\d\d+")

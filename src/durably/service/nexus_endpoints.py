@@ -14,6 +14,7 @@ from temporalio.api.nexus.v1 import message_pb2 as nexus
 from temporalio.api.operatorservice.v1 import request_response_pb2 as ops
 
 from durably.config import Config
+from durably.engine.stored import reading
 from durably.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -52,15 +53,7 @@ class NewerEndpoint(StoredEndpoint, frozen=True, forbid_unknown_fields=False):
     written: that would be lost."""
 
 
-_decoder = msgspec.msgpack.Decoder(StoredEndpoint)
-_newer_decoder = msgspec.msgpack.Decoder(NewerEndpoint)
-
-
-def _read(record: bytes) -> StoredEndpoint:
-    try:
-        return _decoder.decode(record)
-    except msgspec.ValidationError:
-        return _newer_decoder.decode(record)
+_read = reading(StoredEndpoint, NewerEndpoint)
 
 
 class Endpoint:

@@ -213,7 +213,7 @@ class Queries:
         try:
             if untaken_s is not None:
                 await asyncio.wait([pending.answer], timeout=untaken_s)
-                if not pending.answer.done() and await self._untaken(task):
+                if not pending.answer.done() and await self.take(task):
                     return None
             return await asyncio.shield(pending.answer)
         finally:
@@ -286,7 +286,8 @@ class Queries:
         )
 
     async def take(self, task: QueryTask) -> bool:
-        """For a worker that waits; False if it is taken, here or by another server."""
+        """For a worker that waits, or so that none gets it any more; False if it is taken, here or by another
+        server."""
         if task.taken:
             return False
         task.taken = True
@@ -294,10 +295,6 @@ class Queries:
             return True
         assert self._executions.nodes is not None
         return await self._executions.nodes.board.take_ticket(task.ticket)
-
-    async def _untaken(self, task: QueryTask) -> bool:
-        """Whether no server has taken it; then none does any more."""
-        return await self.take(task)
 
     def answered_elsewhere(self, letter: QueryAnswered) -> None:
         """A worker has given the answer to another server."""

@@ -31,7 +31,13 @@ from durably.store.postgres_connections import (
 )
 from durably.store.postgres_schema import Layout, check, layout
 from durably.store.postgres_writer import Writer
-from durably.store.rows import decode_page_token, page_token_after, task_row, visible
+from durably.store.rows import (
+    decode_page_token,
+    page_token_after,
+    stored_execution,
+    task_row,
+    visible,
+)
 from durably.store.shards import Shards
 from durably.store.statements import (
     ADD_METADATA,
@@ -69,7 +75,6 @@ from durably.store.store import (
     Commit,
     Conflict,
     Cursor,
-    Heartbeat,
     JournalRow,
     NamespaceRow,
     NexusEndpointRow,
@@ -463,18 +468,4 @@ def _group(value: Any, kind: str) -> object:
 def _stored(execution_id: int, row: Any) -> StoredExecution:
     journal = zip(*(row[column] or () for column in range(10, 14)), strict=True)
     heartbeats = zip(*(row[column] or () for column in range(14, 19)), strict=True)
-    return StoredExecution(
-        execution_id=execution_id,
-        kind=row[0],
-        namespace_id=row[1],
-        workflow_id=row[2],
-        run_id=row[3],
-        version=row[4],
-        status=row[5],
-        next_event_id=row[6],
-        next_deadline_ns=row[7],
-        snapshot=row[9] or b"",
-        snapshot_version=row[8] or 0,
-        journal=[JournalRow(*each) for each in journal],
-        heartbeats=[Heartbeat(*each) for each in heartbeats],
-    )
+    return stored_execution(execution_id, row, (row[8] or 0, row[9] or b""), journal, heartbeats)

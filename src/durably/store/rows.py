@@ -4,7 +4,7 @@ Rule 1: the order of the values is the order of the columns in the migrations.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -13,7 +13,10 @@ from durably.engine.versioning.version import decode_route, encode_route
 from durably.errors import InvalidArgument
 from durably.store.store import (
     ExecutionWrite,
+    Heartbeat,
+    JournalRow,
     QueueKey,
+    StoredExecution,
     TaskOrder,
     TaskRow,
     VisibilityRow,
@@ -53,6 +56,31 @@ def task_row(queue: QueueKey, row: Sequence[Any]) -> TaskRow:
         TaskOrder(*row[6:9]),
         route=decode_route(row[9]),
         workflow_id=row[10] or "",
+    )
+
+
+def stored_execution(
+    execution_id: int,
+    row: Sequence[Any],
+    snapshot: tuple[int, bytes],
+    journal: Iterable[Sequence[Any]],
+    heartbeats: Iterable[Sequence[Any]],
+) -> StoredExecution:
+    """From the columns of `executions`, kind first; the snapshot with its version."""
+    return StoredExecution(
+        execution_id=execution_id,
+        kind=row[0],
+        namespace_id=row[1],
+        workflow_id=row[2],
+        run_id=row[3],
+        version=row[4],
+        status=row[5],
+        next_event_id=row[6],
+        next_deadline_ns=row[7],
+        snapshot=snapshot[1],
+        snapshot_version=snapshot[0],
+        journal=[JournalRow(*each) for each in journal],
+        heartbeats=[Heartbeat(*each) for each in heartbeats],
     )
 
 

@@ -2,6 +2,7 @@
 
 import sqlite3
 
+from durably.store.rows import stored_execution
 from durably.store.statements import (
     READ_EXECUTION,
     READ_HEARTBEATS,
@@ -9,7 +10,7 @@ from durably.store.statements import (
     READ_TAIL,
     ROW_OF_EVENT,
 )
-from durably.store.store import Heartbeat, JournalRow, StoredExecution
+from durably.store.store import JournalRow, StoredExecution
 
 
 def load(connection: sqlite3.Connection, execution_id: int) -> StoredExecution | None:
@@ -28,21 +29,7 @@ def load(connection: sqlite3.Connection, execution_id: int) -> StoredExecution |
     finally:
         if not in_transaction:
             connection.execute("COMMIT")
-    return StoredExecution(
-        execution_id=execution_id,
-        kind=row[0],
-        namespace_id=row[1],
-        workflow_id=row[2],
-        run_id=row[3],
-        version=row[4],
-        status=row[5],
-        next_event_id=row[6],
-        next_deadline_ns=row[7],
-        snapshot=snapshot,
-        snapshot_version=snapshot_version,
-        journal=[JournalRow(*each) for each in tail],
-        heartbeats=[Heartbeat(*each) for each in beats],
-    )
+    return stored_execution(execution_id, row, (snapshot_version, snapshot), tail, beats)
 
 
 def events_from(
